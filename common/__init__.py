@@ -1,0 +1,1 @@
+"""What all the methods share. Nothing here knows the name of a method."""

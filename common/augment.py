@@ -1,0 +1,131 @@
+"""Weak, strong and test transforms on PIL images, and their way to the network as normalised float tensors.
+
+A transform ends in uint8; `Normalizer` turns a batch into floats on the device. All of them draw from the global CPU
+generators, which the loaders seed anew for every view.
+"""
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, ImageDraw
+from timm.data.auto_augment import posterize as timm_posterize
+from timm.data.auto_augment import rand_augment_transform
+from torch import Tensor, nn
+from torchvision import transforms as T
+from torchvision.transforms.functional import pil_to_tensor
+from torchvision.utils import make_grid
+
+from common.datasets import Spec
+from common.errors import UserError
+
+BILINEAR, BICUBIC = T.InterpolationMode.BILINEAR, T.InterpolationMode.BICUBIC
+RESIZINGS = ("default", "cifar", "native")
+
+
+class Transform(T.Compose):
+    """Transforms in sequence, with the name that the sheet of samples shows."""
+
+    def __init__(self, name: str, steps: list):
+        super().__init__([*steps, pil_to_tensor])
+        self.name = name
+
+
+def transforms(
+    spec: Spec, train_resizing: str, val_resizing: str, image_size: int, auto_augment: str, norm_mean: Sequence[float]
+) -> tuple[Transform, Transform, Transform]:
+    """The weak, the strong and the test transform: RGB image -> uint8 [3, image_size, image_size].
+
+    weak, by `train_resizing`, with a horizontal flip in half of the cases where the dataset allows it:
+        default: RandomResizedCrop of 20 to 100 % of the area, bilinear.
+        cifar:   a crop at the dataset's own size from the image padded by an eighth (reflected); enlarged, bicubic.
+        native:  the same crop, not enlarged.
+    strong: weak, then RandAugment at the final size.
+    test, by `val_resizing`:
+        default: squashed to a square of 256/224 of the size, centre crop.
+        cifar:   resized to the size.
+        native:  as it is.
+
+    Args:
+        spec: of the dataset: its own image size, and whether it may be flipped.
+        image_size: in pixels.
+        auto_augment: timm's string, `rand-m10-n2-mstd2` by default.
+        norm_mean: RandAugment's geometric operations fill with this colour (per channel, of pixels in [0, 1]).
+    """
+    if train_resizing == "default":
+        crop = [T.RandomResizedCrop(image_size, scale=(0.2, 1.0), interpolation=BILINEAR)]
+    else:
+        crop = [T.RandomCrop(spec.native_size, padding=spec.native_size // 8, padding_mode="reflect")]
+    enlarge = [T.Resize((image_size, image_size), BICUBIC)]
+    flip = [T.RandomHorizontalFlip()] if spec.flip else []
+    steps = crop + (enlarge if train_resizing == "cifar" else []) + flip
+    squash = [T.Resize((round(image_size * 256 / 224),) * 2, BICUBIC), T.CenterCrop(image_size)]
+    test_steps = {"default": squash, "cifar": enlarge, "native": []}[val_resizing]
+    return (
+        Transform("weak", steps),
+        Transform("strong", [*steps, rand_augment(auto_augment, norm_mean)]),
+        Transform("test", test_steps),
+    )
+
+
+def rand_augment(config: str, norm_mean: Sequence[float]):
+    """timm's RandAugment (arXiv:1909.13719), made safe against Pillow 13.
+
+    Raises:
+        UserError: the string is none of RandAugment's.
+    """
+    if not re.fullmatch(r"rand(-(m|n|p|mstd|mmax|inc)\d+(\.\d+)?)*", config):
+        raise UserError(f"--auto-augment '{config}' is not a RandAugment string such as rand-m10-n2-mstd2")
+    fill = tuple(min(255, round(255 * m)) for m in norm_mean)
+    augment = rand_augment_transform(config, {"img_mean": fill, "interpolation": Image.Resampling.BILINEAR})
+    for operation in augment.ops:
+        if operation.aug_fn is timm_posterize:
+            operation.aug_fn = posterize
+    return augment
+
+
+def posterize(image: Image.Image, bits: int, **kwargs) -> Image.Image:
+    """Keep the highest `bits` of each channel; none of them gives black.
+
+    timm asks for 0 bits about once in 170,000 strong images. Pillow before 13 answers with black, Pillow 13 with a
+    ValueError that would end a worker hours into a run.
+    """
+    return timm_posterize(image, bits, **kwargs) if bits > 0 else Image.new(image.mode, image.size)
+
+
+class Normalizer(nn.Module):
+    """uint8 [B, 3, H, W] -> float32, bit-equal to ToTensor + Normalize on any device.
+
+    The table is worked out on the CPU: `x / 255` on CUDA rounds differently.
+    """
+
+    def __init__(self, mean: Sequence[float], std: Sequence[float]):
+        super().__init__()
+        levels = torch.arange(256, dtype=torch.uint8).div(255)
+        self.register_buffer("table", torch.stack([(levels - m) / s for m, s in zip(mean, std, strict=True)]))
+
+    def forward(self, images: Tensor) -> Tensor:
+        channels = [row[channel.int()] for row, channel in zip(self.table, images.unbind(1), strict=True)]
+        return torch.stack(channels, dim=-1).permute(0, 3, 1, 2)  # channels_last in memory
+
+
+def save_sheet(path: Path, columns: dict[str, Tensor]) -> None:
+    """Draw views side by side, so that a person sees what the network sees.
+
+    Args:
+        columns: title -> uint8 [N, 3, H, W]; one image a row.
+    """
+    margin, text_height = 2, 14
+    titles = list(columns)
+    views = torch.stack([view for row in zip(*columns.values(), strict=True) for view in row])
+    scale = max(1, 96 // views.shape[-1])
+    views = views.repeat_interleave(scale, dim=2).repeat_interleave(scale, dim=3)
+    grid = make_grid(views, nrow=len(titles), padding=margin, pad_value=255)
+    sheet = Image.new("RGB", (grid.shape[2], grid.shape[1] + text_height), "white")
+    sheet.paste(Image.fromarray(np.ascontiguousarray(grid.permute(1, 2, 0).numpy())), (0, text_height))
+    draw = ImageDraw.Draw(sheet)
+    for i, title in enumerate(titles):
+        draw.text((margin + i * (views.shape[3] + margin), 0), title, fill="black")
+    sheet.save(path)

@@ -1,0 +1,270 @@
+"""The command line that all scripts share, and the one place where an error becomes a line and an exit code."""
+
+import argparse
+import math
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any, NoReturn
+
+from common import augment, datasets
+from common.errors import Interrupted, UserError
+
+# These flags may differ when a run is resumed: none of them can change a number.
+FREE = {"root", "log", "workers", "print_freq", "phase", "checkpoint", "device", "overwrite"}
+
+
+class Arguments(argparse.Namespace):
+    """The parsed flags; `vars()` gives them all. Their parser stays in a slot, out of `vars()`."""
+
+    __slots__ = ("parser",)
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse, but a bad command line is a `UserError`."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f"{message} (--help lists all flags)")
+
+
+def parser(method: str, doc: str, *, unlabeled: bool = True, schedule: bool = True) -> Parser:
+    """A parser with the flags that all methods share.
+
+    Args:
+        method: the script's name; the default of `--log` is `logs/<method>`.
+        doc: the script's docstring.
+        unlabeled: whether the method draws batches of unlabeled images.
+        schedule: whether it follows one of the schedules `exp` and `cos`.
+    """
+    p = Parser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
+    _add_data(p)
+    _add_views(p)
+    _add_model(p)
+    _add_optimization(p, unlabeled, schedule)
+    _add_run(p, method)
+    return p
+
+
+def _add_data(p: Parser) -> None:
+    g = p.add_argument_group("data")
+    g.add_argument("root", help="folder that holds the dataset")
+    g.add_argument("-d", "--data", required=True, metavar="NAME", help=f"dataset: {', '.join(datasets.SPECS)}")
+    g.add_argument(
+        "--num-samples-per-class",
+        type=positive_int,
+        default=4,
+        metavar="N",
+        help="labeled images per class (default: 4)",
+    )
+    g.add_argument(
+        "--split-seed", type=seed, default=None, metavar="SEED", help="seed of the labeled split (default: --seed)"
+    )
+
+
+def _add_views(p: Parser) -> None:
+    g = p.add_argument_group("views")
+    for flag in ("--train-resizing", "--val-resizing"):
+        g.add_argument(
+            flag,
+            choices=augment.RESIZINGS,
+            default=None,
+            help="default: crops of photographs; cifar: crops of small images, enlarged; native: not enlarged "
+            "(default: what suits the dataset)",
+        )
+    g.add_argument(
+        "--image-size",
+        type=positive_int,
+        default=None,
+        metavar="PIXELS",
+        help="side of the network's input (default: 224, or the dataset's own under native resizing)",
+    )
+    for flag, what in (("--norm-mean", "mean"), ("--norm-std", "standard deviation")):
+        g.add_argument(
+            flag,
+            type=finite if what == "mean" else positive,
+            nargs="+",
+            default=None,
+            metavar="X",
+            help=f"{what} of each channel, of pixels in [0, 1] (default: the dataset's or ImageNet's)",
+        )
+    g.add_argument(
+        "--auto-augment",
+        default="rand-m10-n2-mstd2",
+        metavar="CONFIG",
+        help="timm's RandAugment of the strong views (default: rand-m10-n2-mstd2)",
+    )
+
+
+def _add_model(p: Parser) -> None:
+    g = p.add_argument_group("model")
+    g.add_argument(
+        "-a",
+        "--arch",
+        default="resnet50",
+        help="any timm model, wrn_28_2 or wrn_10_1 (default: resnet50, torchvision's V1)",
+    )
+    g.add_argument(
+        "--bottleneck-dim", type=positive_int, default=1024, metavar="D", help="width of the bottleneck (default: 1024)"
+    )
+    g.add_argument("--no-pool", action="store_true", help="the model pools its own features (refused for ResNets)")
+    start = g.add_mutually_exclusive_group()
+    start.add_argument(
+        "--pretrained-backbone", default=None, metavar="FILE", help="start from this .pth or .safetensors backbone"
+    )
+    start.add_argument("--scratch", action="store_true", help="start from random weights")
+    g.add_argument("--finetune", action="store_true", help="the backbone learns at a tenth of the rate")
+
+
+def _add_optimization(p: Parser, unlabeled: bool, schedule: bool) -> None:
+    g = p.add_argument_group("optimization")
+    g.add_argument(
+        "-b", "--batch-size", type=positive_int, default=32, metavar="B", help="images per labeled batch (default: 32)"
+    )
+    if unlabeled:
+        g.add_argument(
+            "--unlabeled-batch-size",
+            type=positive_int,
+            default=None,
+            metavar="B",
+            help="images per unlabeled batch (default: --batch-size)",
+        )
+    g.add_argument(
+        "--lr", "--learning-rate", type=positive, default=0.003, help="initial learning rate (default: %(default)s)"
+    )
+    if schedule:
+        g.add_argument(
+            "--lr-scheduler",
+            choices=("exp", "cos"),
+            default="exp",
+            help="exp: lr (1 + gamma t)^-decay; cos: lr cos(7 pi t / 16 T) (default: exp)",
+        )
+        g.add_argument("--lr-gamma", type=non_negative, default=0.0004, help="gamma of exp (default: %(default)s)")
+        g.add_argument("--lr-decay", type=non_negative, default=0.75, help="decay of exp (default: 0.75)")
+    g.add_argument(
+        "--wd", "--weight-decay", type=non_negative, default=0.0005, help="weight decay of everything (default: 0.0005)"
+    )
+    g.add_argument("--epochs", type=positive_int, default=20, help="epochs (default: %(default)s)")
+    g.add_argument(
+        "-i", "--iters-per-epoch", type=positive_int, default=500, metavar="N", help="steps of an epoch (default: 500)"
+    )
+
+
+def _add_run(p: Parser, method: str) -> None:
+    g = p.add_argument_group("run")
+    g.add_argument("--seed", type=seed, default=0, help="of every random choice (default: 0)")
+    g.add_argument("--log", default=f"logs/{method}", metavar="DIR", help=f"output folder (default: logs/{method})")
+    g.add_argument(
+        "-j",
+        "--workers",
+        type=non_negative_int,
+        default=4,
+        metavar="N",
+        help="loader processes of each set (default: 4)",
+    )
+    g.add_argument(
+        "-p", "--print-freq", type=positive_int, default=100, metavar="N", help="steps between lines (default: 100)"
+    )
+    g.add_argument("--device", default=None, help="cpu, cuda, cuda:1, ... (default: cuda where there is one)")
+    g.add_argument("--phase", choices=("train", "test"), default="train", help="test: evaluate a checkpoint of --log")
+    g.add_argument(
+        "--checkpoint", choices=("best", "latest"), default="best", help="which one --phase test takes (default: best)"
+    )
+    g.add_argument("--overwrite", action="store_true", help="discard the run that is in --log and start anew")
+
+
+def parse(p: Parser, argv: Sequence[str] | None) -> Arguments:
+    """Parse, and fill in what depends on the dataset's name. Reads no file.
+
+    Raises:
+        UserError: a flag is unknown, out of range, or at odds with the dataset.
+    """
+    args = p.parse_args(argv, namespace=Arguments())
+    args.parser = p
+    resolve(args)
+    return args
+
+
+def resolve(args: argparse.Namespace) -> None:
+    """Replace the flags that are None by the values they stand for.
+
+    Raises:
+        UserError: see `parse`.
+    """
+    if args.data not in datasets.SPECS:
+        raise UserError(f"unknown dataset '{args.data}': choose from {', '.join(datasets.SPECS)}")
+    spec = datasets.SPECS[args.data]
+    for flag in ("train_resizing", "val_resizing"):
+        if getattr(args, flag) is None:
+            setattr(args, flag, spec.resizing)
+        if getattr(args, flag) != "default" and spec.native_size is None:
+            name = flag.replace("_", "-")
+            raise UserError(
+                f"--{name} {getattr(args, flag)} needs images of one size, which {args.data} has not: use default"
+            )
+    native = args.train_resizing == "native"
+    if native != (args.val_resizing == "native"):
+        raise UserError("--train-resizing and --val-resizing must both be native, or neither")
+    if native and args.image_size not in (None, spec.native_size):
+        raise UserError(
+            f"--image-size {args.image_size} contradicts native resizing: {args.data} has {spec.native_size} pixels"
+        )
+    if args.image_size is None:
+        args.image_size = spec.native_size if native else 224
+    for flag in ("norm_mean", "norm_std"):
+        values = getattr(args, flag) or getattr(spec, flag.removeprefix("norm_"))
+        if len(values) != 3:
+            raise UserError(f"--{flag.replace('_', '-')} takes 3 values, one per channel, got {len(values)}")
+        setattr(args, flag, list(values))
+    augment.rand_augment(args.auto_augment, args.norm_mean)
+    if args.split_seed is None:
+        args.split_seed = args.seed
+    if getattr(args, "unlabeled_batch_size", 0) is None:
+        args.unlabeled_batch_size = args.batch_size
+
+
+def differences(args: Arguments, saved: dict[str, Any]) -> list[str]:
+    """The flags that can change a number and differ from those of a saved run, as `--lr 0.01 (was 0.03)`.
+
+    A flag that the saved run does not know, because it is younger, takes its default there.
+    """
+    before = argparse.Namespace(**{key: args.parser.get_default(key) for key in vars(args)} | saved)
+    resolve(before)
+    keys = sorted((set(vars(args)) | set(saved)) - FREE)
+    return [
+        f"--{key.replace('_', '-')} {getattr(args, key, None)} (was {getattr(before, key)})"
+        for key in keys
+        if getattr(args, key, None) != getattr(before, key)
+    ]
+
+
+def launch(parse_args: Callable[[], Arguments], main: Callable[[Arguments], Any]) -> None:
+    """Run a script. Bad input is one line on stderr and exit code 2; a signal's exit code is 128 + its number."""
+    try:
+        main(parse_args())
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except Interrupted as interruption:
+        print(interruption, file=sys.stderr)
+        sys.exit(128 + interruption.signum)
+
+
+def _number(convert: type, accepts: Callable[[Any], bool], what: str) -> Callable[[str], Any]:
+    def parse_number(text: str) -> Any:
+        try:
+            value = convert(text)
+        except ValueError:
+            value = None
+        if value is None or not math.isfinite(value) or not accepts(value):
+            raise argparse.ArgumentTypeError(f"must be {what}, got '{text}'")
+        return value
+
+    return parse_number
+
+
+positive_int = _number(int, lambda x: x > 0, "a whole number of 1 or more")
+non_negative_int = _number(int, lambda x: x >= 0, "a whole number of 0 or more")
+seed = _number(int, lambda x: 0 <= x < 2**32, "a whole number from 0 to 4294967295")
+finite = _number(float, lambda x: True, "a finite number")
+positive = _number(float, lambda x: x > 0, "a finite number above 0")
+non_negative = _number(float, lambda x: x >= 0, "a finite number of 0 or more")
+fraction = _number(float, lambda x: 0 <= x <= 1, "a number from 0 to 1")

@@ -1,0 +1,55 @@
+"""A set of images with labels, in a fixed order: files on disk or one array in memory."""
+
+import struct
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from common.errors import UserError
+
+# What Pillow raises for files that are not, or no longer, images. SyntaxError is its word for a broken PNG.
+UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError)
+
+
+class ImageSet:
+    """Images with labels, in a fixed order.
+
+    Args:
+        images: N file paths, or a uint8 array [N, H, W] (grey) or [N, H, W, 3] (RGB).
+        labels: N class indices; -1 where the class is not known.
+    """
+
+    def __init__(self, images: Sequence[str | Path] | np.ndarray, labels: Sequence[int] | np.ndarray):
+        self.images = images
+        self.labels = np.asarray(labels, dtype=np.int64)
+        if len(self.images) != len(self.labels):
+            raise ValueError(f"{len(self.images)} images, but {len(self.labels)} labels")
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def load(self, index: int) -> Image.Image:
+        """The image as RGB; grey becomes three equal channels.
+
+        Raises:
+            UserError: the file is missing or cannot be decoded.
+        """
+        if isinstance(self.images, np.ndarray):
+            return Image.fromarray(self.images[index]).convert("RGB")
+        path = self.images[index]
+        try:
+            with Image.open(path) as image:
+                return image.convert("RGB")
+        except FileNotFoundError:
+            raise UserError(f"image '{path}' is missing: restore it, or remove it from the dataset's lists") from None
+        except UNREADABLE as error:
+            reason = " ".join(str(error).split()) or type(error).__name__
+            raise UserError(f"image '{path}' cannot be read ({reason}): replace or remove it") from None
+
+    def subset(self, indices: np.ndarray) -> "ImageSet":
+        """The images at `indices` (int [M]), in that order."""
+        if isinstance(self.images, np.ndarray):
+            return ImageSet(self.images[indices], self.labels[indices])
+        return ImageSet([self.images[i] for i in indices], self.labels[indices])

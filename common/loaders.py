@@ -1,0 +1,226 @@
+"""Endless training batches and repeatable test batches.
+
+The law: what a training batch holds depends on (seed, stream, step) alone. Neither the number of workers nor an
+interruption changes a byte, and nothing is drawn from the main process's generators.
+"""
+
+import itertools
+import logging
+import signal
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
+
+from common import seeding
+from common.augment import Transform
+from common.datasets.images import ImageSet
+from common.errors import UserError
+
+logger = logging.getLogger(__name__)
+
+
+class Batch(NamedTuple):
+    """A training batch on the device.
+
+    Attributes:
+        views: one float32 [B, 3, H, W] per transform, normalised.
+        labels: int64 [B]; of unlabeled images for the meters only, -1 where nobody knows.
+        indices: int64 [B], positions in the loader's set, distinct within a batch.
+    """
+
+    views: tuple[Tensor, ...]
+    labels: Tensor
+    indices: Tensor
+
+
+class TrainLoader:
+    """An endless stream of batches: each pass is a fresh permutation cut into full batches, and the rest is dropped.
+
+    A batch never straddles two passes, so its indices are distinct. A set smaller than the batch is the batch.
+
+    Args:
+        images: the set to draw from.
+        transforms: one per view; views of an image are independent draws.
+        batch_size: images per batch.
+        stream: name of the set, for the random streams (`labeled`, `unlabeled`).
+        seed: of the run.
+        workers: processes; they live until the loader goes.
+        normalizer: uint8 -> float32, applied on the device.
+        device: where batches go.
+
+    Raises:
+        UserError: the set is empty, or a batch would hold one image.
+    """
+
+    def __init__(
+        self,
+        images: ImageSet,
+        transforms: Sequence[Transform],
+        batch_size: int,
+        stream: str,
+        seed: int,
+        *,
+        workers: int,
+        normalizer: nn.Module,
+        device: torch.device,
+    ):
+        if len(images) == 0:
+            raise UserError(f"the {stream} set is empty: ask for fewer --num-samples-per-class, or add images")
+        if min(batch_size, len(images)) == 1:
+            raise UserError(f"a {stream} batch of one image cannot pass BatchNorm: two images or more are needed")
+        if len(images) < batch_size:
+            logger.warning(
+                f"the {stream} set has {len(images)} images, fewer than a batch of {batch_size}: each batch is all"
+            )
+        self.batch_size = min(batch_size, len(images))
+        self.stream, self.seed, self.workers = stream, seed, workers
+        self.views = _Views(images, transforms, seed, stream)
+        self.normalizer, self.device = normalizer.to(device), device
+
+    def batches(self, step: int) -> Iterator[Batch]:
+        """The batches of steps `step`, `step + 1`, ... without end.
+
+        Raises:
+            UserError: an image cannot be read.
+        """
+        loader = DataLoader(
+            self.views,
+            batch_sampler=_Passes(len(self.views), self.batch_size, self.seed, self.stream, step),
+            num_workers=self.workers,
+            collate_fn=_collate,
+            worker_init_fn=_ignore_interrupt,
+            pin_memory=self.device.type == "cuda",
+            generator=torch.Generator(),
+        )
+        iterator = iter(loader)
+        while True:
+            with seeding.preserved():  # without workers, the views are made here
+                views, labels, indices = _or_raise(next(iterator))
+            views = tuple(self.normalizer(view.to(self.device, non_blocking=True)) for view in views)
+            yield Batch(views, labels.to(self.device, non_blocking=True), indices.to(self.device, non_blocking=True))
+
+    def sample(self, number: int) -> dict[str, Tensor]:
+        """The first views of the run, for a person to look at: title -> uint8 [number, 3, H, W]."""
+        keys = next(iter(_Passes(len(self.views), self.batch_size, self.seed, self.stream, 0)))[:number]
+        with seeding.preserved():
+            views, _, _ = _or_raise(_collate([self.views[key] for key in keys]))
+        return {
+            f"{self.stream} {i + 1}: {t.name}": v
+            for i, (t, v) in enumerate(zip(self.views.transforms, views, strict=True))
+        }
+
+
+class TestLoader:
+    """The test set in order, as often as you like: (images float32 [B, 3, H, W], labels int64 [B]) on the device.
+
+    Raises:
+        UserError: an image cannot be read (while iterating).
+    """
+
+    __test__ = False  # the name begins with Test, but it is none of pytest's
+
+    def __init__(
+        self,
+        images: ImageSet,
+        transform: Transform,
+        *,
+        workers: int,
+        normalizer: nn.Module,
+        device: torch.device,
+        batch_size: int = 64,
+    ):
+        self.normalizer, self.device = normalizer.to(device), device
+        self.loader = DataLoader(
+            _Views(images, [transform], seed=0, stream="test"),
+            batch_sampler=_InOrder(len(images), batch_size),
+            num_workers=workers,
+            persistent_workers=workers > 0,
+            collate_fn=_collate,
+            worker_init_fn=_ignore_interrupt,
+            pin_memory=device.type == "cuda",
+            generator=torch.Generator(),
+        )
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        iterator = iter(self.loader)
+        while True:
+            with seeding.preserved():
+                batch = next(iterator, None)
+            if batch is None:
+                return
+            (view,), labels, _ = _or_raise(batch)
+            yield self.normalizer(view.to(self.device, non_blocking=True)), labels.to(self.device, non_blocking=True)
+
+
+class _Views(Dataset):
+    """(step, position, index) -> (views, label, index); an unreadable image comes back as its UserError."""
+
+    def __init__(self, images: ImageSet, transforms: Sequence[Transform], seed: int, stream: str):
+        self.images, self.transforms, self.seed, self.stream = images, transforms, seed, stream
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, key: tuple[int, int, int]):
+        step, position, index = key
+        try:
+            image = self.images.load(index)
+        except UserError as error:
+            return error  # raised in a worker, it would arrive as the worker's traceback
+        views = []
+        for number, transform in enumerate(self.transforms):
+            seeding.seed_cpu(seeding.derive(self.seed, self.stream, step, position, number))
+            views.append(transform(image))
+        return views, self.images.labels[index], index
+
+
+class _Passes(Sampler):
+    """The keys of each step's batch, from step `start` on."""
+
+    def __init__(self, length: int, batch_size: int, seed: int, stream: str, start: int):
+        self.length, self.batch_size, self.seed, self.stream, self.start = length, batch_size, seed, stream, start
+
+    def __iter__(self) -> Iterator[list[tuple[int, int, int]]]:
+        batches_per_pass = self.length // self.batch_size
+        current, permutation = None, None
+        for step in itertools.count(self.start):
+            number, batch = divmod(step, batches_per_pass)
+            if number != current:
+                rng = np.random.default_rng(seeding.derive(self.seed, f"{self.stream} permutation", number))
+                current, permutation = number, rng.permutation(self.length)
+            chosen = permutation[batch * self.batch_size : (batch + 1) * self.batch_size]
+            yield [(step, position, int(index)) for position, index in enumerate(chosen)]
+
+
+class _InOrder(Sampler):
+    """Every index once, in order, as the keys of `_Views`; the last batch may be smaller."""
+
+    def __init__(self, length: int, batch_size: int):
+        self.length, self.batch_size = length, batch_size
+
+    def __len__(self) -> int:
+        return (self.length + self.batch_size - 1) // self.batch_size
+
+    def __iter__(self) -> Iterator[list[tuple[int, int, int]]]:
+        for start in range(0, self.length, self.batch_size):
+            yield [(0, i, i) for i in range(start, min(start + self.batch_size, self.length))]
+
+
+def _collate(samples: list):
+    errors = [sample for sample in samples if isinstance(sample, UserError)]
+    return errors[0] if errors else default_collate(samples)
+
+
+def _or_raise(batch):
+    if isinstance(batch, UserError):
+        raise batch
+    return batch
+
+
+def _ignore_interrupt(worker: int) -> None:
+    """Ctrl-C reaches the whole process group; the main process alone decides what to do about it."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)

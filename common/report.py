@@ -1,0 +1,96 @@
+"""What a finished run says of itself: `result.json` (schema 1) and its one-line summary."""
+
+import platform
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy
+import PIL
+import timm
+import torch
+import torchvision
+
+from common import models
+
+if TYPE_CHECKING:
+    from common.run import Run
+
+SCHEMA = 1
+
+
+def result(run: "Run") -> dict[str, Any]:
+    """All that a table needs to know of a finished run. Percentages are floats from 0 to 100.
+
+    `best_*` are maxima over epochs, chosen on the test set as the published table's are; `last_*` are the last
+    epoch's. Scores of a second network keep its prefix, e.g. `teacher_last_top1`.
+    """
+    args = vars(run.args)
+    steps = run.args.epochs * run.args.iters_per_epoch
+    return {
+        "schema": SCHEMA,
+        "method": run.method,
+        "dataset": args["data"],
+        "arch": args["arch"],
+        **_pretraining(args["scratch"], args["pretrained_backbone"]),
+        **{key: args[key] for key in ("num_samples_per_class", "seed", "split_seed", "epochs", "iters_per_epoch")},
+        "oracle": args.get("oracle", False),
+        **_scores(run.history),
+        "official_split": run.data.official_split,
+        "labeled_sha256": run.labeled_sha256,
+        "seconds": run.seconds,
+        "steps_per_second": steps / run.seconds,
+        "device": _device_name(run.device),
+        "precision": "float32",
+        "versions": _versions(),
+        "git_commit": _git_commit(),
+        "command": shlex.join(["python", *sys.argv]),
+    }
+
+
+def summary(result: dict[str, Any], folder: Path) -> str:
+    """Last beside best, always."""
+    return (
+        f"finished: top-1 {result['last_top1']:.2f} after the last epoch; best on the test set "
+        f"{result['best_top1']:.2f} (epoch {result['best_epoch']}); mean per class {result['last_mean_per_class']:.2f} "
+        f"last, {result['best_mean_per_class']:.2f} best; {result['seconds']:.0f} s; see {folder / 'result.json'}"
+    )
+
+
+def _pretraining(scratch: bool, file: str | None) -> dict[str, str | None]:
+    if file is not None:
+        return {"pretraining": Path(file).stem, "pretraining_sha256": models.sha256(file)}
+    return {"pretraining": "scratch" if scratch else "supervised", "pretraining_sha256": None}
+
+
+def _scores(history: list[dict[str, Any]]) -> dict[str, Any]:
+    scores = {}
+    for name in history[-1]:
+        for metric in ("top1", "mean_per_class"):
+            if name.endswith(metric):
+                prefix = name.removesuffix(metric)
+                scores[f"{prefix}best_{metric}"] = max(row[name] for row in history)
+                scores[f"{prefix}last_{metric}"] = history[-1][name]
+    best = max(history, key=lambda row: row["top1"])  # the first one, where several are equal
+    return scores | {"best_epoch": best["epoch"]}
+
+
+def _device_name(device: torch.device) -> str:
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"{platform.processor() or platform.machine()} CPU, {torch.get_num_threads()} threads"
+
+
+def _versions() -> dict[str, str]:
+    modules = {"torch": torch, "torchvision": torchvision, "timm": timm, "numpy": numpy, "pillow": PIL}
+    return {"python": platform.python_version()} | {name: str(module.__version__) for name, module in modules.items()}
+
+
+def _git_commit() -> str | None:
+    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return None  # a copy without its history

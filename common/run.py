@@ -1,0 +1,362 @@
+"""A run and its folder: where it resumes, what it writes, how far it is. It knows nothing of losses.
+
+args.json           all arguments
+log.txt             what was printed
+labeled.json        which images are labeled
+views.png           a sheet of augmented samples
+metrics.jsonl       one object per epoch
+checkpoints/        latest.pth (everything, to resume from), best.pth (the model, to use)
+result.json         written last: its presence means that the run is finished
+"""
+
+import contextlib
+import fcntl
+import json
+import logging
+import math
+import os
+import shutil
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from tqdm import tqdm
+
+from common import augment, checkpoint, cli, evaluate, report, seeding, splits
+from common.datasets import Data
+from common.errors import Interrupted, UserError
+from common.loaders import Batch, TestLoader, TrainLoader
+from common.meters import Meters, Metric
+
+logger = logging.getLogger("common")
+
+
+class Run:
+    """The bookkeeping of one run.
+
+    The arguments are recorded whole and compared on resume; of them the run itself reads the flags about the folder,
+    the seed, the device and the number of steps.
+
+    Attributes:
+        device: where to train.
+        step: optimizer steps done so far, over all epochs.
+        history: the finished epochs' rows of `metrics.jsonl`.
+
+    Raises:
+        UserError: the folder is unwritable, busy, or holds a run with other arguments; the device does not exist.
+    """
+
+    def __init__(self, method: str, args: cli.Arguments):
+        self.method, self.args = method, args
+        self.folder = Path(args.log)
+        self._open_folder()
+        _log_to(self.folder / "log.txt" if args.phase == "train" else None)
+        self.device = _find_device(args.device)
+        self.step, self.history, self.seconds = 0, [], 0.0
+        self.meters = Meters(self.device)
+        self._streams: list[Iterator[Batch]] | None = None
+        self._signum: int | None = None
+        seeding.seed_all(args.seed, "model")
+
+    # The folder
+
+    def _open_folder(self) -> None:
+        args_file = self.folder / "args.json"
+        if self.args.phase == "test":
+            if not args_file.is_file():
+                raise UserError(f"'{self.folder}' holds no run to test: train first, or name its folder with --log")
+        else:
+            self._make_and_lock()
+        if self.args.overwrite:
+            return
+        if args_file.is_file():
+            differences = cli.differences(self.args, _read_json(args_file)["args"])
+            if differences:
+                raise UserError(
+                    f"'{self.folder}' holds a run with other arguments: {', '.join(differences)}; "
+                    "choose another --log, or discard it with --overwrite"
+                )
+        elif any((self.folder / name).exists() for name in ("result.json", "metrics.jsonl", "checkpoints")):
+            raise UserError(f"'{self.folder}' holds files, but no args.json of a run: choose another --log")
+
+    def _make_and_lock(self) -> None:
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self._lock = open(self.folder / ".lock", "w")  # noqa: SIM115 (open as long as the run)
+            # A lock of the process: it goes with it however it ends, and forked workers do not hold it.
+            fcntl.lockf(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(f"another process is using '{self.folder}': wait for it, or choose another --log") from None
+        except OSError as error:
+            raise UserError(f"cannot write to '{self.folder}' ({error.strerror}): choose another --log") from None
+
+    @property
+    def finished(self) -> bool:
+        """Whether there is nothing left to train."""
+        return self.args.phase == "train" and not self.args.overwrite and (self.folder / "result.json").is_file()
+
+    def describe(self, data: Data, labeled: np.ndarray) -> None:
+        """Remember the data for the reports: class names, whether the split is official, which images are labeled."""
+        self.data, self.labeled, self.labeled_sha256 = data, labeled, splits.sha256(labeled)
+
+    def start(self, state: dict[str, Any]) -> None:
+        """Resume where the folder's run was stopped, or begin a new one.
+
+        Args:
+            state: name -> object with `state_dict` and `load_state_dict`: all that a checkpoint holds besides the
+                run's own step, history, meters and random generators.
+
+        Raises:
+            UserError: the checkpoint is damaged or does not fit.
+        """
+        self.state = state
+        latest = self.folder / "checkpoints" / "latest.pth"
+        if self.args.overwrite:
+            _discard(self.folder)
+        if latest.is_file():
+            content = checkpoint.load(latest)
+            checkpoint.restore(state, content, latest)
+            self.step, self.history, self.seconds = content["step"], content["history"], content["seconds"]
+            self.meters.load_state_dict(content["meters"])
+            seeding.load_state_dict(content["rng"])
+            logger.info(f"resuming '{self.folder}' at step {self.step}, epoch {len(self.history) + 1}")
+        else:
+            (self.folder / "checkpoints").mkdir(exist_ok=True)
+            _write_json(self.folder / "args.json", {"method": self.method, "args": vars(self.args)})
+            _write_json(
+                self.folder / "labeled.json",
+                {"labeled_sha256": self.labeled_sha256, "indices": np.sort(self.labeled).tolist()},
+            )
+            seeding.seed_all(self.args.seed, "training")
+        self._write_history()
+        self._started = time.perf_counter() - self.seconds
+
+    def save(self) -> None:
+        """Write `latest.pth`.
+
+        Raises:
+            UserError: the loss is no longer finite (the last good checkpoint stays), or the disk is full.
+        """
+        self._check_finite(self.meters.averages())
+        self.seconds = time.perf_counter() - self._started
+        content = {"step": self.step, "history": self.history, "seconds": self.seconds, "args": vars(self.args)}
+        content |= {"meters": self.meters.state_dict(), "rng": seeding.state_dict()}
+        checkpoint.save(self.folder / "checkpoints" / "latest.pth", checkpoint.snapshot(self.state) | content)
+
+    def _write_history(self) -> None:
+        lines = "".join(json.dumps(row) + "\n" for row in self.history)
+        _write_whole(self.folder / "metrics.jsonl", lines)
+
+    # Training
+
+    def epochs(self) -> Iterator[int]:
+        """The numbers, from 0, of the epochs that are not finished. SIGTERM and SIGINT are heeded after a step."""
+        with self._heeding_signals():
+            while len(self.history) < self.args.epochs:
+                yield len(self.history)
+
+    @property
+    def at_epoch_start(self) -> bool:
+        """False where an epoch is resumed half-way: what begins an epoch has then been done."""
+        return self.step == len(self.history) * self.args.iters_per_epoch
+
+    def steps(self, *loaders: TrainLoader) -> Iterator[tuple[Batch, ...]]:
+        """One batch of each loader for every step that the epoch still lacks.
+
+        Raises:
+            UserError: the loss is not finite, an image cannot be read, or a checkpoint cannot be written.
+            Interrupted: a signal came; the step was completed and saved.
+        """
+        if self._streams is None:
+            if self.step == 0:
+                samples = {title: views for loader in loaders for title, views in loader.sample(8).items()}
+                number = min(len(views) for views in samples.values())
+                augment.save_sheet(self.folder / "views.png", {title: v[:number] for title, v in samples.items()})
+            self._streams = [loader.batches(self.step) for loader in loaders]
+        per_epoch = self.args.iters_per_epoch
+        done = self.step - len(self.history) * per_epoch
+        with _Progress(self, done) as progress:
+            while done < per_epoch:
+                yield tuple(next(stream) for stream in self._streams)
+                done += 1
+                self.step += 1
+                progress.advance(done)
+                self._stop_if_asked()
+
+    def update(self, metrics: dict[str, Metric]) -> None:
+        """Add a step's metrics to the epoch's averages; does not wait for the device."""
+        self.meters.update(metrics)
+
+    def end_epoch(self, scores: dict[str, float]) -> None:
+        """Append the epoch's row, keep the best model, and save.
+
+        Args:
+            scores: of the test set; `top1` chooses the best model.
+        """
+        averages = self.meters.averages()
+        self._check_finite(averages)
+        is_best = scores["top1"] > max((row["top1"] for row in self.history), default=-math.inf)
+        epoch = len(self.history) + 1
+        self.history.append({"epoch": epoch, "step": self.step, **averages, **scores})
+        self.meters.reset()
+        if is_best:
+            content = {"model": self.state["model"].state_dict(), "classes": self.data.classes}
+            content |= {"args": vars(self.args), "epoch": epoch}
+            checkpoint.save(self.folder / "checkpoints" / "best.pth", content)
+        self.save()
+        self._write_history()
+        shown = ", ".join(f"{name} {value:.2f}" for name, value in scores.items())
+        logger.info(f"epoch {epoch}/{self.args.epochs} tested: {shown}{' (best so far)' if is_best else ''}")
+        self._stop_if_asked()
+
+    def finish(self) -> dict[str, Any]:
+        """Write `result.json`; its content is returned and shown."""
+        result = report.result(self)
+        _write_json(self.folder / "result.json", result)
+        return self.show()
+
+    def show(self) -> dict[str, Any]:
+        """Print a finished run's result, and return it."""
+        result = _read_json(self.folder / "result.json")
+        logger.info(report.summary(result, self.folder))
+        return result
+
+    def test(self, model: nn.Module, loader: TestLoader) -> dict[str, float]:
+        """Load `--checkpoint` into the model, and print and return its scores."""
+        path = self.folder / "checkpoints" / f"{self.args.checkpoint}.pth"
+        checkpoint.restore({"model": model}, checkpoint.load(path), path)
+        scores = evaluate.evaluate(model, loader, len(self.data.classes))
+        logger.info(f"'{path}': " + ", ".join(f"{name} {value:.2f}" for name, value in scores.items()))
+        return scores
+
+    # Stopping
+
+    def _check_finite(self, averages: dict[str, float | None]) -> None:
+        broken = [name for name, value in averages.items() if value is not None and not math.isfinite(value)]
+        if broken:
+            rates = ", ".join(f"{rate:g}" for rate in self.learning_rates())
+            raise UserError(
+                f"{', '.join(broken)} not finite by step {self.step} (learning rates {rates}): the last checkpoint is "
+                "kept; try a smaller --lr"
+            )
+
+    def learning_rates(self) -> list[float]:
+        return [group["lr"] for group in self.state["optimizer"].param_groups]
+
+    @contextlib.contextmanager
+    def _heeding_signals(self) -> Iterator[None]:
+        def heed(signum: int, frame: Any) -> None:
+            self._signum = signum
+            signal.signal(signum, signal.SIG_DFL)  # the second one stops at once
+
+        before = {s: signal.signal(s, heed) for s in (signal.SIGTERM, signal.SIGINT)}
+        try:
+            yield
+        finally:
+            for signum, handler in before.items():
+                signal.signal(signum, handler)
+
+    def _stop_if_asked(self) -> None:
+        if self._signum is not None:
+            self.save()
+            raise Interrupted(
+                self._signum,
+                f"stopped by {signal.Signals(self._signum).name} after step {self.step}, and saved: "
+                "the same command continues",
+            )
+
+
+class _Progress:
+    """A bar on a terminal, plain lines otherwise; the meters are read every `--print-freq` steps."""
+
+    def __init__(self, run: Run, done: int):
+        self.run, self.first = run, done
+        self.epoch, self.epochs, self.per_epoch = len(run.history) + 1, run.args.epochs, run.args.iters_per_epoch
+        self.bar = tqdm(
+            total=self.per_epoch, initial=done, desc=f"epoch {self.epoch}/{self.epochs}", leave=False, disable=None
+        )
+        self.started = time.perf_counter()
+
+    def __enter__(self) -> "_Progress":
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        self.bar.close()
+
+    def advance(self, done: int) -> None:
+        self.bar.update()
+        if done % self.run.args.print_freq and done < self.per_epoch:
+            return
+        averages = self.run.meters.averages()
+        self.run._check_finite(averages)
+        seconds = (time.perf_counter() - self.started) / (done - self.first)
+        left = self.epochs * self.per_epoch - self.run.step
+        shown = "  ".join(
+            f"{name} {'-' if value is None else format(value, '.4g')}" for name, value in averages.items()
+        )
+        eta = tqdm.format_interval(left * seconds)
+        logger.info(
+            f"epoch {self.epoch}/{self.epochs} step {done}/{self.per_epoch}  {shown}  "
+            f"{1 / seconds:.2f} steps/s  ETA {eta}"
+        )
+
+
+class _Console(logging.Handler):
+    """To stdout, above a progress bar if there is one."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        tqdm.write(self.format(record))
+
+
+def _log_to(path: Path | None) -> None:
+    for handler in logger.handlers[:]:
+        logger.removeHandler(handler)
+        handler.close()
+    logger.setLevel(logging.INFO)
+    logger.propagate = False
+    logger.addHandler(_Console())
+    if path is not None:
+        logger.addHandler(logging.FileHandler(path, encoding="utf-8"))
+
+
+def _find_device(name: str | None) -> torch.device:
+    if name is None:
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+        if name == "cpu":
+            logger.warning("no CUDA device found: running on the CPU, which is slow for anything but small networks")
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).split("\n")[0]
+        raise UserError(f"--device {name} cannot be used ({reason}): try --device cpu") from None
+    return device
+
+
+def _discard(folder: Path) -> None:
+    """Remove what a run wrote, and nothing else."""
+    shutil.rmtree(folder / "checkpoints", ignore_errors=True)
+    for name in ("result.json", "metrics.jsonl", "args.json", "labeled.json", "views.png"):
+        (folder / name).unlink(missing_ok=True)
+
+
+def _write_whole(path: Path, text: str) -> None:
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_text(text, encoding="utf-8")
+    os.replace(temporary, path)
+
+
+def _write_json(path: Path, content: dict[str, Any]) -> None:
+    _write_whole(path, json.dumps(content, indent=2) + "\n")
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"'{path}' cannot be read ({error}): remove it, or choose another --log") from None

@@ -1,0 +1,71 @@
+"""Where every random number comes from: named streams, each derived from the run's seed by a hash.
+
+Sums such as `seed + epoch` make the streams of neighbouring seeds overlap; `numpy.random.SeedSequence` does not.
+"""
+
+import contextlib
+import random
+import zlib
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+
+
+def derive(seed: int, stream: str, *key: int) -> int:
+    """A 64-bit seed that depends on all of (seed, stream, key), e.g. `derive(0, "labeled", step, position, view)`."""
+    entropy = (seed, zlib.crc32(stream.encode()), *key)
+    return int(np.random.SeedSequence(entropy).generate_state(1, np.uint64)[0])
+
+
+def seed_cpu(seed: int) -> None:
+    """Seed Python's, NumPy's and torch's CPU generators: all that a transform draws from.
+
+    `torch.manual_seed` would also reach for CUDA, which takes 170 times as long and has no place in a worker.
+    """
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    torch.default_generator.manual_seed(seed)
+
+
+def seed_all(seed: int, stream: str) -> None:
+    """Start a stream in the main process, CUDA's generators included."""
+    seed_cpu(derive(seed, stream))
+    torch.cuda.manual_seed_all(derive(seed, stream))
+
+
+@contextlib.contextmanager
+def preserved() -> Iterator[None]:
+    """Put the CPU generators back as they were: whatever a loader does inside, the main process never notices."""
+    state = random.getstate(), np.random.get_state(), torch.get_rng_state()
+    try:
+        yield
+    finally:
+        random.setstate(state[0])
+        np.random.set_state(state[1])
+        torch.set_rng_state(state[2])
+
+
+def state_dict() -> dict:
+    """The generators as tensors and plain numbers, so that they load with `weights_only=True`."""
+    version, words, gauss = random.getstate()
+    _, keys, position, has_gauss, cached = np.random.get_state()
+    return {
+        "python": {"version": version, "words": torch.tensor(words), "gauss": gauss},
+        "numpy": {
+            "keys": torch.from_numpy(keys.astype(np.int64)),
+            "rest": [int(position), int(has_gauss), float(cached)],
+        },
+        "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+    }
+
+
+def load_state_dict(state: dict) -> None:
+    """Undo `state_dict`. CUDA's states are restored where the machine has as many devices as they came from."""
+    python, numpy = state["python"], state["numpy"]
+    random.setstate((python["version"], tuple(python["words"].tolist()), python["gauss"]))
+    np.random.set_state(("MT19937", numpy["keys"].numpy().astype(np.uint32), *numpy["rest"]))
+    torch.set_rng_state(state["torch"].cpu())
+    if state["cuda"] and len(state["cuda"]) == torch.cuda.device_count():
+        torch.cuda.set_rng_state_all([s.cpu() for s in state["cuda"]])

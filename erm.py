@@ -1,0 +1,97 @@
+"""ERM: supervised training on the labeled images alone; with --oracle, on all training images with their labels.
+
+    loss = CE(x_l_weak) + trade_off_cls_strong * CE(x_l_strong)
+
+The two views are two forward passes, each with its own BatchNorm statistics. Both are in every method's loss but
+Self-Tuning's, so that the rows of the table differ by the method alone.
+
+Shell file: scripts/erm.sh
+"""
+
+import numpy as np
+from torch.nn import functional as F
+from torch.optim import SGD
+
+from common import augment, cli, datasets, models, optim, splits
+from common.evaluate import accuracy, evaluate
+from common.loaders import TestLoader, TrainLoader
+from common.run import Run
+
+
+def parse_args(argv=None):
+    parser = cli.parser("erm", __doc__, unlabeled=False)
+    group = parser.add_argument_group("method")
+    group.add_argument("--oracle", action="store_true", help="train on the labels of all training images")
+    group.add_argument(
+        "--trade-off-cls-strong",
+        type=cli.non_negative,
+        default=0.1,
+        help="weight of the strong labeled loss (default: 0.1)",
+    )
+    parser.set_defaults(epochs=20)
+    return cli.parse(parser, argv)
+
+
+def train_step(model, optimizer, batch_l, args):
+    (x_l_weak, x_l_strong), labels_l, _ = batch_l
+
+    logits_l_weak = model(x_l_weak)
+    logits_l_strong = model(x_l_strong)
+    loss_l = F.cross_entropy(logits_l_weak, labels_l)
+    loss_l = loss_l + args.trade_off_cls_strong * F.cross_entropy(logits_l_strong, labels_l)
+    loss = loss_l
+
+    optimizer.zero_grad()
+    loss.backward()
+    optimizer.step()
+    return {"loss": loss, "accuracy_l": accuracy(logits_l_weak, labels_l)}
+
+
+def train_one_epoch(run, loader_l, model, optimizer, scheduler, args):
+    model.train()
+    for (batch_l,) in run.steps(loader_l):
+        metrics = train_step(model, optimizer, batch_l, args)
+        scheduler.step()
+        run.update(metrics)
+
+
+def main(args):
+    run = Run("erm", args)
+    if run.finished:
+        return run.show()
+
+    data = datasets.load(args.data, args.root)
+    labeled, _ = splits.split(
+        data.train.labels, data.classes, args.num_samples_per_class, args.split_seed, data.candidates
+    )
+    if args.oracle:
+        labeled = np.flatnonzero(data.train.labels >= 0)
+    run.describe(data, labeled)
+    weak, strong, test = augment.transforms(
+        data.spec, args.train_resizing, args.val_resizing, args.image_size, args.auto_augment, args.norm_mean
+    )
+    normalizer = augment.Normalizer(args.norm_mean, args.norm_std)
+    options = {"workers": args.workers, "normalizer": normalizer, "device": run.device}
+    images_l = data.train.subset(labeled)
+    loader_l = TrainLoader(images_l, [weak, strong], args.batch_size, "labeled", args.seed, **options)
+    test_loader = TestLoader(data.test, test, **options)
+
+    backbone = models.backbone(
+        args.arch, args.image_size, args.norm_mean, args.norm_std, args.scratch, args.pretrained_backbone, args.no_pool
+    )
+    model = models.ImageClassifier(backbone, len(data.classes), args.bottleneck_dim).to(run.device)
+    optimizer = SGD(model.parameter_groups(args.lr, args.finetune), momentum=0.9, weight_decay=args.wd, nesterov=True)
+    steps = args.epochs * args.iters_per_epoch
+    scheduler = optim.schedule(optimizer, args.lr_scheduler, args.lr_gamma, args.lr_decay, steps)
+
+    if args.phase == "test":
+        return run.test(model, test_loader)
+    run.start({"model": model, "optimizer": optimizer, "scheduler": scheduler})
+    for _ in run.epochs():
+        train_one_epoch(run, loader_l, model, optimizer, scheduler, args)
+        run.end_epoch(evaluate(model, test_loader, len(data.classes)))
+    return run.finish()
+
+
+if __name__ == "__main__":
+    cli.launch(parse_args, main)
