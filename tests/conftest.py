@@ -1,0 +1,60 @@
+"""What all tests share: a run small enough for seconds, on the real digits that ship with scikit-learn."""
+
+import importlib
+import json
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+ROOT = Path(__file__).parent.parent
+SMALL = (
+    "data -d Digits -a wrn_10_1 --scratch --train-resizing native --val-resizing native --bottleneck-dim 16 "
+    "--epochs 2 --iters-per-epoch 3 --batch-size 8 --print-freq 2 --workers 0 --device cpu"
+).split()
+
+
+@pytest.fixture(autouse=True)
+def _two_threads():
+    torch.set_num_threads(2)  # sums split over another number of threads differ in the last bit
+
+
+@pytest.fixture
+def small_run(tmp_path, monkeypatch):
+    """`small_run("fixmatch", "--threshold", "0.1")` trains for six steps into tmp_path/run and returns the result."""
+
+    def run(method: str, *flags: str, log: Path = tmp_path / "run") -> dict:
+        script = importlib.import_module(method)
+        argv = [*SMALL, "--log", str(log), *flags]
+        monkeypatch.setattr(sys, "argv", [f"{method}.py", *argv])
+        return script.main(script.parse_args(argv))
+
+    return run
+
+
+def read_rows(log: Path) -> list[dict]:
+    """The rows of a run's metrics.jsonl."""
+    return [json.loads(line) for line in (log / "metrics.jsonl").read_text().splitlines()]
+
+
+def final_state(log: Path) -> dict:
+    """All that the latest checkpoint of a run holds."""
+    return torch.load(log / "checkpoints" / "latest.pth", weights_only=True)
+
+
+def assert_equal_states(a, b) -> None:
+    """Bit-for-bit equality of nested dictionaries, lists and tensors."""
+    assert type(a) is type(b)
+    if isinstance(a, torch.Tensor):
+        assert torch.equal(a, b)
+    elif isinstance(a, dict):
+        assert a.keys() == b.keys()
+        for key in a:
+            assert_equal_states(a[key], b[key])
+    elif isinstance(a, list | tuple):
+        assert len(a) == len(b)
+        for x, y in zip(a, b, strict=True):
+            assert_equal_states(x, y)
+    else:
+        assert a == b
