@@ -1,0 +1,252 @@
+"""The shell files print the commands of the published table, all of them and nothing else, and run them to the end."""
+
+import csv
+import importlib
+import os
+import re
+import shlex
+import shutil
+import signal
+import subprocess
+import time
+
+import pytest
+
+from common import datasets
+from tests.conftest import ROOT
+
+with open(ROOT / "tests" / "cells.csv") as _file:
+    CELLS = list(csv.DictReader(_file))  # the published settings; blank: the method's or the dataset's default
+
+EPOCHS = {"erm": 20} | dict.fromkeys(["pseudo_label", "pi_model", "mean_teacher"], 40)
+EPOCHS |= dict.fromkeys(["uda", "fixmatch", "self_tuning"], 60) | dict.fromkeys(["flexmatch", "debiasmatch", "dst"], 90)
+DATASETS = list(dict.fromkeys(cell["dataset"] for cell in CELLS))
+ROWS = ["4_labels", "10_labels", "oracle"]
+SHELL_FILES = sorted((ROOT / "scripts").glob("*.sh"))
+
+
+@pytest.fixture(autouse=True)
+def _all_datasets(monkeypatch):
+    for name in DATASETS:
+        if name not in datasets.SPECS:
+            monkeypatch.setitem(datasets.SPECS, name, datasets.SPECS["ImageFolder"])
+
+
+def shell(name: str, arguments: str = "", **environment: str) -> subprocess.CompletedProcess:
+    clean = {key: value for key, value in os.environ.items() if key not in {"CUDA_VISIBLE_DEVICES", "ROWS", "SEEDS"}}
+    command = ["bash", f"scripts/{name}.sh", *shlex.split(arguments)]
+    return subprocess.run(command, cwd=ROOT, env=clean | environment, capture_output=True, text=True, check=False)
+
+
+def dry_run(name: str, arguments: str = "", **environment: str) -> list[list[str]]:
+    """The words of each printed command."""
+    done = shell(name, arguments, DRY_RUN="1", **environment)
+    assert (done.returncode, done.stderr) == (0, "")
+    return [shlex.split(line) for line in done.stdout.splitlines()]
+
+
+def parse(command: list[str]) -> dict:
+    """The script's name and its arguments, all that are in effect."""
+    python, script, *argv = command
+    assert python == "python"
+    method = script.removesuffix(".py")
+    return {"method": method} | vars(importlib.import_module(method).parse_args(argv))
+
+
+def numbers(text: str) -> list[float]:
+    return [float(word) for word in text.split()]
+
+
+def published(cell: dict[str, str]) -> dict:
+    """All the arguments of a cell: the script's defaults, and over them what the table says or implies."""
+    method = cell["method"]
+    defaults = vars(importlib.import_module(method).parse_args([cell["root"], "-d", cell["dataset"]]))
+    said = {
+        "method": method,
+        "data": cell["dataset"],
+        "num_samples_per_class": 10 if cell["labels"] == "10_labels" else 4,
+        "pretrained_backbone": cell["pretrained_backbone"] or None,
+        "finetune": cell["finetune"] == "True",
+        "epochs": int(cell["epochs"] or EPOCHS[method]),
+        "lr": float(cell["lr"]),
+        "train_resizing": cell["train_resizing"] or "default",
+        "val_resizing": cell["val_resizing"] or "default",
+        "norm_mean": numbers(cell["norm_mean"]) or [0.485, 0.456, 0.406],
+        "norm_std": numbers(cell["norm_std"]) or [0.229, 0.224, 0.225],
+        "seed": int(cell["seed"]),
+        **{key: cell[key] for key in ("root", "log", "arch")},
+    }
+    if method == "erm":
+        said["oracle"] = cell["labels"] == "oracle"
+    if method != "self_tuning":
+        said["lr_scheduler"] = cell["lr_scheduler"] or "exp"
+    for key in ("threshold", "T", "tau", "eta_prime", "trade_off_self_training"):
+        if cell[key]:
+            said[key] = float(cell[key])
+    assert said.keys() - {"method"} <= defaults.keys()
+    return defaults | said
+
+
+@pytest.mark.parametrize("method", EPOCHS)
+def test_the_commands_are_those_of_the_published_table_in_its_order(method):
+    cells = [cell for cell in CELLS if cell["method"] == method]
+    cells.sort(
+        key=lambda cell: (cell["pretraining"] == "moco", ROWS.index(cell["labels"]))
+    )  # the datasets stay in order
+    assert len(cells) == (66 if method == "erm" else 22)
+    assert [parse(command) for command in dry_run(method)] == [published(cell) for cell in cells]
+
+
+def test_all_prints_every_command_once_and_one_dataset_after_the_other():
+    commands = [parse(command) for command in dry_run("all")]
+    assert len(commands) == len(CELLS) == 264
+    by_log = {command["log"]: command for command in commands}
+    assert by_log == {cell["log"]: published(cell) for cell in CELLS}
+    assert [(c["method"], c["data"]) for c in commands[:20]] == [(m, d) for d in DATASETS[:2] for m in EPOCHS]
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "rows", "logs"),
+    [
+        ("fixmatch", "moco DTD CIFAR10", "", ["fixmatch_moco_pretrain/cifar10_4", "fixmatch_moco_pretrain/dtd_4"]),
+        ("fixmatch", "StanfordCars moco supervised", "", ["fixmatch/car_4", "fixmatch_moco_pretrain/car_4"]),
+        ("fixmatch", "supervised SUN397", "oracle", ["fixmatch/sun_4"]),
+        ("erm", "supervised DTD", "", ["erm/dtd_4", "erm/dtd_10", "erm/dtd_oracle"]),
+        ("erm", "supervised DTD CUB200", "oracle", ["erm/cub200_oracle", "erm/dtd_oracle"]),
+        ("erm", "moco Caltech101", "4 10", ["erm_moco_pretrain/caltech_4", "erm_moco_pretrain/caltech_10"]),
+    ],
+)
+def test_a_selection(name, arguments, rows, logs):
+    commands = dry_run(name, arguments, ROWS=rows)
+    assert [parse(command)["log"].removesuffix("_labels_per_class") for command in commands] == [
+        f"logs/{log}" for log in logs
+    ]
+
+
+def test_rows_select_among_erms_in_all():
+    commands = [parse(command) for command in dry_run("all", "supervised DTD", ROWS="10")]
+    assert [c["method"] for c in commands] == [*list(EPOCHS)[1:], "erm"]
+    assert commands[-1]["num_samples_per_class"] == 10
+
+
+@pytest.mark.parametrize("name", ["dst", "all"])
+def test_seeds_folders_and_extra_flags(name):
+    environment = {"SEEDS": "0 3", "DATA": "/data sets", "LOGS": "other logs"}
+    commands = dry_run(name, "supervised Aircraft -- --epochs 2 --auto-augment 'rand-m9-n2'", **environment)
+    mine = [args for args in map(parse, commands) if args["method"] == "dst"]
+    assert [args["log"] for args in mine] == [
+        "other logs/dst/aircraft_4_labels_per_class",
+        "other logs/dst/aircraft_4_labels_per_class_seed3",
+    ]
+    assert [(args["seed"], args["split_seed"]) for args in mine] == [(0, 0), (3, 3)]
+    for args in mine:
+        assert (args["root"], args["epochs"], args["auto_augment"]) == ("/data sets/aircraft", 2, "rand-m9-n2")
+
+
+@pytest.mark.parametrize("name", ["fixmatch", "erm", "all"])
+@pytest.mark.parametrize(
+    ("arguments", "environment", "message"),
+    [
+        ("CIFAR1O", {}, "'CIFAR1O' is none of supervised, moco, Food101 CIFAR10 "),
+        ("mocov2 CIFAR10", {}, "'mocov2' is none of"),
+        ("--epochs 1", {}, "'--epochs' is none of.*flags come after --"),
+        ("DTD", {"SEEDS": "0 -1"}, "SEEDS takes whole numbers, not '-1'"),
+        ("DTD", {"SEEDS": "01"}, "SEEDS takes whole numbers, not '01'"),
+        ("DTD", {"JOBS": "many"}, "JOBS takes a whole number of 1 or more, not 'many'"),
+    ],
+)
+def test_a_bad_selection_is_one_line_and_runs_nothing(name, arguments, environment, message):
+    done = shell(name, arguments, PYTHON="false", **environment)
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert re.fullmatch(f"error: .*{message}.*\n", done.stderr)
+
+
+@pytest.mark.parametrize("name", ["erm", "all"])
+def test_a_bad_row_is_one_line(name):
+    done = shell(name, "DTD", ROWS="4 5", DRY_RUN="1")
+    assert (done.returncode, done.stderr) == (2, "error: ROWS takes 4 10 oracle, not '5'\n")
+
+
+# Running, with a stand-in for Python
+
+
+@pytest.fixture
+def stand_in(tmp_path):
+    """A `python` that notes its script, dataset and GPU in `calls`, takes a while, and fails with DTD."""
+    path, calls = tmp_path / "python", tmp_path / "calls"
+    path.write_text(
+        f"""#!/usr/bin/env bash
+        echo "$1 $4 ${{CUDA_VISIBLE_DEVICES-unset}}" >>{calls}
+        trap 'echo "$1 $4 saved" >>{calls}; exit 143' TERM
+        for _ in {{1..5}}; do sleep 0.05; done
+        if [ "$4" = DTD ]; then echo "error: no such folder" >&2; exit 2; fi
+        """
+    )
+    path.chmod(0o755)
+    calls.touch()
+    return path, calls
+
+
+def test_a_failing_cell_does_not_stop_the_others(stand_in):
+    python, calls = stand_in
+    done = shell("uda", "moco Aircraft DTD Caltech101", PYTHON=str(python))
+    assert done.returncode == 1
+    assert calls.read_text().splitlines() == [f"uda.py {name} unset" for name in ("Aircraft", "DTD", "Caltech101")]
+    assert done.stdout.endswith("\n2 of 3 cells are finished\n")
+    assert re.fullmatch(r"error: no such folder\nexit code 2: \S+ uda.py data/dtd -d DTD .*\n", done.stderr)
+
+
+def test_success_is_exit_code_0(stand_in):
+    done = shell("uda", "moco Aircraft", PYTHON=str(stand_in[0]))
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.endswith("\n1 of 1 cells are finished\n")
+
+
+@pytest.mark.parametrize(("jobs", "gpus", "used"), [("3", "2,5", {"2", "5"}), ("2", "", {""}), ("1", "4,6", {"4,6"})])
+def test_jobs_run_at_once_on_the_visible_gpus(stand_in, jobs, gpus, used):
+    python, calls = stand_in
+    done = shell("dst", "moco", PYTHON=str(python), JOBS=jobs, CUDA_VISIBLE_DEVICES=gpus)
+    assert done.returncode == 1
+    assert "10 of 11 cells are finished" in done.stdout
+    assert "error: no such folder\n" in done.stderr
+    seen = [line.split(" ") for line in calls.read_text().splitlines()]
+    assert sorted(dataset for _, dataset, _ in seen) == sorted(DATASETS)
+    assert {gpu for *_, gpu in seen} == used
+
+
+def test_a_signal_reaches_the_scripts_and_begins_no_other_cell(stand_in):
+    python, calls = stand_in
+    environment = os.environ | {"PYTHON": str(python), "JOBS": "2", "CUDA_VISIBLE_DEVICES": ""}
+    command = ["bash", "scripts/uda.sh", "moco", "Aircraft", "CIFAR10", "CIFAR100", "SUN397"]
+    with subprocess.Popen(command, cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True) as process:
+        while len(calls.read_text().splitlines()) < 2:
+            time.sleep(0.01)
+        process.send_signal(signal.SIGTERM)
+        others = process.stderr.read().splitlines()
+    assert process.returncode == 130
+    assert sorted(calls.read_text().splitlines())[1::2] == ["uda.py CIFAR10 saved", "uda.py CIFAR100 saved"]
+    assert [line.split(":")[0] for line in others] == ["exit code 143", "exit code 143", "not run", "not run"]
+
+
+def test_the_printed_commands_run_through_xargs(stand_in):
+    """As the README does it: one shell for each printed line."""
+    python, calls = stand_in
+    printed = shell("all", "supervised CIFAR10", DRY_RUN="1", PYTHON=str(python), DATA="data sets").stdout
+    command = "tr '\\n' '\\0' | xargs -0 -n 1 -P 4 bash -c"
+    subprocess.run(["bash", "-c", command], input=printed, cwd=ROOT, text=True, check=True)
+    seen = [line.split(" ")[0] for line in calls.read_text().splitlines()]
+    assert sorted(seen) == sorted([f"{method}.py" for method in EPOCHS] + ["erm.py"] * 2)
+
+
+# The files themselves
+
+
+@pytest.mark.parametrize("path", SHELL_FILES, ids=lambda path: path.name)
+def test_the_syntax_is_that_of_bash_3_2(path):
+    subprocess.run(["bash", "-n", str(path)], check=True)
+    newer = r"declare -[Ag]|local -[An]|mapfile|readarray|wait -n|\$\{\w+(,,|\^\^|@)|\|&|&>>|coproc|;;&|\$\{\w+: -"
+    assert not re.findall(newer, path.read_text())
+    if shutil.which("shellcheck"):
+        done = subprocess.run(["shellcheck", "-x", str(path)], cwd=ROOT, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stdout
