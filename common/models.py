@@ -6,6 +6,7 @@ import logging
 import pickle
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import timm
 import torch
@@ -108,8 +109,8 @@ def _feature_dim(model: nn.Module, name: str, image_size: int) -> int:
     return features.shape[1]
 
 
-def read_state_dict(file: str | Path) -> dict[str, Tensor]:
-    """The tensors of a .pth or .safetensors file; no code in it is ever run.
+def read_checkpoint(file: str | Path) -> Any:
+    """What a .pth or .safetensors file holds; no code in it is ever run.
 
     Raises:
         UserError: the file is missing, not a checkpoint, or holds more than tensors and plain values.
@@ -120,10 +121,19 @@ def read_state_dict(file: str | Path) -> dict[str, Tensor]:
     try:
         if file.suffix == ".safetensors":
             return load_file(file)
-        state = torch.load(file, map_location="cpu", weights_only=True)
+        return torch.load(file, map_location="cpu", weights_only=True)
     except (OSError, RuntimeError, EOFError, ValueError, KeyError, pickle.UnpicklingError, SafetensorError) as error:
         reason = str(error).strip().split("\n")[0]
         raise UserError(f"'{file}' is not a checkpoint that can be loaded safely ({reason})") from None
+
+
+def read_state_dict(file: str | Path) -> dict[str, Tensor]:
+    """The tensors of a .pth or .safetensors file.
+
+    Raises:
+        UserError: see `read_checkpoint`; or it holds other things than tensors.
+    """
+    state = read_checkpoint(file)
     state = state.get("state_dict", state) if isinstance(state, dict) else state
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
         raise UserError(f"'{file}' does not hold a dictionary of tensors")
