@@ -1,131 +1,122 @@
-"""Gather finished runs into a table and a plot.
+"""Gather runs into tables and plots.
 
-    python scripts/collect_results.py LOGS [LOGS ...] [--plot FILE]
+    python scripts/collect_results.py LOGS [LOGS ...] [--csv FILE] [--markdown FILE] [--plots FOLDER]
 
-Every folder below LOGS that holds a result.json is a run. Runs that differ by the seed alone are one row: mean and
-standard deviation over seeds. `last` is the last epoch; `best` is chosen on the test set, as published tables do.
+Every folder below LOGS that holds an args.json is a run. Runs that differ by the seed alone are one cell: the mean, and
+the sample standard deviation over seeds. Runs of other settings are never averaged with them. `last` is the last epoch;
+`best` is chosen on the test set, as published tables do. Cells of the published table stand beside the published
+figures; those marked * were run with other settings than their shell file's.
 """
 
 import argparse
-import json
-import statistics
+import csv
 import sys
-from collections import defaultdict
-from dataclasses import dataclass
 from pathlib import Path
 
-import matplotlib as mpl
-from matplotlib import pyplot as plt
+sys.path.insert(0, str(Path(__file__).parent.parent))
 
-mpl.use("Agg")  # no screen needed
-
-# A row is all that these fields tell apart; the seeds within it are averaged.
-ROW = ("dataset", "arch", "pretraining", "num_samples_per_class", "oracle", "method")
-
-
-@dataclass
-class FinishedRun:
-    """result.json, and the rows of metrics.jsonl."""
-
-    result: dict
-    history: list[dict]
+from common import cli
+from common.errors import UserError
+from scripts.results import plots, published, tables
+from scripts.results.runs import Cell, Place, Run, cells, differing, read_runs
 
 
-def read_runs(roots: list[Path]) -> tuple[list[FinishedRun], list[Path]]:
-    """The finished runs below the roots, and the folders of those that are not finished."""
-    folders = sorted({file.parent for root in roots for file in root.rglob("args.json")})
-    finished, unfinished = [], []
-    for folder in folders:
-        if (folder / "result.json").is_file():
-            history = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-            finished.append(FinishedRun(json.loads((folder / "result.json").read_text()), history))
-        else:
-            unfinished.append(folder)
-    return finished, unfinished
+def parse_args(argv=None):
+    parser = cli.Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("logs", nargs="+", type=Path, metavar="LOGS", help="folders to search")
+    parser.add_argument("--csv", type=Path, metavar="FILE", help="write a line per cell, with full precision")
+    parser.add_argument("--markdown", type=Path, metavar="FILE", help="write the tables as Markdown")
+    parser.add_argument("--plots", type=Path, metavar="FOLDER", help="where the plots go (default: the first LOGS)")
+    return parser.parse_args(argv)
 
 
-def group(runs: list[FinishedRun]) -> dict[tuple, list[FinishedRun]]:
-    """Row -> its runs, one per seed; the oracle comes last, and otherwise rows are in order of accuracy."""
-    rows = defaultdict(list)
+def choose(table: dict[Place, list[Cell]]) -> tuple[dict[Place, Cell], set[Place], list[str]]:
+    """The cell that the published table shows for each of its places, the places where it has other settings than the
+    published ones, and notes on both kinds of choice.
+    """
+    chosen, departed, notes = {}, set(), []
+    for place, several in table.items():
+        departures = [published.departures(cell) for cell in several]
+        best = min(range(len(several)), key=lambda i: len(departures[i]) > 0)
+        chosen[place] = several[best]
+        if departures[best]:
+            departed.add(place)
+            notes.append(f"* {place}: {', '.join(departures[best])}")
+        for i, difference in enumerate(differing(several)):
+            if i != best:
+                notes.append(f"not in the table: {place} with {difference}: best {several[i].show('best_top1')}")
+    return chosen, departed, notes
+
+
+def published_tables(chosen: dict[Place, Cell], departed: set[Place]) -> dict[str, tables.Table]:
+    """Title -> table, for each pretraining that was run."""
+    titled = {}
+    for pretraining in published.PRETRAININGS.values():
+        ours = [place for place in chosen if place.pretraining == pretraining]
+        if ours:
+            wanted = len(published.rows()) * len(published.datasets())
+            missing = wanted - sum(place.row in published.rows() for place in ours)
+            title = f"{published.ARCH}, {pretraining}: top-1 accuracy in percent ({missing} of {wanted} cells missing)"
+            titled[title] = tables.published_table(pretraining, chosen, departed)
+    return titled
+
+
+def progress(run: Run) -> str:
+    done, total = len(run.history), run.args["epochs"]
+    return f"not finished: {run.folder} ({done} of {total} epochs)"
+
+
+def main(args):
+    runs = read_runs(args.logs)
     for run in runs:
-        rows[tuple(run.result[field] for field in ROW)].append(run)
-    return dict(sorted(rows.items(), key=lambda item: (*item[0][:5], mean(item[1], "last_top1"))))
-
-
-def mean(runs: list[FinishedRun], field: str) -> float:
-    return statistics.fmean(run.result[field] for run in runs)
-
-
-def mean_and_deviation(runs: list[FinishedRun], field: str) -> str:
-    """`93.2`, or with several seeds `93.2 ± 0.8` (sample standard deviation)."""
-    if len(runs) == 1:
-        return f"{mean(runs, field):.1f}"
-    return f"{mean(runs, field):.1f} ± {statistics.stdev(run.result[field] for run in runs):.1f}"
-
-
-def name(row: tuple) -> str:
-    *_, oracle, method = row
-    return "oracle" if oracle else method
-
-
-def table(rows: dict[tuple, list[FinishedRun]]) -> str:
-    """Markdown: a line per row."""
-    header = ["dataset", "network", "method", "labels", "seeds", "last", "best on test", "seconds"]
-    lines = [header]
-    for row, runs in rows.items():
-        dataset, arch, pretraining, labels, oracle, _ = row
-        lines.append(
-            [
-                dataset,
-                f"{arch}, {pretraining}",
-                name(row),
-                "all" if oracle else f"{labels} per class",
-                str(len(runs)),
-                mean_and_deviation(runs, "last_top1"),
-                mean_and_deviation(runs, "best_top1"),
-                f"{mean(runs, 'seconds'):.0f}",
-            ]
+        if run.result is None:
+            print(progress(run), file=sys.stderr)
+    finished = [run for run in runs if run.result is not None]
+    if not finished:
+        raise UserError(f"no finished run below {', '.join(map(str, args.logs))}")
+    table, notes = cells(finished)
+    ours = {place: several for place, several in table.items() if published.holds(place)}
+    others = {place: several for place, several in table.items() if place not in ours}
+    chosen, departed, more = choose(ours)
+    titled = published_tables(chosen, departed)
+    if others:
+        titled["top-1 accuracy in percent, after the last epoch and in the epoch that is best on the test set"] = (
+            tables.other_table(others)
         )
-    widths = [max(len(line[i]) for line in lines) for i in range(len(header))]
-    lines.insert(1, ["-" * width for width in widths])
-    return "\n".join("| " + " | ".join(c.ljust(w) for c, w in zip(line, widths, strict=True)) + " |" for line in lines)
+    for title, each in titled.items():
+        print(f"\n{title}:\n\n{tables.text(each)}")
+    print("".join(f"\n{note}" for note in notes + more))
+    try:
+        write(args, table, titled, notes + more)
+        draw(args.plots or args.logs[0], table, chosen)
+    except OSError as error:
+        raise UserError(f"cannot write '{error.filename}' ({error.strerror})") from None
 
 
-def plot(rows: dict[tuple, list[FinishedRun]], path: Path) -> None:
-    """Top-1 accuracy over epochs: a thin line per seed, a thick one for their mean."""
-    figure, axes = plt.subplots(figsize=(7, 4.5), layout="constrained")
-    for i, (row, runs) in enumerate(rows.items()):
-        curves = [[epoch["top1"] for epoch in run.history] for run in runs]
-        color = f"C{i % 10}"
-        for curve in curves if len(curves) > 1 else []:
-            axes.plot(range(1, len(curve) + 1), curve, color=color, linewidth=0.6, alpha=0.5)
-        average = [statistics.fmean(values) for values in zip(*curves, strict=False)]
-        axes.plot(range(1, len(average) + 1), average, color=color, marker=".", label=name(row))
-    axes.set(xlabel="epoch", ylabel="top-1 accuracy on the test set, %")
-    axes.grid(alpha=0.3)
-    axes.legend()
-    figure.savefig(path, dpi=150)
-    plt.close(figure)
+def write(args, table: dict[Place, list[Cell]], titled: dict[str, tables.Table], notes: list[str]) -> None:
+    if args.csv:
+        rows = tables.csv_rows(table)
+        with open(args.csv, "w", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, rows[0])
+            writer.writeheader()
+            writer.writerows(rows)
+        print(f"CSV: {args.csv}")
+    if args.markdown:
+        parts = [f"**{title}**\n\n{tables.markdown(each)}\n" for title, each in titled.items()]
+        args.markdown.write_text("\n".join([*parts, *(f"- {note}" for note in notes), ""]), encoding="utf-8")
+        print(f"Markdown: {args.markdown}")
 
 
-def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("logs", nargs="+", type=Path, help="folders to search")
-    parser.add_argument("--plot", type=Path, default=None, help="where the plot goes (default: LOGS/accuracy.png)")
-    args = parser.parse_args(argv)
-    runs, unfinished = read_runs(args.logs)
-    for folder in unfinished:
-        print(f"not finished: {folder}", file=sys.stderr)
-    if not runs:
-        print(f"error: no finished run below {', '.join(map(str, args.logs))}", file=sys.stderr)
-        return 2
-    rows = group(runs)
-    path = args.plot or args.logs[0] / "accuracy.png"
-    plot(rows, path)
-    print("\nTop-1 accuracy in percent, after the last epoch and in the epoch that is best on the test set:\n")
-    print(f"{table(rows)}\n\naccuracy over epochs: {path}")
-    return 0
+def draw(folder: Path, table: dict[Place, list[Cell]], chosen: dict[Place, Cell]) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    for kind, files in plots.over_epochs(table, folder).items():
+        print(f"{kind.replace('_', ' ')} over epochs: {', '.join(map(str, files))}")
+    for name, pretraining in published.PRETRAININGS.items():
+        if any(place.pretraining == pretraining for place in chosen):
+            path = folder / f"published_{name}.png"
+            plots.against_published(pretraining, chosen, path)
+            print(f"against the published table: {path}")
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    cli.launch(parse_args, main)

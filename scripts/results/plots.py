@@ -1,0 +1,103 @@
+"""Plots: metrics over epochs, and our figures against the published ones."""
+
+import math
+import statistics
+from collections import defaultdict
+from collections.abc import Callable
+from pathlib import Path
+
+import matplotlib as mpl
+from matplotlib import pyplot as plt
+from matplotlib.axes import Axes
+
+from scripts.results import published
+from scripts.results.runs import Cell, Place, differing
+
+mpl.use("Agg")  # no screen needed
+
+METRICS = {
+    "accuracy": {"top1": "top-1 accuracy on the test set, %"},
+    "pseudo_labels": {
+        "pseudo_label_accuracy": "accuracy of the pseudo-labels, %",
+        "pseudo_label_ratio": "images with a pseudo-label, %",
+    },
+}
+
+
+def over_epochs(cells: dict[Place, list[Cell]], folder: Path) -> dict[str, list[Path]]:
+    """Draw each kind of `METRICS` for each dataset and network; the files by kind."""
+    experiments = defaultdict(dict)
+    for place, several in cells.items():
+        for cell, difference in zip(several, differing(several), strict=True):
+            label = place.row.removesuffix(", 4 labels") + (f" ({difference})" if difference else "")
+            experiments[place[:3]][label] = cell
+    files = defaultdict(list)
+    for experiment, by_label in experiments.items():
+        for kind, metrics in METRICS.items():
+            path = folder / ("_".join([kind, *experiment] if len(experiments) > 1 else [kind]) + ".png")
+            if _draw(by_label, metrics, ", ".join(experiment), path):
+                files[kind].append(path)
+    return files
+
+
+def _draw(cells: dict[str, Cell], metrics: dict[str, str], title: str, path: Path) -> bool:
+    """A panel per metric; false, and no file, where no run has any of them."""
+    cells = {label: cell for label, cell in cells.items() if any(curves(cell, metric) for metric in metrics)}
+    if not cells:
+        return False
+    figure, panels = plt.subplots(1, len(metrics), figsize=(7 * len(metrics), 4.5), layout="constrained", squeeze=False)
+    for axes, (metric, ylabel) in zip(panels[0], metrics.items(), strict=True):
+        for i, (label, cell) in enumerate(cells.items()):
+            _draw_curves(axes, curves(cell, metric), label, f"C{i % 10}")
+        axes.set(xlabel="epoch", ylabel=ylabel, title=title)
+        axes.grid(alpha=0.3)
+    panels[0][0].legend()
+    figure.savefig(path, dpi=150)
+    plt.close(figure)
+    return True
+
+
+def curves(cell: Cell, metric: str) -> list[list[float]]:
+    """A metric over epochs for each seed that has it; nan where an epoch had nothing to measure."""
+    histories = [run.history for run in cell.runs if any(row.get(metric) is not None for row in run.history)]
+    return [[math.nan if row.get(metric) is None else row[metric] for row in history] for history in histories]
+
+
+def _draw_curves(axes: Axes, curves: list[list[float]], label: str, color: str) -> None:
+    """A thin line per seed, a thick one for their mean."""
+    if not curves:
+        return
+    for curve in curves if len(curves) > 1 else []:
+        axes.plot(range(1, len(curve) + 1), curve, color=color, linewidth=0.6, alpha=0.5)
+    average = [statistics.fmean(values) for values in zip(*curves, strict=False)]
+    axes.plot(range(1, len(average) + 1), average, color=color, marker=".", label=label)
+
+
+def against_published(pretraining: str, cells: dict[Place, Cell], path: Path) -> None:
+    """A panel per dataset: for each method the published figure as a ring, ours as a dot with its deviation."""
+    columns = 4
+    figure, panels = plt.subplots(
+        math.ceil(len(published.datasets()) / columns), columns, figsize=(14, 10), layout="constrained"
+    )
+    for axes, dataset in zip(panels.flat, published.datasets(), strict=False):
+        _draw_column(axes, dataset, lambda row, d=dataset: Place(d, published.ARCH, pretraining, row), cells)
+    for axes in panels.flat[len(published.datasets()) :]:
+        axes.axis("off")
+    panels.flat[0].legend(fontsize="small")
+    figure.suptitle(f"top-1 accuracy, best epoch on the test set, %: {published.ARCH}, {pretraining}")
+    figure.savefig(path, dpi=150)
+    plt.close(figure)
+
+
+def _draw_column(axes: Axes, title: str, place: Callable[[str], Place], cells: dict[Place, Cell]) -> None:
+    rows = published.rows()
+    for y, row in enumerate(rows):
+        theirs, cell = published.accuracies().get(place(row)), cells.get(place(row))
+        if theirs is not None:
+            axes.plot(theirs, y, "o", color="0.4", fillstyle="none", label="published" if y == 0 else None)
+        if cell is not None:
+            x, deviation = cell.mean("best_top1"), cell.deviation("best_top1")
+            axes.errorbar(x, y, xerr=deviation, fmt=".", color="C0", label="ours" if y == 0 else None)
+    axes.set(title=title, yticks=range(len(rows)), yticklabels=rows)
+    axes.invert_yaxis()
+    axes.grid(alpha=0.3)

@@ -1,0 +1,156 @@
+"""Run folders, and the cells that they make up: runs that differ by their seed and nothing else."""
+
+import json
+import statistics
+from collections import defaultdict
+from collections.abc import Callable, Hashable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from common import cli
+from common.errors import UserError
+
+# Beside the flags that change no number: seeds are what a cell averages over, and a backbone file is known by its hash.
+NOT_SETTINGS = cli.FREE | {"seed", "split_seed", "pretrained_backbone"}
+
+
+class Place(NamedTuple):
+    """Where in the tables a run belongs."""
+
+    dataset: str
+    arch: str
+    pretraining: str
+    row: str
+
+    def __str__(self) -> str:
+        return f"{self.row} on {self.dataset} ({self.arch}, {self.pretraining})"
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run folder. The result is None where the run is not finished."""
+
+    folder: Path
+    args: dict[str, Any]
+    result: dict[str, Any] | None
+    history: list[dict[str, Any]]
+
+    @property
+    def place(self) -> Place:
+        result = self.result
+        row = result["method"]
+        if result["oracle"]:
+            row = "oracle"
+        elif row == "erm" or result["num_samples_per_class"] != 4:
+            row = f"{row}, {result['num_samples_per_class']} labels"
+        return Place(result["dataset"], result["arch"], result["pretraining"], row)
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """All that can change a number, but the seeds."""
+        settings = {key: value for key, value in self.args.items() if key not in NOT_SETTINGS}
+        return settings | {key: self.result.get(key) for key in ("pretraining_sha256", "precision", "official_split")}
+
+
+@dataclass(frozen=True)
+class Cell:
+    """Runs of equal settings, one for each seed."""
+
+    place: Place
+    runs: list[Run]
+
+    @property
+    def seeds(self) -> list[int]:
+        return [run.result["seed"] for run in self.runs]
+
+    def mean(self, field: str) -> float:
+        return statistics.fmean(run.result[field] for run in self.runs)
+
+    def deviation(self, field: str) -> float | None:
+        """The sample standard deviation over seeds; None for a single one."""
+        return statistics.stdev(run.result[field] for run in self.runs) if len(self.runs) > 1 else None
+
+    def show(self, field: str) -> str:
+        """`93.2`, or with several seeds `93.2 ± 0.8`."""
+        deviation = self.deviation(field)
+        return f"{self.mean(field):.1f}" + ("" if deviation is None else f" ± {deviation:.1f}")
+
+
+def read_runs(roots: Iterable[Path]) -> list[Run]:
+    """All runs below the folders, finished or not.
+
+    Raises:
+        UserError: a folder does not exist, or a file in it is damaged.
+    """
+    folders = set()
+    for root in roots:
+        if not root.is_dir():
+            raise UserError(f"folder '{root}' does not exist")
+        folders.update(file.parent for file in root.rglob("args.json"))
+    return [_read_run(folder) for folder in sorted(folders)]
+
+
+def _read_run(folder: Path) -> Run:
+    args = _read(folder / "args.json", lambda text: json.loads(text)["args"])
+    result = _read(folder / "result.json", json.loads) if (folder / "result.json").exists() else None
+    rows = folder / "metrics.jsonl"
+    history = _read(rows, lambda text: [json.loads(line) for line in text.splitlines()]) if rows.exists() else []
+    return Run(folder, args, result, history)
+
+
+def _read(file: Path, parse: Callable[[str], Any]) -> Any:
+    try:
+        return parse(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"'{file}' is damaged ({error}): run its command again, or remove it") from None
+
+
+def cells(runs: Iterable[Run]) -> tuple[dict[Place, list[Cell]], list[str]]:
+    """The finished runs by place, and what a reader of the tables has to know.
+
+    Runs of different settings are never averaged: a place has a cell for each, the one with the most seeds first.
+    """
+    by_place, notes = defaultdict(list), []
+    for run in runs:
+        by_place[run.place].append(run)
+    table = {}
+    for place, members in by_place.items():
+        groups = defaultdict(list)
+        for run in members:
+            groups[_frozen(run.settings), _split(run, members)].append(run)
+        table[place] = [Cell(place, _one_per_seed(group, notes)) for group in groups.values()]
+        table[place].sort(key=lambda cell: -len(cell.runs))
+    return table, notes
+
+
+def differing(cells: list[Cell]) -> list[str]:
+    """What tells the cells of one place apart: for each, `epochs 60, lr 0.01`."""
+    settings = [cell.runs[0].settings | {"split_seed": _split(cell.runs[0], _all(cells))} for cell in cells]
+    keys = sorted(set().union(*settings))
+    keys = [key for key in keys if len({_frozen(each.get(key)) for each in settings}) > 1]
+    return [", ".join(f"{key} {each.get(key)}" for key in keys) for each in settings]
+
+
+def _all(cells: list[Cell]) -> list[Run]:
+    return [run for cell in cells for run in cell.runs]
+
+
+def _split(run: Run, others: list[Run]) -> str | int:
+    """Seeds with a split each and seeds on one and the same split have other deviations."""
+    if len({other.result["split_seed"] for other in others}) == 1:
+        return run.result["split_seed"]
+    return "the seed" if run.result["split_seed"] == run.result["seed"] else run.result["split_seed"]
+
+
+def _one_per_seed(runs: list[Run], notes: list[str]) -> list[Run]:
+    first = {}
+    for run in runs:
+        kept = first.setdefault(run.result["seed"], run)
+        if kept is not run:
+            notes.append(f"left out, the same settings and seed as '{kept.folder}': '{run.folder}'")
+    return [first[seed] for seed in sorted(first)]
+
+
+def _frozen(value: Any) -> Hashable:
+    return json.dumps(value, sort_keys=True)

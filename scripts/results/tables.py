@@ -1,0 +1,113 @@
+"""Cells as tables: rows of words, which are shown aligned or as Markdown; and as records."""
+
+import statistics
+from typing import Any
+
+from scripts.results import published
+from scripts.results.runs import Cell, Place, differing
+
+MISSING = "–"
+Table = list[list[str]]  # the first row is the header
+
+
+def published_table(pretraining: str, cells: dict[Place, Cell], departed: set[Place]) -> Table:
+    """A row per method, a column per dataset: ours, published, difference, and last.
+
+    Args:
+        pretraining: as `Place` has it.
+        cells: our cell for each place that we have.
+        departed: the places whose cell has other settings than the published one; they are marked.
+    """
+    own = [place.row for place in cells if place.pretraining == pretraining and place.row not in published.rows()]
+    table = [["method", "top-1", *published.datasets(), "Avg"]]
+    for row in [*published.rows(), *dict.fromkeys(own)]:
+        places = [Place(dataset, published.ARCH, pretraining, row) for dataset in published.datasets()]
+        theirs = [published.accuracies().get(place) for place in places]
+        ours = [cells.get(place) for place in places]
+        best = [cell and cell.mean("best_top1") for cell in ours]
+        if any(ours):
+            marks = ["*" if place in departed else "" for place in places]
+            shown = [MISSING if cell is None else cell.show("best_top1") for cell in ours]
+            last = [MISSING if cell is None else cell.show("last_top1") for cell in ours]
+            differences = [None if None in pair else pair[0] - pair[1] for pair in zip(best, theirs, strict=True)]
+            table.append([row, "best on test", *map(str.__add__, shown, marks), _average(best)])
+            table.append(["", "published", *map(_show, theirs), _average(theirs)])
+            table.append(["", "difference", *(_show(x, "+.1f") for x in differences), _average(differences, "+.1f")])
+            table.append(["", "last epoch", *last, _average([cell and cell.mean("last_top1") for cell in ours])])
+        else:
+            table.append([row, "published", *map(_show, theirs), _average(theirs)])
+    return table
+
+
+def _show(value: float | None, form: str = ".1f") -> str:
+    return MISSING if value is None else format(value, form)
+
+
+def _average(values: list[float | None], form: str = ".1f") -> str:
+    """Of all the datasets, or none: averages over different datasets cannot be compared."""
+    return MISSING if None in values else format(statistics.fmean(values), form)
+
+
+def other_table(cells: dict[Place, list[Cell]]) -> Table:
+    """A row per cell, for whatever is not in the published table; the oracle is last, otherwise by accuracy."""
+    table = [["dataset", "network", "method", "labels", "seeds", "last", "best on test", "seconds"]]
+    places = sorted(cells, key=lambda p: (*p[:3], p.row == "oracle", cells[p][0].mean("last_top1")))
+    for place in places:
+        for cell, difference in zip(cells[place], differing(cells[place]), strict=True):
+            method = "oracle" if place.row == "oracle" else cell.runs[0].result["method"]
+            labels = "all" if place.row == "oracle" else f"{cell.runs[0].result['num_samples_per_class']} per class"
+            table.append(
+                [
+                    place.dataset,
+                    f"{place.arch}, {place.pretraining}",
+                    f"{method} ({difference})" if difference else method,
+                    labels,
+                    str(len(cell.runs)),
+                    cell.show("last_top1"),
+                    cell.show("best_top1"),
+                    f"{cell.mean('seconds'):.0f}",
+                ]
+            )
+    return table
+
+
+def text(table: Table) -> str:
+    """Aligned columns with a line under the header."""
+    widths = _widths(table)
+    lines = ["  ".join(word.ljust(width) for word, width in zip(row, widths, strict=True)).rstrip() for row in table]
+    return "\n".join([lines[0], "-" * (sum(widths) + 2 * len(widths) - 2), *lines[1:]])
+
+
+def markdown(table: Table) -> str:
+    widths = _widths(table)
+    lines = [" | ".join(word.ljust(width) for word, width in zip(row, widths, strict=True)) for row in table]
+    lines.insert(1, " | ".join("-" * width for width in widths))
+    return "\n".join(f"| {line} |" for line in lines)
+
+
+def _widths(table: Table) -> list[int]:
+    return [max(len(row[i]) for row in table) for i in range(len(table[0]))]
+
+
+def csv_rows(cells: dict[Place, list[Cell]]) -> list[dict[str, Any]]:
+    """A row per cell, with full precision; where a place has several, their settings tell them apart."""
+    rows = []
+    for place, several in cells.items():
+        for cell, difference in zip(several, differing(several), strict=True):
+            result, best, theirs = cell.runs[0].result, cell.mean("best_top1"), published.accuracies().get(place)
+            rows.append(
+                place._asdict()
+                | {key: result[key] for key in ("method", "num_samples_per_class", "epochs", "iters_per_epoch")}
+                | {
+                    "seeds": " ".join(map(str, cell.seeds)),
+                    "best_mean": best,
+                    "best_deviation": cell.deviation("best_top1"),
+                    "last_mean": cell.mean("last_top1"),
+                    "last_deviation": cell.deviation("last_top1"),
+                    "published": theirs,
+                    "difference": None if theirs is None else best - theirs,
+                    "settings": difference,
+                    "departures": ", ".join(published.departures(cell)) if published.holds(place) else "",
+                }
+            )
+    return rows

@@ -1,0 +1,290 @@
+"""The tables against numbers worked out by hand, from run folders written by hand."""
+
+import csv
+import json
+import re
+from unittest import mock
+
+import pytest
+
+import fixmatch
+from common import datasets
+from common.errors import UserError
+from scripts import collect_results
+from scripts.results import published, tables
+from scripts.results.runs import Place
+from tests.conftest import SMALL
+
+MOCO = ("--lr-scheduler", "cos", "--pretrained-backbone", "checkpoints/moco_v2_800ep_backbone.pth")
+SETTINGS = {  # as scripts/fixmatch.sh has them
+    ("supervised", "CIFAR10"): ("--lr", "0.003", "--threshold", "0.7"),
+    ("supervised", "DTD"): ("--lr", "0.001", "--threshold", "0.95"),
+    ("moco", "CIFAR10"): ("--lr", "0.001", "--threshold", "0.95", *MOCO),
+}
+
+
+@pytest.fixture(autouse=True)
+def _all_datasets(monkeypatch):
+    for name in published.datasets():
+        if name not in datasets.SPECS:
+            monkeypatch.setitem(datasets.SPECS, name, datasets.SPECS["ImageFolder"])
+
+
+@pytest.fixture
+def write_run(tmp_path):
+    """`write_run("name", 60.0, 62.5)`: a finished run whose last and best top-1 are these, in tmp_path/name."""
+
+    def write(
+        name: str,
+        last: float,
+        best: float,
+        *flags: str,
+        dataset: str = "CIFAR10",
+        pretraining: str = "supervised",
+        method: str = "fixmatch",
+        finished: bool = True,
+    ):
+        argv = ["data", "-d", dataset, "--finetune", *SETTINGS.get((pretraining, dataset), ()), *flags]
+        args = vars(fixmatch.parse_args(argv))
+        folder = tmp_path / name
+        folder.mkdir(parents=True)
+        (folder / "args.json").write_text(json.dumps({"method": method, "args": args | {"log": name}}))
+        history = [{"epoch": 1, "top1": best, "pseudo_label_accuracy": None, "pseudo_label_ratio": 0.0}]
+        history += [{"epoch": 2, "top1": last, "pseudo_label_accuracy": 90.0, "pseudo_label_ratio": 50.0}]
+        (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in history))
+        keys = ("arch", "num_samples_per_class", "seed", "split_seed", "epochs", "iters_per_epoch")
+        result = {key: args[key] for key in keys} | {"method": method, "dataset": dataset, "oracle": False}
+        result["pretraining"] = {"moco": "moco_v2_800ep_backbone"}.get(pretraining, pretraining)
+        result |= {"pretraining_sha256": None, "precision": "float32", "official_split": True, "seconds": 10.0}
+        result |= {"last_top1": last, "best_top1": best}
+        if finished:
+            (folder / "result.json").write_text(json.dumps(result))
+        return folder
+
+    return write
+
+
+def collect(*argv, plots: bool = False) -> None:
+    draw = collect_results.draw if plots else lambda *args: None  # they take seconds
+    with mock.patch.object(collect_results, "draw", draw):
+        collect_results.main(collect_results.parse_args([str(word) for word in argv]))
+
+
+def lines_of(shown: str, row: str) -> dict[str, list[str]]:
+    """The four lines of a method in a published table that was printed: name -> the words after it."""
+    names = ("best on test", "published", "difference", "last epoch")
+    found = re.search(rf"^{row}  .*\n.*\n.*\n.*$", shown, re.MULTILINE).group().splitlines()
+    found[0] = found[0].removeprefix(row)
+    assert all(line.strip().startswith(name) for line, name in zip(found, names, strict=True))
+    return {name: re.split(r"  +", line.strip())[1:] for line, name in zip(found, names, strict=True)}
+
+
+def test_a_cell_against_the_published_figure_by_hand(write_run, tmp_path, capsys):
+    """Best 70, 74, 75: mean 73, deviation sqrt((9 + 1 + 4) / 2) = 2.646; published 74.5."""
+    assert published.accuracies()[Place("CIFAR10", "resnet50", "supervised", "fixmatch")] == 74.5
+    for seed, (last, best) in enumerate([(60, 70), (62, 74), (70, 75)]):
+        write_run(f"seed{seed}", last, best, "--seed", str(seed))
+    write_run("dtd", 50.0, 51.25, dataset="DTD")
+    collect(tmp_path)
+    out, err = capsys.readouterr()
+    assert err == ""
+    assert "resnet50, supervised: top-1 accuracy in percent (130 of 132 cells missing):" in out
+    assert "moco" not in out
+    header = re.search("^method .*$", out, re.MULTILINE).group().split()
+    assert header == ["method", "top-1", *published.datasets(), "Avg"]
+    lines = lines_of(out, "fixmatch")
+    at = {dataset: i for i, dataset in enumerate(published.datasets())}
+    assert [lines[name][at["CIFAR10"]] for name in lines] == ["73.0 ± 2.6", "74.5", "-1.5", "64.0 ± 5.3"]
+    dtd = published.accuracies()[Place("DTD", "resnet50", "supervised", "fixmatch")]
+    assert [lines[name][at["DTD"]] for name in lines] == ["51.2", f"{dtd:.1f}", f"{51.25 - dtd:+.1f}", "50.0"]
+    assert {lines["best on test"][at[d]] for d in at if d not in {"CIFAR10", "DTD"}} == {"–"}
+    assert [lines[name][-1] for name in lines] == ["–", f"{average('fixmatch'):.1f}", "–", "–"]
+    assert "*" not in out
+
+
+def average(row: str) -> float:
+    return sum(value for place, value in published.accuracies().items() if place[2:] == ("supervised", row)) / 11
+
+
+def test_rows_without_a_run_show_the_published_figures(write_run, tmp_path, capsys):
+    write_run("run", 60, 70)
+    collect(tmp_path)
+    table = capsys.readouterr().out.split("\n---", 1)[1]
+    assert re.search(rf"^dst +published .* {average('dst'):.1f}$", table, re.MULTILINE)
+    assert re.search(r"^erm, 10 labels +published( +–){12}$", table, re.MULTILINE)
+    names = re.findall(r"^(\w[\w, ]*?)  ", table, re.MULTILINE)
+    assert names == published.rows()
+
+
+def test_the_average_is_over_all_datasets(write_run, tmp_path, capsys):
+    for i, dataset in enumerate(published.datasets()):
+        write_run(dataset, 40 + i, 50 + i, dataset=dataset)
+    collect(tmp_path)
+    lines = lines_of(capsys.readouterr().out, "fixmatch")
+    assert lines["best on test"][-1] == "55.0"
+    assert lines["last epoch"][-1] == "45.0"
+    assert lines["difference"][-1] == f"{55 - average('fixmatch'):+.1f}"
+
+
+def test_runs_of_different_settings_are_never_averaged(write_run, tmp_path, capsys):
+    """The published settings are shown, though the others have more seeds."""
+    write_run("published", 60, 70)
+    write_run("short0", 10, 20, "--epochs", "1", "--seed", "0")
+    write_run("short1", 10, 30, "--epochs", "1", "--seed", "1")
+    collect(tmp_path)
+    out = capsys.readouterr().out
+    assert lines_of(out, "fixmatch")["best on test"][1] == "70.0"
+    place = r"fixmatch on CIFAR10 \(resnet50, supervised\)"
+    assert re.search(rf"^not in the table: {place} with epochs 1: best 25\.0 ± 7\.1$", out, re.MULTILINE)
+
+
+def test_a_cell_of_other_settings_than_the_published_is_marked(write_run, tmp_path, capsys):
+    write_run("run", 60, 70, "--lr", "0.01", "-i", "100", "--seed", "3")
+    collect(tmp_path)
+    out = capsys.readouterr().out
+    assert lines_of(out, "fixmatch")["best on test"][1] == "70.0*"
+    place = r"\* fixmatch on CIFAR10 \(resnet50, supervised\)"
+    assert re.search(rf"^{place}: --lr 0.01 \(published: 0.003\), --iters-per-epoch 100 \(published: 500\)$", out, re.M)
+
+
+def test_the_same_seed_twice_counts_once(write_run, tmp_path, capsys):
+    write_run("a", 60, 70)
+    write_run("b", 60, 72)
+    write_run("c", 60, 80, "--seed", "1")
+    collect(tmp_path)
+    out = capsys.readouterr().out
+    assert lines_of(out, "fixmatch")["best on test"][1] == "75.0 ± 7.1"
+    assert re.search(r"^left out, the same settings and seed as '\S*/a': '\S*/b'$", out, re.MULTILINE)
+
+
+@pytest.mark.parametrize(("flags", "number"), [((), 3), (("--split-seed", "0"), 3), (("--split-seed", "5"), 3)])
+def test_seeds_with_their_own_split_or_one_for_all_are_a_cell(write_run, tmp_path, capsys, flags, number):
+    for seed in range(3):
+        write_run(str(seed), 60, 70 + seed, *flags, "--seed", str(seed))
+    collect(tmp_path)
+    assert lines_of(capsys.readouterr().out, "fixmatch")["best on test"][1] == "71.0 ± 1.0"
+
+
+def test_splits_of_both_kinds_are_not_averaged(write_run, tmp_path, capsys):
+    for seed in range(3):
+        write_run(str(seed), 60, 70, "--seed", str(seed))
+    write_run("fixed", 60, 90, "--split-seed", "0", "--seed", "4")
+    collect(tmp_path)
+    out = capsys.readouterr().out
+    assert lines_of(out, "fixmatch")["best on test"][1] == "70.0 ± 0.0"
+    assert "with split_seed 0: best 90.0" in out
+
+
+def test_moco_and_other_methods_and_other_networks(write_run, tmp_path, capsys):
+    write_run("moco", 60, 70, pretraining="moco")
+    write_run("own", 60, 71, pretraining="moco", method="own_method")
+    write_run("other", 60, 72, "-a", "resnet18", pretraining="other_file")
+    collect(tmp_path, plots=True)
+    out = capsys.readouterr().out
+    assert "resnet50, moco_v2_800ep_backbone: top-1 accuracy in percent (131 of 132 cells missing):" in out
+    assert "resnet50, supervised" not in out
+    assert lines_of(out, "fixmatch")["best on test"][1] == "70.0"
+    assert lines_of(out, "own_method")["best on test"][1] == "71.0"
+    assert re.search(r"^CIFAR10 +resnet18, other_file +fixmatch +4 per class +1 +60\.0 +72\.0 +10$", out, re.MULTILINE)
+    assert (tmp_path / "published_moco.png").read_bytes()[:4] == b"\x89PNG"
+    assert not (tmp_path / "published_supervised.png").exists()
+
+
+def test_runs_that_are_not_finished_are_listed(write_run, tmp_path, capsys):
+    write_run("done", 60, 70)
+    half = write_run("half", 60, 70, "--seed", "1", finished=False)
+    collect(tmp_path)
+    assert capsys.readouterr().err == f"not finished: {half} (2 of 60 epochs)\n"
+
+
+def test_csv_and_markdown(write_run, tmp_path, capsys):
+    write_run("0", 60.125, 70)
+    write_run("1", 61, 74, "--seed", "1")
+    write_run("short", 10, 20, "--epochs", "1")
+    collect(
+        tmp_path,
+        "--csv",
+        tmp_path / "cells.csv",
+        "--markdown",
+        tmp_path / "table.md",
+        "--plots",
+        tmp_path / "p",
+        plots=True,
+    )
+    first, second = csv.DictReader((tmp_path / "cells.csv").read_text().splitlines())
+    assert {key: first[key] for key in ("dataset", "pretraining", "row", "method", "seeds", "published")} == {
+        "dataset": "CIFAR10",
+        "pretraining": "supervised",
+        "row": "fixmatch",
+        "method": "fixmatch",
+        "seeds": "0 1",
+        "published": "74.5",
+    }
+    assert float(first["best_mean"]) == 72
+    assert float(first["best_deviation"]) == pytest.approx(8**0.5)
+    assert float(first["last_mean"]) == 60.5625
+    assert float(first["difference"]) == -2.5
+    assert (first["settings"], second["settings"]) == ("epochs 60", "epochs 1")
+    assert (second["best_deviation"], second["departures"]) == ("", "--epochs 1 (published: 60)")
+    page = (tmp_path / "table.md").read_text()
+    assert "| fixmatch " in page
+    assert "| 72.0 ± 2.8 " in page
+    assert "- not in the table: " in page
+    assert {path.name for path in (tmp_path / "p").iterdir()} == {
+        "accuracy.png",
+        "pseudo_labels.png",
+        "published_supervised.png",
+    }
+
+
+def test_text_and_markdown_by_hand():
+    table = [["a", "bcd"], ["xx", "–"]]
+    assert tables.text(table) == "a   bcd\n-------\nxx  –"
+    assert tables.markdown(table) == "| a  | bcd |\n| -- | --- |\n| xx | –   |"
+
+
+def test_real_runs_of_one_dataset(small_run, tmp_path, capsys):
+    """As the quickstart calls it."""
+    short = ("--epochs", "1", "--iters-per-epoch", "1")
+    results = [small_run("erm", *short, "--seed", seed, log=tmp_path / f"erm_seed{seed}") for seed in ("0", "1")]
+    small_run("erm", *short, "--oracle", log=tmp_path / "oracle_seed0")
+    collect(tmp_path, plots=True)
+    out = capsys.readouterr().out
+    last = [result["last_top1"] for result in results]
+    mean, deviation = sum(last) / 2, abs(last[0] - last[1]) / 2**0.5
+    erm, oracle = re.findall(r"^Digits .*$", out, re.MULTILINE)
+    assert f"erm     4 per class  2      {mean:.1f} ± {deviation:.1f} " in erm
+    assert "oracle  all          1 " in oracle
+    assert out.endswith(f"accuracy over epochs: {tmp_path / 'accuracy.png'}\n")
+
+
+@pytest.mark.parametrize(
+    ("file", "text", "message"),
+    [
+        ("result.json", "{", r"result\.json' is damaged"),
+        ("args.json", "[]", r"args\.json' is damaged"),
+        ("metrics.jsonl", "{}\n{", r"metrics\.jsonl' is damaged"),
+    ],
+)
+def test_damaged_files_are_one_line(write_run, tmp_path, file, text, message):
+    (write_run("run", 60, 70) / file).write_text(text)
+    with pytest.raises(UserError, match=message) as error:
+        collect(tmp_path)
+    assert "\n" not in str(error.value)
+
+
+def test_bad_folders_are_one_line(tmp_path, write_run):
+    with pytest.raises(UserError, match="'/nowhere' does not exist"):
+        collect("/nowhere")
+    with pytest.raises(UserError, match="no finished run below"):
+        collect(tmp_path)
+    write_run("run", 60, 70)
+    with pytest.raises(UserError, match=r"cannot write '\S*/none/x.csv' \(No such file or directory\)"):
+        collect(tmp_path, "--csv", tmp_path / "none" / "x.csv")
+
+
+def test_the_published_table_is_whole():
+    assert len(published.accuracies()) == 242
+    assert len(published.datasets()) == 11
+    assert published.rows()[:3] == ["erm, 4 labels", "erm, 10 labels", "pseudo_label"]
+    assert SMALL[2] not in published.datasets()
