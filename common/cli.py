@@ -10,7 +10,7 @@ from common import augment, datasets
 from common.errors import Interrupted, UserError
 
 # These flags may differ when a run is resumed: none of them can change a number.
-FREE = {"root", "log", "workers", "print_freq", "phase", "checkpoint", "device", "overwrite"}
+FREE = {"root", "log", "workers", "print_freq", "phase", "checkpoint", "device", "overwrite", "tensorboard"}
 
 
 class Arguments(argparse.Namespace):
@@ -169,6 +169,9 @@ def _add_run(p: Parser, method: str) -> None:
         "--checkpoint", choices=("best", "latest"), default="best", help="which one --phase test takes (default: best)"
     )
     g.add_argument("--overwrite", action="store_true", help="discard the run that is in --log and start anew")
+    g.add_argument(
+        "--tensorboard", action="store_true", help="write TensorBoard events, too (needs the package tensorboard)"
+    )
 
 
 def parse(p: Parser, argv: Sequence[str] | None) -> Arguments:

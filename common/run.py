@@ -5,6 +5,7 @@ log.txt             what was printed
 labeled.json        which images are labeled
 views.png           a sheet of augmented samples
 metrics.jsonl       one object per epoch
+tensorboard/        the same, where --tensorboard asks for it
 checkpoints/        latest.pth (everything, to resume from), best.pth (the model, to use)
 result.json         written last: its presence means that the run is finished
 """
@@ -30,6 +31,7 @@ from tqdm import tqdm
 from common import augment, checkpoint, cli, evaluate, report, seeding, splits
 from common.datasets import Data
 from common.errors import Interrupted, UserError
+from common.events import Events
 from common.loaders import Batch, TestLoader, TrainLoader
 from common.meters import Meters, Metric
 
@@ -61,6 +63,7 @@ class Run:
         self.meters = Meters(self.device)
         self._streams: list[Iterator[Batch]] | None = None
         self._signum: int | None = None
+        self._events = Events(self.folder / "tensorboard") if args.tensorboard and args.phase == "train" else None
         seeding.seed_all(args.seed, "model")
 
     # The folder
@@ -151,6 +154,8 @@ class Run:
     def _write_history(self) -> None:
         lines = "".join(json.dumps(row) + "\n" for row in self.history)
         _write_whole(self.folder / "metrics.jsonl", lines)
+        if self._events is not None:
+            self._events.write(self.history)
 
     # Training
 
@@ -345,7 +350,8 @@ def _find_device(name: str | None) -> torch.device:
 
 def _discard(folder: Path) -> None:
     """Remove what a run wrote, and nothing else."""
-    shutil.rmtree(folder / "checkpoints", ignore_errors=True)
+    for name in ("checkpoints", "tensorboard"):
+        shutil.rmtree(folder / name, ignore_errors=True)
     for name in ("result.json", "metrics.jsonl", "args.json", "labeled.json", "views.png"):
         (folder / name).unlink(missing_ok=True)
 

@@ -110,7 +110,8 @@ def write(args, table: dict[Place, list[Cell]], titled: dict[str, tables.Table],
 def draw(folder: Path, table: dict[Place, list[Cell]], chosen: dict[Place, Cell]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for kind, files in plots.over_epochs(table, folder).items():
-        print(f"{kind.replace('_', ' ')} over epochs: {', '.join(map(str, files))}")
+        shown = files[0] if len(files) == 1 else f"{folder / kind}_*.png ({len(files)} datasets and networks)"
+        print(f"{kind.replace('_', ' ')} over epochs: {shown}")
     for name, pretraining in published.PRETRAININGS.items():
         if any(place.pretraining == pretraining for place in chosen):
             path = folder / f"published_{name}.png"

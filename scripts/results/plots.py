@@ -9,12 +9,15 @@ from pathlib import Path
 import matplotlib as mpl
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
+from matplotlib.lines import Line2D
 
 from scripts.results import published
 from scripts.results.runs import Cell, Place, differing
 
 mpl.use("Agg")  # no screen needed
 
+PUBLISHED_STYLE = {"marker": "o", "color": "0.4", "fillstyle": "none"}
+OURS_STYLE = {"marker": ".", "color": "C0"}
 METRICS = {
     "accuracy": {"top1": "top-1 accuracy on the test set, %"},
     "pseudo_labels": {
@@ -83,7 +86,8 @@ def against_published(pretraining: str, cells: dict[Place, Cell], path: Path) ->
         _draw_column(axes, dataset, lambda row, d=dataset: Place(d, published.ARCH, pretraining, row), cells)
     for axes in panels.flat[len(published.datasets()) :]:
         axes.axis("off")
-    panels.flat[0].legend(fontsize="small")
+    rings, dots = PUBLISHED_STYLE | {"label": "published"}, OURS_STYLE | {"label": "ours"}
+    panels.flat[0].legend(handles=[Line2D([], [], ls="", **rings), Line2D([], [], ls="", **dots)], fontsize="small")
     figure.suptitle(f"top-1 accuracy, best epoch on the test set, %: {published.ARCH}, {pretraining}")
     figure.savefig(path, dpi=150)
     plt.close(figure)
@@ -94,10 +98,10 @@ def _draw_column(axes: Axes, title: str, place: Callable[[str], Place], cells: d
     for y, row in enumerate(rows):
         theirs, cell = published.accuracies().get(place(row)), cells.get(place(row))
         if theirs is not None:
-            axes.plot(theirs, y, "o", color="0.4", fillstyle="none", label="published" if y == 0 else None)
+            axes.plot(theirs, y, **PUBLISHED_STYLE)
         if cell is not None:
             x, deviation = cell.mean("best_top1"), cell.deviation("best_top1")
-            axes.errorbar(x, y, xerr=deviation, fmt=".", color="C0", label="ours" if y == 0 else None)
+            axes.errorbar(x, y, xerr=deviation, **OURS_STYLE)
     axes.set(title=title, yticks=range(len(rows)), yticklabels=rows)
     axes.invert_yaxis()
     axes.grid(alpha=0.3)

@@ -1,0 +1,34 @@
+"""TensorBoard events of a run, for those who have the package."""
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+from common.errors import UserError
+
+
+class Events:
+    """Writes the rows of `metrics.jsonl` as scalars into a folder, which it makes anew.
+
+    Raises:
+        UserError: the package tensorboard is not installed.
+    """
+
+    def __init__(self, folder: Path):
+        try:
+            from torch.utils.tensorboard import SummaryWriter  # noqa: PLC0415 (optional)
+        except ImportError:
+            raise UserError("--tensorboard needs a package: pip install tensorboard, or drop the flag") from None
+        self.folder, self.open_writer, self.writer, self.written = folder, SummaryWriter, None, 0
+
+    def write(self, history: list[dict[str, Any]]) -> None:
+        """Add the rows that are new. A value that an epoch did not have, None, is left out."""
+        if self.writer is None:
+            shutil.rmtree(self.folder, ignore_errors=True)
+            self.writer = self.open_writer(self.folder)
+        for row in history[self.written :]:
+            for name, value in row.items():
+                if name not in {"epoch", "step"} and value is not None:
+                    self.writer.add_scalar(name, value, row["step"])
+        self.written = len(history)
+        self.writer.flush()
