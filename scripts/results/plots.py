@@ -54,7 +54,8 @@ def _draw(cells: dict[str, Cell], metrics: dict[str, str], title: str, path: Pat
             _draw_curves(axes, curves(cell, metric), label, f"C{i % 10}")
         axes.set(xlabel="epoch", ylabel=ylabel, title=title)
         axes.grid(alpha=0.3)
-    panels[0][0].legend()
+        if axes.get_lines():
+            axes.legend()
     figure.savefig(path, dpi=150)
     plt.close(figure)
     return True
