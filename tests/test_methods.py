@@ -1,0 +1,99 @@
+"""What every method has to have. A new method is one more entry of METHODS."""
+
+import importlib
+import os
+import re
+import shlex
+import signal
+import subprocess
+from unittest import mock
+
+import pytest
+
+from common import datasets
+from common.errors import Interrupted
+from scripts.results import published
+from tests.conftest import ROOT, assert_equal_states, final_state
+
+# Flags that let the method's own losses and state matter within six steps.
+METHODS = {
+    "erm": "",
+    "pseudo_label": "--threshold 0.2",
+    "pi_model": "--warm-up-epochs 1",
+    "mean_teacher": "--warm-up-epochs 1 --alpha 0.5",
+    "uda": "--threshold 0.2",
+    "fixmatch": "--threshold 0.2",
+    "self_tuning": "--K 4 --projection-dim 8 --m 0.5 --milestones 1",
+    "flexmatch": "--threshold 0.2",
+    "debiasmatch": "--threshold 0.2 --momentum 0.5",
+    "dst": "--threshold 0.2 --width 8",
+}
+
+
+def test_every_script_has_an_entry():
+    scripts = {path.stem for path in ROOT.glob("*.py") if "def train_step(" in path.read_text()}
+    assert scripts == METHODS.keys()
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_interrupted_and_continued_it_ends_with_the_same_bits(method, small_run, tmp_path):
+    script, flags = importlib.import_module(method), METHODS[method].split()
+    train_step, steps = script.train_step, []
+
+    def interrupted(*args):
+        steps.append(1)
+        if len(steps) == 5:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return train_step(*args)
+
+    result = small_run(method, *flags, log=tmp_path / "whole")
+    with mock.patch.object(script, "train_step", interrupted), pytest.raises(Interrupted):
+        small_run(method, *flags, log=tmp_path / "parts")
+    continued = small_run(method, *flags, log=tmp_path / "parts")
+    assert result["method"] == method
+    assert continued["last_top1"] == result["last_top1"]
+    states = [final_state(tmp_path / name) for name in ("whole", "parts")]
+    for state in states:
+        del state["seconds"], state["args"]
+    assert_equal_states(*states)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_its_shell_file_prints_commands_that_its_script_takes(method, monkeypatch):
+    for name in published.datasets():
+        if name not in datasets.SPECS:
+            monkeypatch.setitem(datasets.SPECS, name, datasets.SPECS["ImageFolder"])
+    command = ["bash", f"scripts/{method}.sh"]
+    environment = os.environ | {"DRY_RUN": "1", "PYTHON": "python", "LOGS": "logs"}
+    printed = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=True).stdout
+    assert printed
+    for line in printed.splitlines():
+        python, script, *argv = shlex.split(line)
+        assert (python, script) == ("python", f"{method}.py")
+        args = importlib.import_module(method).parse_args(argv)
+        assert re.match(rf"logs/{method}(_moco_pretrain)?/", args.log)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_it_is_documented(method):
+    assert f"scripts/{method}.sh" in importlib.import_module(method).__doc__
+    row = rf"^\| \[{method}\.py\]\({method}\.py\), \[\.sh\]\(scripts/{method}\.sh\) \| .+ \|"
+    assert re.search(row, (ROOT / "README.md").read_text(), re.MULTILINE)
+
+
+def test_the_readme_shows_the_published_table():
+    """Each figure, in a row that links the script and the shell file, and the averages."""
+    page = (ROOT / "README.md").read_text()
+    for method in METHODS:
+        rows = re.findall(rf"^\| \[[^]]+\]\({method}\.py\) \(\[sh\]\(scripts/{method}\.sh\)\) \| (.+) \|$", page, re.M)
+        check_figures(rows, "erm, 4 labels" if method == "erm" else method)
+    rows = re.findall(r"^\| oracle \(\[erm\]\(erm\.py\), \[sh\]\(scripts/erm\.sh\)\) \| (.+) \|$", page, re.MULTILINE)
+    check_figures(rows, "oracle")
+
+
+def check_figures(rows: list[str], name: str) -> None:
+    figures = published.accuracies()
+    assert len(rows) in (0, 2)  # a new method has none
+    for row, pretraining in zip(rows, published.PRETRAININGS.values(), strict=True) if rows else ():
+        values = [figures[published.Place(d, published.ARCH, pretraining, name)] for d in published.datasets()]
+        assert row.split(" | ") == [f"{value:.1f}" for value in [*values, sum(values) / len(values)]]
