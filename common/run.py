@@ -161,6 +161,11 @@ class Run:
                 yield len(self.history)
 
     @property
+    def epoch(self) -> int:
+        """The number, from 0, of the epoch in progress."""
+        return len(self.history)
+
+    @property
     def at_epoch_start(self) -> bool:
         """False where an epoch is resumed half-way: what begins an epoch has then been done."""
         return self.step == len(self.history) * self.args.iters_per_epoch

@@ -1,0 +1,163 @@
+"""DebiasMatch: FixMatch whose pseudo-labels are freed from the bias that earlier predictions show.
+
+    loss   = loss_l + trade_off_self_training * loss_u
+    loss_l = CE(x_l_weak) + trade_off_cls_strong * CE(x_l_strong)
+    loss_u = mean(mask * CE(x_u_strong + tau * log q_hat, pseudo_labels))
+    mask and pseudo_labels from softmax(x_u_weak - tau * log q_hat), as in FixMatch
+    q_hat <- momentum * q_hat + (1 - momentum) * mean softmax(x_u_weak),    before it is used
+
+Paper: Wang et al., Debiased Learning from Naturally Imbalanced Pseudo-Labels, CVPR 2022, arXiv:2201.01490, equations 3
+to 6. Differences from the paper, all of them the published table's:
+ 1. q_hat begins at uniform again in every epoch, so that its strength depends on --iters-per-epoch (after 500 steps it
+    is 39 % data); --persistent-q-hat keeps it for the whole run. The table's tau were tuned with the former.
+ 2. Pseudo-labels use q_hat after the update; the authors' code, before it.
+ 3. No second strong view, no CLD loss, and no average of the weights.
+ 4. fixmatch.py's differences from FixMatch.
+
+Shell file: scripts/debiasmatch.sh. Diff against: fixmatch.py.
+"""
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+from torch.optim import SGD
+
+from common import augment, cli, datasets, models, optim, splits
+from common.evaluate import accuracy, evaluate, masked_accuracy
+from common.loaders import TestLoader, TrainLoader
+from common.run import Run
+
+
+def parse_args(argv=None):
+    parser = cli.parser("debiasmatch", __doc__)
+    group = parser.add_argument_group("method")
+    group.add_argument(
+        "--trade-off-cls-strong",
+        type=cli.non_negative,
+        default=0.1,
+        help="weight of the strong labeled loss (default: 0.1)",
+    )
+    group.add_argument(
+        "--trade-off-self-training",
+        type=cli.non_negative,
+        default=1.0,
+        help="weight of the unlabeled loss (default: 1)",
+    )
+    group.add_argument("--threshold", type=cli.fraction, default=0.95, help="least confidence (default: 0.95)")
+    group.add_argument("--tau", type=cli.non_negative, default=1.0, help="strength of the debiasing (default: 1)")
+    group.add_argument("--momentum", type=cli.fraction, default=0.999, help="of the average q_hat (default: 0.999)")
+    group.add_argument(
+        "--persistent-q-hat", action="store_true", help="keep q_hat from epoch to epoch, as the paper does"
+    )
+    parser.set_defaults(epochs=90)
+    return cli.parse(parser, argv)
+
+
+class QHat(nn.Module):
+    """q_hat [C], the running average of the predicted class distribution; float32, since 1 - momentum is small."""
+
+    def __init__(self, num_classes, momentum):
+        super().__init__()
+        self.momentum = momentum
+        self.register_buffer("q_hat", torch.full((num_classes,), 1 / num_classes))
+
+    def reset(self):
+        self.q_hat.fill_(1 / len(self.q_hat))
+
+    @torch.no_grad()
+    def update(self, logits_u_weak):
+        q = F.softmax(logits_u_weak, dim=1).mean(dim=0)
+        self.q_hat.mul_(self.momentum).add_(q, alpha=1 - self.momentum)
+
+    def log(self):
+        return self.q_hat.clamp(min=1e-12).log()
+
+
+def self_training_loss(logits_u_weak, logits_u_strong, bias, threshold):
+    """`bias` [C] is tau * log q_hat. Nothing flows back into `logits_u_weak` or `bias`."""
+    confidence, pseudo_labels = F.softmax(logits_u_weak.detach() - bias, dim=1).max(dim=1)
+    mask = (confidence > threshold).float()
+    loss = (mask * F.cross_entropy(logits_u_strong + bias, pseudo_labels, reduction="none")).mean()
+    return loss, pseudo_labels, mask
+
+
+def train_step(model, q_hat, optimizer, batch_l, batch_u, args):
+    (x_l_weak, x_l_strong), labels_l, _ = batch_l
+    (x_u_weak, x_u_strong), labels_u, _ = batch_u
+
+    logits_l_weak = model(x_l_weak)
+    logits_l_strong = model(x_l_strong)
+    loss_l = F.cross_entropy(logits_l_weak, labels_l)
+    loss_l = loss_l + args.trade_off_cls_strong * F.cross_entropy(logits_l_strong, labels_l)
+
+    with torch.no_grad():
+        logits_u_weak = model(x_u_weak)
+    logits_u_strong = model(x_u_strong)
+    q_hat.update(logits_u_weak)
+    bias = args.tau * q_hat.log()
+    loss_u, pseudo_labels, mask = self_training_loss(logits_u_weak, logits_u_strong, bias, args.threshold)
+    loss = loss_l + args.trade_off_self_training * loss_u
+
+    optimizer.zero_grad()
+    loss.backward()
+    optimizer.step()
+    return {
+        "loss": loss,
+        "loss_l": loss_l,
+        "loss_u": loss_u,
+        "accuracy_l": accuracy(logits_l_weak, labels_l),
+        "pseudo_label_accuracy": masked_accuracy(pseudo_labels, labels_u, mask),
+        "pseudo_label_ratio": 100 * mask.mean(),
+    }
+
+
+def train_one_epoch(run, loader_l, loader_u, model, q_hat, optimizer, scheduler, args):
+    model.train()
+    if run.at_epoch_start and not args.persistent_q_hat:
+        q_hat.reset()
+    for batch_l, batch_u in run.steps(loader_l, loader_u):
+        metrics = train_step(model, q_hat, optimizer, batch_l, batch_u, args)
+        scheduler.step()
+        run.update(metrics)
+
+
+def main(args):
+    run = Run("debiasmatch", args)
+    if run.finished:
+        return run.show()
+
+    data = datasets.load(args.data, args.root)
+    labeled, unlabeled = splits.split(
+        data.train.labels, data.classes, args.num_samples_per_class, args.split_seed, data.candidates
+    )
+    run.describe(data, labeled)
+    weak, strong, test = augment.transforms(
+        data.spec, args.train_resizing, args.val_resizing, args.image_size, args.auto_augment, args.norm_mean
+    )
+    normalizer = augment.Normalizer(args.norm_mean, args.norm_std)
+    options = {"workers": args.workers, "normalizer": normalizer, "device": run.device}
+    images_l, images_u = data.train.subset(labeled), data.train.subset(unlabeled)
+    loader_l = TrainLoader(images_l, [weak, strong], args.batch_size, "labeled", args.seed, **options)
+    loader_u = TrainLoader(images_u, [weak, strong], args.unlabeled_batch_size, "unlabeled", args.seed, **options)
+    test_loader = TestLoader(data.test, test, **options)
+
+    backbone = models.backbone(
+        args.arch, args.image_size, args.norm_mean, args.norm_std, args.scratch, args.pretrained_backbone, args.no_pool
+    )
+    model = models.ImageClassifier(backbone, len(data.classes), args.bottleneck_dim).to(run.device)
+    q_hat = QHat(len(data.classes), args.momentum).to(run.device)
+    optimizer = SGD(model.parameter_groups(args.lr, args.finetune), momentum=0.9, weight_decay=args.wd, nesterov=True)
+    steps = args.epochs * args.iters_per_epoch
+    scheduler = optim.schedule(optimizer, args.lr_scheduler, args.lr_gamma, args.lr_decay, steps)
+
+    if args.phase == "test":
+        return run.test(model, test_loader)
+    run.start({"model": model, "q_hat": q_hat, "optimizer": optimizer, "scheduler": scheduler})
+    for _ in run.epochs():
+        train_one_epoch(run, loader_l, loader_u, model, q_hat, optimizer, scheduler, args)
+        run.end_epoch(evaluate(model, test_loader, len(data.classes)))
+    return run.finish()
+
+
+if __name__ == "__main__":
+    cli.launch(parse_args, main)

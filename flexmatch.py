@@ -1,0 +1,173 @@
+"""FlexMatch: FixMatch with a threshold for each class, lower where fewer images have been learned.
+
+    loss   = loss_l + trade_off_self_training * loss_u
+    loss_l = CE(x_l_weak) + trade_off_cls_strong * CE(x_l_strong)
+    loss_u = mean(mask * CE(x_u_strong, pseudo_labels)),    mask = confidence(x_u_weak) > thresholds[pseudo_labels]
+    thresholds[c] = threshold * beta[c] / (2 - beta[c]),    beta[c] = learned images of c / those of the best class
+
+Paper: Zhang et al., FlexMatch: Boosting Semi-Supervised Learning with Curriculum Pseudo Labeling, NeurIPS 2021,
+arXiv:2110.08263, equations 5 to 8 and 11 (the convex mapping). Differences from the paper, all of them the published
+table's:
+ 1. No warm-up (--warmup has it). All thresholds start at 0, so that all pseudo-labels train from the first step.
+ 2. fixmatch.py's differences from FixMatch.
+
+Shell file: scripts/flexmatch.sh. Diff against: fixmatch.py.
+"""
+
+import argparse
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+from torch.optim import SGD
+
+from common import augment, cli, datasets, models, optim, splits
+from common.evaluate import accuracy, evaluate, masked_accuracy
+from common.loaders import TestLoader, TrainLoader
+from common.run import Run
+
+
+def parse_args(argv=None):
+    parser = cli.parser("flexmatch", __doc__)
+    group = parser.add_argument_group("method")
+    group.add_argument(
+        "--trade-off-cls-strong",
+        type=cli.non_negative,
+        default=0.1,
+        help="weight of the strong labeled loss (default: 0.1)",
+    )
+    group.add_argument(
+        "--trade-off-self-training",
+        type=cli.non_negative,
+        default=1.0,
+        help="weight of the unlabeled loss (default: 1)",
+    )
+    group.add_argument(
+        "--threshold", type=cli.fraction, default=0.95, help="the highest class threshold (default: 0.95)"
+    )
+    group.add_argument(
+        "--warmup",
+        action=argparse.BooleanOptionalAction,
+        default=False,
+        help="count images that were never confident as a class, so that all thresholds rise slowly (default: no)",
+    )
+    parser.set_defaults(epochs=90)
+    return cli.parse(parser, argv)
+
+
+class Curriculum(nn.Module):
+    """What has been learned of each class, and the thresholds that follow from it.
+
+    `bank` holds the last confident pseudo-label of every unlabeled image, -1 before the first. `counts` holds how often
+    each value stands in the bank, that of -1 first: kept up to date by a few additions, it spares a pass over the bank.
+    """
+
+    def __init__(self, num_images, num_classes):
+        super().__init__()
+        self.register_buffer("bank", torch.full((num_images,), -1))
+        self.register_buffer("counts", torch.zeros(num_classes + 1, dtype=torch.int64))
+        self.counts[0] = num_images
+
+    def thresholds(self, threshold, warmup):
+        learned = self.counts[1:]
+        most = self.counts.max() if warmup else learned.max()
+        beta = learned / most.clamp(min=1)
+        beta = torch.where(self.counts.max() == len(self.bank), 0.0, beta)  # nothing learned, or one class alone
+        return threshold * beta / (2 - beta)
+
+    def update(self, indices, pseudo_labels, is_confident):
+        """Entries are overwritten by the next confident pseudo-label, and never cleared. `indices` are distinct."""
+        before = self.bank[indices]
+        after = torch.where(is_confident, pseudo_labels, before)
+        self.counts.scatter_add_(0, before + 1, torch.full_like(before, -1))
+        self.counts.scatter_add_(0, after + 1, torch.ones_like(after))
+        self.bank[indices] = after
+
+
+def self_training_loss(logits_u_weak, logits_u_strong, indices, curriculum, threshold, warmup):
+    """The thresholds are those before this batch. The mean is over the whole batch, selected or not."""
+    confidence, pseudo_labels = F.softmax(logits_u_weak.detach(), dim=1).max(dim=1)
+    mask = (confidence > curriculum.thresholds(threshold, warmup)[pseudo_labels]).float()
+    curriculum.update(indices, pseudo_labels, confidence > threshold)
+    loss = (mask * F.cross_entropy(logits_u_strong, pseudo_labels, reduction="none")).mean()
+    return loss, pseudo_labels, mask
+
+
+def train_step(model, curriculum, optimizer, batch_l, batch_u, args):
+    (x_l_weak, x_l_strong), labels_l, _ = batch_l
+    (x_u_weak, x_u_strong), labels_u, indices_u = batch_u
+
+    logits_l_weak = model(x_l_weak)
+    logits_l_strong = model(x_l_strong)
+    loss_l = F.cross_entropy(logits_l_weak, labels_l)
+    loss_l = loss_l + args.trade_off_cls_strong * F.cross_entropy(logits_l_strong, labels_l)
+
+    with torch.no_grad():
+        logits_u_weak = model(x_u_weak)
+    logits_u_strong = model(x_u_strong)
+    loss_u, pseudo_labels, mask = self_training_loss(
+        logits_u_weak, logits_u_strong, indices_u, curriculum, args.threshold, args.warmup
+    )
+    loss = loss_l + args.trade_off_self_training * loss_u
+
+    optimizer.zero_grad()
+    loss.backward()
+    optimizer.step()
+    return {
+        "loss": loss,
+        "loss_l": loss_l,
+        "loss_u": loss_u,
+        "accuracy_l": accuracy(logits_l_weak, labels_l),
+        "pseudo_label_accuracy": masked_accuracy(pseudo_labels, labels_u, mask),
+        "pseudo_label_ratio": 100 * mask.mean(),
+    }
+
+
+def train_one_epoch(run, loader_l, loader_u, model, curriculum, optimizer, scheduler, args):
+    model.train()
+    for batch_l, batch_u in run.steps(loader_l, loader_u):
+        metrics = train_step(model, curriculum, optimizer, batch_l, batch_u, args)
+        scheduler.step()
+        run.update(metrics)
+
+
+def main(args):
+    run = Run("flexmatch", args)
+    if run.finished:
+        return run.show()
+
+    data = datasets.load(args.data, args.root)
+    labeled, unlabeled = splits.split(
+        data.train.labels, data.classes, args.num_samples_per_class, args.split_seed, data.candidates
+    )
+    run.describe(data, labeled)
+    weak, strong, test = augment.transforms(
+        data.spec, args.train_resizing, args.val_resizing, args.image_size, args.auto_augment, args.norm_mean
+    )
+    normalizer = augment.Normalizer(args.norm_mean, args.norm_std)
+    options = {"workers": args.workers, "normalizer": normalizer, "device": run.device}
+    images_l, images_u = data.train.subset(labeled), data.train.subset(unlabeled)
+    loader_l = TrainLoader(images_l, [weak, strong], args.batch_size, "labeled", args.seed, **options)
+    loader_u = TrainLoader(images_u, [weak, strong], args.unlabeled_batch_size, "unlabeled", args.seed, **options)
+    test_loader = TestLoader(data.test, test, **options)
+
+    backbone = models.backbone(
+        args.arch, args.image_size, args.norm_mean, args.norm_std, args.scratch, args.pretrained_backbone, args.no_pool
+    )
+    model = models.ImageClassifier(backbone, len(data.classes), args.bottleneck_dim).to(run.device)
+    curriculum = Curriculum(len(images_u), len(data.classes)).to(run.device)
+    optimizer = SGD(model.parameter_groups(args.lr, args.finetune), momentum=0.9, weight_decay=args.wd, nesterov=True)
+    steps = args.epochs * args.iters_per_epoch
+    scheduler = optim.schedule(optimizer, args.lr_scheduler, args.lr_gamma, args.lr_decay, steps)
+
+    if args.phase == "test":
+        return run.test(model, test_loader)
+    run.start({"model": model, "curriculum": curriculum, "optimizer": optimizer, "scheduler": scheduler})
+    for _ in run.epochs():
+        train_one_epoch(run, loader_l, loader_u, model, curriculum, optimizer, scheduler, args)
+        run.end_epoch(evaluate(model, test_loader, len(data.classes)))
+    return run.finish()
+
+
+if __name__ == "__main__":
+    cli.launch(parse_args, main)

@@ -1,0 +1,174 @@
+"""Mean Teacher: the student should predict like a teacher that is the running average of its weights.
+
+    loss   = loss_l + trade_off_con * ramp_up(epoch) * loss_u
+    loss_l = CE(x_l_weak) + trade_off_cls_strong * CE(x_l_strong)
+    loss_u = sum over the batch of |softmax(student(x_u_weak_1)) - softmax(teacher(x_u_weak_2))|^2
+    teacher <- a * teacher + (1 - a) * student,    a = min(alpha, 1 - 1 / step)
+
+Paper: Tarvainen and Valpola, Mean Teachers Are Better Role Models, NeurIPS 2017, arXiv:1703.01780, equations 1 and 2.
+Differences from the paper, all of them the published table's:
+ 1. The consistency loss is a sum over the batch, not a mean: it grows with --unlabeled-batch-size.
+ 2. It is a sum over the classes, too, with the final weight 0.1; the authors' code averages, with 100. Labeled images
+    have none, but a strong view and loss.
+ 3. The student is evaluated; --eval-teacher reports the teacher, which the paper evaluates, beside it.
+ 4. The teacher trains its own BatchNorm statistics and dropout in its pass; after each step it takes over all of the
+    student's BatchNorm buffers, which matter only where the teacher is evaluated.
+
+Shell file: scripts/mean_teacher.sh. Diff against: pi_model.py.
+"""
+
+import copy
+import math
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+from torch.optim import SGD
+
+from common import augment, cli, datasets, models, optim, splits
+from common.evaluate import accuracy, evaluate
+from common.loaders import TestLoader, TrainLoader
+from common.run import Run
+
+
+def parse_args(argv=None):
+    parser = cli.parser("mean_teacher", __doc__)
+    group = parser.add_argument_group("method")
+    group.add_argument(
+        "--trade-off-cls-strong",
+        type=cli.non_negative,
+        default=0.1,
+        help="weight of the strong labeled loss (default: 0.1)",
+    )
+    group.add_argument(
+        "--trade-off-con", type=cli.non_negative, default=0.1, help="weight of the consistency loss (default: 0.1)"
+    )
+    group.add_argument(
+        "--warm-up-epochs",
+        type=cli.non_negative_int,
+        default=10,
+        metavar="N",
+        help="epochs until the consistency loss has its full weight (default: 10)",
+    )
+    group.add_argument("--alpha", type=cli.fraction, default=0.999, help="decay of the teacher (default: 0.999)")
+    group.add_argument("--eval-teacher", action="store_true", help="evaluate the teacher, too, and report it beside")
+    parser.set_defaults(epochs=40, lr=0.01, lr_gamma=0.0001)
+    return cli.parse(parser, argv)
+
+
+def ramp_up(epoch, warm_up_epochs):
+    """exp(-5 (1 - t)^2) with t from 0 to 1 over the warm-up, once per epoch: .0067, .017, .041, ... 1."""
+    if warm_up_epochs == 0:
+        return 1.0
+    return math.exp(-5 * (1 - min(epoch, warm_up_epochs) / warm_up_epochs) ** 2)
+
+
+def consistency_loss(logits_student, logits_teacher):
+    """A sum over batch and classes; nothing flows back into the teacher."""
+    difference = F.softmax(logits_student, dim=1) - F.softmax(logits_teacher.detach(), dim=1)
+    return difference.square().sum()
+
+
+class Teacher(nn.Module):
+    """A copy of the student whose parameters follow the student's as a running average; always in train mode."""
+
+    def __init__(self, student, alpha):
+        super().__init__()
+        self.network = copy.deepcopy(student).requires_grad_(False)
+        self.alpha = alpha
+        self.register_buffer("updates", torch.zeros((), dtype=torch.int64))
+
+    def forward(self, x):
+        return self.network(x)
+
+    @torch.no_grad()
+    def update(self, student):
+        """At first the average over all steps (the first update copies the student), later the exponential one."""
+        self.updates += 1
+        a = (1 - 1 / self.updates).clamp(max=self.alpha)
+        parameters = list(self.network.parameters())
+        torch._foreach_mul_(parameters, a)
+        torch._foreach_add_(parameters, torch._foreach_mul(list(student.parameters()), 1 - a))
+        torch._foreach_copy_(list(self.network.buffers()), list(student.buffers()))
+
+
+def train_step(model, teacher, optimizer, batch_l, batch_u, weight_u, args):
+    (x_l_weak, x_l_strong), labels_l, _ = batch_l
+    (x_u_weak_1, x_u_weak_2), _, _ = batch_u
+
+    logits_l_weak = model(x_l_weak)
+    logits_l_strong = model(x_l_strong)
+    loss_l = F.cross_entropy(logits_l_weak, labels_l)
+    loss_l = loss_l + args.trade_off_cls_strong * F.cross_entropy(logits_l_strong, labels_l)
+
+    with torch.no_grad():
+        logits_teacher = teacher(x_u_weak_2)
+    logits_student = model(x_u_weak_1)
+    loss_u = consistency_loss(logits_student, logits_teacher)
+    loss = loss_l + weight_u * loss_u
+
+    optimizer.zero_grad()
+    loss.backward()
+    optimizer.step()
+    teacher.update(model)
+    return {
+        "loss": loss,
+        "loss_l": loss_l,
+        "loss_u": loss_u,
+        "accuracy_l": accuracy(logits_l_weak, labels_l),
+    }
+
+
+def train_one_epoch(run, loader_l, loader_u, model, teacher, optimizer, scheduler, args):
+    model.train()
+    weight_u = torch.tensor(args.trade_off_con * ramp_up(run.epoch, args.warm_up_epochs), device=run.device)
+    for batch_l, batch_u in run.steps(loader_l, loader_u):
+        metrics = train_step(model, teacher, optimizer, batch_l, batch_u, weight_u, args)
+        scheduler.step()
+        run.update(metrics)
+
+
+def main(args):
+    run = Run("mean_teacher", args)
+    if run.finished:
+        return run.show()
+
+    data = datasets.load(args.data, args.root)
+    labeled, unlabeled = splits.split(
+        data.train.labels, data.classes, args.num_samples_per_class, args.split_seed, data.candidates
+    )
+    run.describe(data, labeled)
+    weak, strong, test = augment.transforms(
+        data.spec, args.train_resizing, args.val_resizing, args.image_size, args.auto_augment, args.norm_mean
+    )
+    normalizer = augment.Normalizer(args.norm_mean, args.norm_std)
+    options = {"workers": args.workers, "normalizer": normalizer, "device": run.device}
+    images_l, images_u = data.train.subset(labeled), data.train.subset(unlabeled)
+    loader_l = TrainLoader(images_l, [weak, strong], args.batch_size, "labeled", args.seed, **options)
+    loader_u = TrainLoader(images_u, [weak, weak], args.unlabeled_batch_size, "unlabeled", args.seed, **options)
+    test_loader = TestLoader(data.test, test, **options)
+
+    backbone = models.backbone(
+        args.arch, args.image_size, args.norm_mean, args.norm_std, args.scratch, args.pretrained_backbone, args.no_pool
+    )
+    model = models.ImageClassifier(backbone, len(data.classes), args.bottleneck_dim).to(run.device)
+    teacher = Teacher(model, args.alpha).to(run.device)
+    optimizer = SGD(model.parameter_groups(args.lr, args.finetune), momentum=0.9, weight_decay=args.wd, nesterov=True)
+    steps = args.epochs * args.iters_per_epoch
+    scheduler = optim.schedule(optimizer, args.lr_scheduler, args.lr_gamma, args.lr_decay, steps)
+
+    if args.phase == "test":
+        return run.test(model, test_loader)
+    run.start({"model": model, "teacher": teacher, "optimizer": optimizer, "scheduler": scheduler})
+    for _ in run.epochs():
+        train_one_epoch(run, loader_l, loader_u, model, teacher, optimizer, scheduler, args)
+        scores = evaluate(model, test_loader, len(data.classes))
+        if args.eval_teacher:
+            teacher_scores = evaluate(teacher, test_loader, len(data.classes))
+            scores |= {f"teacher_{name}": value for name, value in teacher_scores.items()}
+        run.end_epoch(scores)
+    return run.finish()
+
+
+if __name__ == "__main__":
+    cli.launch(parse_args, main)

@@ -1,0 +1,136 @@
+"""Pi Model: two random views of an unlabeled image should be predicted alike.
+
+    loss   = loss_l + trade_off_con * ramp_up(epoch) * loss_u
+    loss_l = CE(x_l_weak) + trade_off_cls_strong * CE(x_l_strong)
+    loss_u = mean over images of |softmax(x_u_weak_1) - softmax(x_u_weak_2)|^2
+
+Paper: Laine and Aila, Temporal Ensembling for Semi-Supervised Learning, ICLR 2017, arXiv:1610.02242, algorithm 1.
+Differences from the paper, all of them the published table's:
+ 1. The squared difference is summed over the classes; the paper averages over them.
+ 2. The weight ends at 0.1; the paper's at 100 times the share of labeled images. The ramp takes 10 epochs, not 80.
+ 3. Labeled images have no consistency loss, but a strong view and loss.
+
+Shell file: scripts/pi_model.sh. Diff against: pseudo_label.py.
+"""
+
+import math
+
+import torch
+from torch.nn import functional as F
+from torch.optim import SGD
+
+from common import augment, cli, datasets, models, optim, splits
+from common.evaluate import accuracy, evaluate
+from common.loaders import TestLoader, TrainLoader
+from common.run import Run
+
+
+def parse_args(argv=None):
+    parser = cli.parser("pi_model", __doc__)
+    group = parser.add_argument_group("method")
+    group.add_argument(
+        "--trade-off-cls-strong",
+        type=cli.non_negative,
+        default=0.1,
+        help="weight of the strong labeled loss (default: 0.1)",
+    )
+    group.add_argument(
+        "--trade-off-con", type=cli.non_negative, default=0.1, help="weight of the consistency loss (default: 0.1)"
+    )
+    group.add_argument(
+        "--warm-up-epochs",
+        type=cli.non_negative_int,
+        default=10,
+        metavar="N",
+        help="epochs until the consistency loss has its full weight (default: 10)",
+    )
+    parser.set_defaults(epochs=40)
+    return cli.parse(parser, argv)
+
+
+def ramp_up(epoch, warm_up_epochs):
+    """exp(-5 (1 - t)^2) with t from 0 to 1 over the warm-up, once per epoch: .0067, .017, .041, ... 1."""
+    if warm_up_epochs == 0:
+        return 1.0
+    return math.exp(-5 * (1 - min(epoch, warm_up_epochs) / warm_up_epochs) ** 2)
+
+
+def consistency_loss(logits_u_1, logits_u_2):
+    """The gradient flows through both branches."""
+    difference = F.softmax(logits_u_1, dim=1) - F.softmax(logits_u_2, dim=1)
+    return difference.square().sum(dim=1).mean()
+
+
+def train_step(model, optimizer, batch_l, batch_u, weight_u, args):
+    (x_l_weak, x_l_strong), labels_l, _ = batch_l
+    (x_u_weak_1, x_u_weak_2), _, _ = batch_u
+
+    logits_l_weak = model(x_l_weak)
+    logits_l_strong = model(x_l_strong)
+    loss_l = F.cross_entropy(logits_l_weak, labels_l)
+    loss_l = loss_l + args.trade_off_cls_strong * F.cross_entropy(logits_l_strong, labels_l)
+
+    logits_u_1 = model(x_u_weak_1)
+    logits_u_2 = model(x_u_weak_2)
+    loss_u = consistency_loss(logits_u_1, logits_u_2)
+    loss = loss_l + weight_u * loss_u
+
+    optimizer.zero_grad()
+    loss.backward()
+    optimizer.step()
+    return {
+        "loss": loss,
+        "loss_l": loss_l,
+        "loss_u": loss_u,
+        "accuracy_l": accuracy(logits_l_weak, labels_l),
+    }
+
+
+def train_one_epoch(run, loader_l, loader_u, model, optimizer, scheduler, args):
+    model.train()
+    weight_u = torch.tensor(args.trade_off_con * ramp_up(run.epoch, args.warm_up_epochs), device=run.device)
+    for batch_l, batch_u in run.steps(loader_l, loader_u):
+        metrics = train_step(model, optimizer, batch_l, batch_u, weight_u, args)
+        scheduler.step()
+        run.update(metrics)
+
+
+def main(args):
+    run = Run("pi_model", args)
+    if run.finished:
+        return run.show()
+
+    data = datasets.load(args.data, args.root)
+    labeled, unlabeled = splits.split(
+        data.train.labels, data.classes, args.num_samples_per_class, args.split_seed, data.candidates
+    )
+    run.describe(data, labeled)
+    weak, strong, test = augment.transforms(
+        data.spec, args.train_resizing, args.val_resizing, args.image_size, args.auto_augment, args.norm_mean
+    )
+    normalizer = augment.Normalizer(args.norm_mean, args.norm_std)
+    options = {"workers": args.workers, "normalizer": normalizer, "device": run.device}
+    images_l, images_u = data.train.subset(labeled), data.train.subset(unlabeled)
+    loader_l = TrainLoader(images_l, [weak, strong], args.batch_size, "labeled", args.seed, **options)
+    loader_u = TrainLoader(images_u, [weak, weak], args.unlabeled_batch_size, "unlabeled", args.seed, **options)
+    test_loader = TestLoader(data.test, test, **options)
+
+    backbone = models.backbone(
+        args.arch, args.image_size, args.norm_mean, args.norm_std, args.scratch, args.pretrained_backbone, args.no_pool
+    )
+    model = models.ImageClassifier(backbone, len(data.classes), args.bottleneck_dim).to(run.device)
+    optimizer = SGD(model.parameter_groups(args.lr, args.finetune), momentum=0.9, weight_decay=args.wd, nesterov=True)
+    steps = args.epochs * args.iters_per_epoch
+    scheduler = optim.schedule(optimizer, args.lr_scheduler, args.lr_gamma, args.lr_decay, steps)
+
+    if args.phase == "test":
+        return run.test(model, test_loader)
+    run.start({"model": model, "optimizer": optimizer, "scheduler": scheduler})
+    for _ in run.epochs():
+        train_one_epoch(run, loader_l, loader_u, model, optimizer, scheduler, args)
+        run.end_epoch(evaluate(model, test_loader, len(data.classes)))
+    return run.finish()
+
+
+if __name__ == "__main__":
+    cli.launch(parse_args, main)

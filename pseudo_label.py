@@ -1,0 +1,126 @@
+"""Pseudo Label: confident predictions on unlabeled images are their labels.
+
+    loss   = loss_l + trade_off_self_training * loss_u
+    loss_l = CE(x_l_weak) + trade_off_cls_strong * CE(x_l_strong)
+    loss_u = mean(mask * CE(x_u_weak, pseudo_labels)),    mask = confidence(x_u_weak) > threshold
+
+Paper: Lee, Pseudo-Label: The Simple and Efficient Semi-Supervised Learning Method for Deep Neural Networks, ICML 2013
+workshop on Challenges in Representation Learning, equations 15 and 16. Differences from the paper, all of them the
+published table's:
+ 1. Only confident predictions count; the paper takes all of them.
+ 2. The weight of the unlabeled loss is constant; the paper's rises from 0 to 3 over the training.
+ 3. The labeled images have a strong view and loss, too.
+
+Shell file: scripts/pseudo_label.sh. Diff against: fixmatch.py.
+"""
+
+from torch.nn import functional as F
+from torch.optim import SGD
+
+from common import augment, cli, datasets, models, optim, splits
+from common.evaluate import accuracy, evaluate, masked_accuracy
+from common.loaders import TestLoader, TrainLoader
+from common.run import Run
+
+
+def parse_args(argv=None):
+    parser = cli.parser("pseudo_label", __doc__)
+    group = parser.add_argument_group("method")
+    group.add_argument(
+        "--trade-off-cls-strong",
+        type=cli.non_negative,
+        default=0.1,
+        help="weight of the strong labeled loss (default: 0.1)",
+    )
+    group.add_argument(
+        "--trade-off-self-training",
+        type=cli.non_negative,
+        default=1.0,
+        help="weight of the unlabeled loss (default: 1)",
+    )
+    group.add_argument("--threshold", type=cli.fraction, default=0.95, help="least confidence (default: 0.95)")
+    parser.set_defaults(epochs=40)
+    return cli.parse(parser, argv)
+
+
+def self_training_loss(logits_u_weak, threshold):
+    """The same logits are target and prediction. The mean is over the whole batch, selected or not."""
+    confidence, pseudo_labels = F.softmax(logits_u_weak.detach(), dim=1).max(dim=1)
+    mask = (confidence > threshold).float()
+    loss = (mask * F.cross_entropy(logits_u_weak, pseudo_labels, reduction="none")).mean()
+    return loss, pseudo_labels, mask
+
+
+def train_step(model, optimizer, batch_l, batch_u, args):
+    (x_l_weak, x_l_strong), labels_l, _ = batch_l
+    (x_u_weak,), labels_u, _ = batch_u
+
+    logits_l_weak = model(x_l_weak)
+    logits_l_strong = model(x_l_strong)
+    loss_l = F.cross_entropy(logits_l_weak, labels_l)
+    loss_l = loss_l + args.trade_off_cls_strong * F.cross_entropy(logits_l_strong, labels_l)
+
+    logits_u_weak = model(x_u_weak)
+    loss_u, pseudo_labels, mask = self_training_loss(logits_u_weak, args.threshold)
+    loss = loss_l + args.trade_off_self_training * loss_u
+
+    optimizer.zero_grad()
+    loss.backward()
+    optimizer.step()
+    return {
+        "loss": loss,
+        "loss_l": loss_l,
+        "loss_u": loss_u,
+        "accuracy_l": accuracy(logits_l_weak, labels_l),
+        "pseudo_label_accuracy": masked_accuracy(pseudo_labels, labels_u, mask),
+        "pseudo_label_ratio": 100 * mask.mean(),
+    }
+
+
+def train_one_epoch(run, loader_l, loader_u, model, optimizer, scheduler, args):
+    model.train()
+    for batch_l, batch_u in run.steps(loader_l, loader_u):
+        metrics = train_step(model, optimizer, batch_l, batch_u, args)
+        scheduler.step()
+        run.update(metrics)
+
+
+def main(args):
+    run = Run("pseudo_label", args)
+    if run.finished:
+        return run.show()
+
+    data = datasets.load(args.data, args.root)
+    labeled, unlabeled = splits.split(
+        data.train.labels, data.classes, args.num_samples_per_class, args.split_seed, data.candidates
+    )
+    run.describe(data, labeled)
+    weak, strong, test = augment.transforms(
+        data.spec, args.train_resizing, args.val_resizing, args.image_size, args.auto_augment, args.norm_mean
+    )
+    normalizer = augment.Normalizer(args.norm_mean, args.norm_std)
+    options = {"workers": args.workers, "normalizer": normalizer, "device": run.device}
+    images_l, images_u = data.train.subset(labeled), data.train.subset(unlabeled)
+    loader_l = TrainLoader(images_l, [weak, strong], args.batch_size, "labeled", args.seed, **options)
+    loader_u = TrainLoader(images_u, [weak], args.unlabeled_batch_size, "unlabeled", args.seed, **options)
+    test_loader = TestLoader(data.test, test, **options)
+
+    backbone = models.backbone(
+        args.arch, args.image_size, args.norm_mean, args.norm_std, args.scratch, args.pretrained_backbone, args.no_pool
+    )
+    model = models.ImageClassifier(backbone, len(data.classes), args.bottleneck_dim).to(run.device)
+    optimizer = SGD(model.parameter_groups(args.lr, args.finetune), momentum=0.9, weight_decay=args.wd, nesterov=True)
+    steps = args.epochs * args.iters_per_epoch
+    scheduler = optim.schedule(optimizer, args.lr_scheduler, args.lr_gamma, args.lr_decay, steps)
+
+    if args.phase == "test":
+        return run.test(model, test_loader)
+    run.start({"model": model, "optimizer": optimizer, "scheduler": scheduler})
+    for _ in run.epochs():
+        train_one_epoch(run, loader_l, loader_u, model, optimizer, scheduler, args)
+        run.end_epoch(evaluate(model, test_loader, len(data.classes)))
+    return run.finish()
+
+
+if __name__ == "__main__":
+    cli.launch(parse_args, main)

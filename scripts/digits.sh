@@ -1,0 +1,34 @@
+#!/usr/bin/env bash
+# All methods and the oracle on scikit-learn's handwritten digits: 4 labels per class, a small Wide ResNet from scratch.
+#
+#   bash scripts/digits.sh
+#   METHODS="erm uda" SEEDS="0 1 2 3 4" LOGS=/tmp/digits bash scripts/digits.sh [EXTRA FLAGS]
+#
+# The settings are the same for all methods, but for the lines of `own_flags`.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+PYTHON=${PYTHON:-python}
+METHODS=${METHODS:-"erm pseudo_label pi_model mean_teacher uda fixmatch self_tuning flexmatch debiasmatch dst oracle"}
+SEEDS=${SEEDS:-"0 1 2"}
+LOGS=${LOGS:-logs/digits}
+
+common_flags="data -d Digits -a wrn_10_1 --scratch --train-resizing native --val-resizing native
+    --lr 0.03 --epochs 6 --iters-per-epoch 100 --print-freq 50 --workers 0"
+
+own_flags() {
+    case $1 in
+        *) ;;
+    esac
+}
+
+for seed in $SEEDS; do
+    for method in $METHODS; do
+        script=$method
+        [ "$method" = oracle ] && script="erm"
+        echo "== $method, seed $seed"
+        # shellcheck disable=SC2046,SC2086  # the flags are words without spaces
+        "$PYTHON" "$script.py" $common_flags $(own_flags "$method") \
+            --seed "$seed" --log "$LOGS/${method}_seed$seed" "$@"
+    done
+done
+"$PYTHON" scripts/collect_results.py "$LOGS"

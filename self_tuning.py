@@ -1,0 +1,207 @@
+"""Self-Tuning: contrast every image with the keys of its class, be the class a label or a pseudo-label.
+
+    loss   = loss_l + loss_u
+    loss_l = CE(x_l_query, labels) + PGC(x_l_query, x_l_key, labels)
+    loss_u = PGC(x_u_query, x_u_key, pseudo_labels),    pseudo_labels = argmax of a pass of their own, no threshold
+    PGC    = KL(target || softmax(similarities / T)), the target uniform over an image's own key and the K keys of its
+             class among all the keys in the queue
+
+Paper: Wang et al., Self-Tuning for Data-Efficient Deep Learning, ICML 2021, arXiv:2102.12903, section 3.2. Differences
+from the paper's own code, all of them the published table's:
+ 1. The projector and the classifier stand on the bottleneck, dropout included, and the projector learns at the
+    backbone's rate.
+ 2. Longer training at other rates. The published MoCo rows use the same steps, no cosine.
+Shared with that code, and worth knowing: the key encoder moves twice a step (once per call of PGC), and the unlabeled
+call sees the labeled keys of the same step.
+
+The script is longer than its neighbours because the method has a second network, a queue and a loss on both.
+
+Shell file: scripts/self_tuning.sh. Diff against: fixmatch.py.
+"""
+
+import copy
+import math
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+from torch.optim import SGD
+from torch.optim.lr_scheduler import MultiStepLR
+
+from common import augment, cli, datasets, models, splits
+from common.evaluate import accuracy, evaluate, masked_accuracy
+from common.loaders import TestLoader, TrainLoader
+from common.run import Run
+
+
+def parse_args(argv=None):
+    parser = cli.parser("self_tuning", __doc__, schedule=False)
+    group = parser.add_argument_group("method")
+    group.add_argument(
+        "--projection-dim", type=cli.positive_int, default=1024, metavar="P", help="width of the keys (default: 1024)"
+    )
+    group.add_argument("--T", type=cli.positive, default=0.07, help="temperature (default: 0.07)")
+    group.add_argument("--K", type=cli.positive_int, default=32, help="keys per class in the queue (default: 32)")
+    group.add_argument("--m", type=cli.fraction, default=0.999, help="decay of the key encoder (default: 0.999)")
+    group.add_argument(
+        "--milestones",
+        type=cli.positive_int,
+        nargs="+",
+        default=[12, 24, 36, 48],
+        metavar="N",
+        help="epochs after which the rate falls (default: 12 24 36 48)",
+    )
+    group.add_argument("--lr-gamma", type=cli.non_negative, default=0.1, help="by this factor (default: 0.1)")
+    parser.set_defaults(epochs=60)
+    return cli.parse(parser, argv)
+
+
+class Encoder(models.ImageClassifier):
+    """The classifier, with a projector beside the head: both read the same bottleneck features."""
+
+    def __init__(self, backbone, num_classes, bottleneck_dim, projection_dim):
+        super().__init__(backbone, num_classes, bottleneck_dim)
+        self.projector = nn.Linear(bottleneck_dim, projection_dim)
+
+    def project(self, x):
+        """Unit vectors [B, P] and logits [B, C]."""
+        features = self.features(x)
+        return F.normalize(self.projector(features).float(), dim=1), self.head(features)
+
+    def parameter_groups(self, lr, finetune):
+        projector = {"params": self.projector.parameters(), "lr": 0.1 * lr if finetune else lr}
+        return [*super().parameter_groups(lr, finetune), projector]
+
+
+class KeyEncoder(nn.Module):
+    """A copy of the encoder that follows it slowly; always in train mode, with BatchNorm statistics of its own."""
+
+    def __init__(self, encoder, m):
+        super().__init__()
+        self.encoder = copy.deepcopy(encoder).requires_grad_(False)
+        self.m = m
+
+    @torch.no_grad()
+    def forward(self, x):
+        return self.encoder.project(x)[0]
+
+    @torch.no_grad()
+    def update(self, encoder):
+        parameters = list(self.encoder.parameters())
+        torch._foreach_mul_(parameters, self.m)
+        torch._foreach_add_(parameters, list(encoder.parameters()), alpha=1 - self.m)
+
+
+class Queue(nn.Module):
+    """For each class a ring of its K newest keys: `keys` [C, K, P], and `pointers` [C] to the slots next to fill."""
+
+    def __init__(self, num_classes, K, projection_dim):
+        super().__init__()
+        self.register_buffer("keys", F.normalize(torch.randn(num_classes, K, projection_dim), dim=2))
+        self.register_buffer("pointers", torch.zeros(num_classes, dtype=torch.int64))
+
+    def loss(self, queries, keys, labels, T):
+        """PGC of queries [B, P] with their own keys [B, P] and labels [B], the queue as it stands."""
+        C, K, P = self.keys.shape
+        own = (queries * keys).sum(dim=1, keepdim=True)
+        similarities = torch.cat([own, queries @ self.keys.view(C * K, P).T], dim=1)
+        log_p = F.log_softmax(similarities / T, dim=1)
+        rows = torch.arange(len(labels), device=labels.device)
+        positives = torch.cat([log_p[:, :1], log_p[:, 1:].view(-1, C, K)[rows, labels]], dim=1)
+        return -positives.mean(dim=1).mean() - math.log(K + 1)
+
+    @torch.no_grad()
+    def enqueue(self, keys, labels):
+        """As if the keys were put in one by one: of those that fall on the same slot, the last is written."""
+        C, K, _ = self.keys.shape
+        one_hot = F.one_hot(labels, C)
+        rank = one_hot.cumsum(dim=0).gather(1, labels[:, None]).squeeze(1) - 1  # among the batch's keys of the class
+        slots = (self.pointers[labels] + rank) % K
+        same_slot = (labels[:, None] == labels) & (slots[:, None] == slots)
+        last = torch.where(same_slot, torch.arange(len(labels), device=labels.device), -1).max(dim=1).values
+        self.keys[labels, slots] = keys[last]
+        self.pointers.copy_((self.pointers + one_hot.sum(dim=0)) % K)
+
+
+def train_step(model, key_encoder, queue, optimizer, batch_l, batch_u, args):
+    (x_l_query, x_l_key), labels_l, _ = batch_l
+    (x_u_query, x_u_key), labels_u, _ = batch_u
+    optimizer.zero_grad()
+
+    queries_l, logits_l = model.project(x_l_query)
+    key_encoder.update(model)
+    keys_l = key_encoder(x_l_key)
+    loss_cls = F.cross_entropy(logits_l, labels_l)
+    loss_pgc_l = queue.loss(queries_l, keys_l, labels_l, args.T)
+    (loss_cls + loss_pgc_l).backward()  # before the queue changes under the graph
+    queue.enqueue(keys_l, labels_l)
+
+    with torch.no_grad():
+        pseudo_labels = model(x_u_query).argmax(dim=1)
+    queries_u, _ = model.project(x_u_query)
+    key_encoder.update(model)
+    keys_u = key_encoder(x_u_key)
+    loss_u = queue.loss(queries_u, keys_u, pseudo_labels, args.T)
+    loss_u.backward()
+    queue.enqueue(keys_u, pseudo_labels)
+
+    optimizer.step()
+    return {
+        "loss": loss_cls + loss_pgc_l + loss_u,
+        "loss_cls": loss_cls,
+        "loss_pgc_l": loss_pgc_l,
+        "loss_u": loss_u,
+        "accuracy_l": accuracy(logits_l, labels_l),
+        "pseudo_label_accuracy": masked_accuracy(pseudo_labels, labels_u, torch.ones_like(labels_u)),
+    }
+
+
+def train_one_epoch(run, loader_l, loader_u, model, key_encoder, queue, optimizer, scheduler, args):
+    model.train()
+    for batch_l, batch_u in run.steps(loader_l, loader_u):
+        metrics = train_step(model, key_encoder, queue, optimizer, batch_l, batch_u, args)
+        run.update(metrics)
+    scheduler.step()
+
+
+def main(args):
+    run = Run("self_tuning", args)
+    if run.finished:
+        return run.show()
+
+    data = datasets.load(args.data, args.root)
+    labeled, unlabeled = splits.split(
+        data.train.labels, data.classes, args.num_samples_per_class, args.split_seed, data.candidates
+    )
+    run.describe(data, labeled)
+    _, strong, test = augment.transforms(
+        data.spec, args.train_resizing, args.val_resizing, args.image_size, args.auto_augment, args.norm_mean
+    )
+    normalizer = augment.Normalizer(args.norm_mean, args.norm_std)
+    options = {"workers": args.workers, "normalizer": normalizer, "device": run.device}
+    images_l, images_u = data.train.subset(labeled), data.train.subset(unlabeled)
+    loader_l = TrainLoader(images_l, [strong, strong], args.batch_size, "labeled", args.seed, **options)
+    loader_u = TrainLoader(images_u, [strong, strong], args.unlabeled_batch_size, "unlabeled", args.seed, **options)
+    test_loader = TestLoader(data.test, test, **options)
+
+    backbone = models.backbone(
+        args.arch, args.image_size, args.norm_mean, args.norm_std, args.scratch, args.pretrained_backbone, args.no_pool
+    )
+    model = Encoder(backbone, len(data.classes), args.bottleneck_dim, args.projection_dim).to(run.device)
+    key_encoder = KeyEncoder(model, args.m).to(run.device)
+    queue = Queue(len(data.classes), args.K, args.projection_dim).to(run.device)
+    optimizer = SGD(model.parameter_groups(args.lr, args.finetune), momentum=0.9, weight_decay=args.wd, nesterov=True)
+    scheduler = MultiStepLR(optimizer, args.milestones, args.lr_gamma)
+
+    if args.phase == "test":
+        return run.test(model, test_loader)
+    state = {"model": model, "key_encoder": key_encoder, "queue": queue, "optimizer": optimizer, "scheduler": scheduler}
+    run.start(state)
+    for _ in run.epochs():
+        train_one_epoch(run, loader_l, loader_u, model, key_encoder, queue, optimizer, scheduler, args)
+        run.end_epoch(evaluate(model, test_loader, len(data.classes)))
+    return run.finish()
+
+
+if __name__ == "__main__":
+    cli.launch(parse_args, main)

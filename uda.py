@@ -1,0 +1,140 @@
+"""UDA: the prediction on a strong view should be that on the weak view, where the latter is confident.
+
+    loss   = loss_l + trade_off_con * loss_u
+    loss_l = CE(x_l_weak) + trade_off_cls_strong * CE(x_l_strong)
+    mask   = confidence(x_u_weak) > threshold
+    tllib:   loss_u = sum(mask * KL(softmax(x_u_weak) || softmax(x_u_strong / T))) / max(sum(mask), 1)
+    paper:   loss_u = mean(mask * KL(softmax(x_u_weak / T) || softmax(x_u_strong)))
+
+Paper: Xie et al., Unsupervised Data Augmentation for Consistency Training, NeurIPS 2020, arXiv:1904.12848, equation 1
+and section 2.4. Differences from the paper, all of them the published table's:
+ 1. The temperature divides the student's logits, and so smooths where the paper sharpens the target.
+ 2. The loss is averaged over the selected images, so that a single one has the weight of a full batch.
+    --uda-variant paper undoes both; the paper's temperature is --T 0.4.
+ 3. No training signal annealing, as many unlabeled as labeled images in a batch, and no average of the weights.
+ 4. The labeled images have a strong view and loss, too.
+
+Shell file: scripts/uda.sh. Diff against: fixmatch.py.
+"""
+
+import torch
+from torch.nn import functional as F
+from torch.optim import SGD
+
+from common import augment, cli, datasets, models, optim, splits
+from common.evaluate import accuracy, evaluate
+from common.loaders import TestLoader, TrainLoader
+from common.run import Run
+
+
+def parse_args(argv=None):
+    parser = cli.parser("uda", __doc__)
+    group = parser.add_argument_group("method")
+    group.add_argument(
+        "--trade-off-cls-strong",
+        type=cli.non_negative,
+        default=0.1,
+        help="weight of the strong labeled loss (default: 0.1)",
+    )
+    group.add_argument(
+        "--trade-off-con", type=cli.non_negative, default=1.0, help="weight of the consistency loss (default: 1)"
+    )
+    group.add_argument("--threshold", type=cli.fraction, default=0.7, help="least confidence (default: 0.7)")
+    group.add_argument("--T", type=cli.positive, default=0.85, help="temperature (default: 0.85)")
+    group.add_argument(
+        "--uda-variant",
+        choices=("tllib", "paper"),
+        default="tllib",
+        help="see above (default: tllib, the published table's)",
+    )
+    parser.set_defaults(epochs=60)
+    return cli.parse(parser, argv)
+
+
+def consistency_loss(logits_u_weak, logits_u_strong, threshold, T, variant):
+    """Nothing flows back into `logits_u_weak`, whose confidence is never sharpened."""
+    logits_u_weak = logits_u_weak.detach()
+    target = F.softmax(logits_u_weak, dim=1)
+    mask = (target.max(dim=1).values > threshold).float()
+    if variant == "paper":
+        target, logits, number = F.softmax(logits_u_weak / T, dim=1), logits_u_strong, len(mask)
+    else:
+        logits, number = logits_u_strong / T, mask.sum().clamp(min=1)
+    divergence = F.kl_div(F.log_softmax(logits, dim=1), target, reduction="none").sum(dim=1)
+    return (mask * divergence).sum() / number, mask
+
+
+def train_step(model, optimizer, batch_l, batch_u, args):
+    (x_l_weak, x_l_strong), labels_l, _ = batch_l
+    (x_u_weak, x_u_strong), _, _ = batch_u
+
+    logits_l_weak = model(x_l_weak)
+    logits_l_strong = model(x_l_strong)
+    loss_l = F.cross_entropy(logits_l_weak, labels_l)
+    loss_l = loss_l + args.trade_off_cls_strong * F.cross_entropy(logits_l_strong, labels_l)
+
+    with torch.no_grad():
+        logits_u_weak = model(x_u_weak)
+    logits_u_strong = model(x_u_strong)
+    loss_u, mask = consistency_loss(logits_u_weak, logits_u_strong, args.threshold, args.T, args.uda_variant)
+    loss = loss_l + args.trade_off_con * loss_u
+
+    optimizer.zero_grad()
+    loss.backward()
+    optimizer.step()
+    return {
+        "loss": loss,
+        "loss_l": loss_l,
+        "loss_u": loss_u,
+        "accuracy_l": accuracy(logits_l_weak, labels_l),
+        "pseudo_label_ratio": 100 * mask.mean(),
+    }
+
+
+def train_one_epoch(run, loader_l, loader_u, model, optimizer, scheduler, args):
+    model.train()
+    for batch_l, batch_u in run.steps(loader_l, loader_u):
+        metrics = train_step(model, optimizer, batch_l, batch_u, args)
+        scheduler.step()
+        run.update(metrics)
+
+
+def main(args):
+    run = Run("uda", args)
+    if run.finished:
+        return run.show()
+
+    data = datasets.load(args.data, args.root)
+    labeled, unlabeled = splits.split(
+        data.train.labels, data.classes, args.num_samples_per_class, args.split_seed, data.candidates
+    )
+    run.describe(data, labeled)
+    weak, strong, test = augment.transforms(
+        data.spec, args.train_resizing, args.val_resizing, args.image_size, args.auto_augment, args.norm_mean
+    )
+    normalizer = augment.Normalizer(args.norm_mean, args.norm_std)
+    options = {"workers": args.workers, "normalizer": normalizer, "device": run.device}
+    images_l, images_u = data.train.subset(labeled), data.train.subset(unlabeled)
+    loader_l = TrainLoader(images_l, [weak, strong], args.batch_size, "labeled", args.seed, **options)
+    loader_u = TrainLoader(images_u, [weak, strong], args.unlabeled_batch_size, "unlabeled", args.seed, **options)
+    test_loader = TestLoader(data.test, test, **options)
+
+    backbone = models.backbone(
+        args.arch, args.image_size, args.norm_mean, args.norm_std, args.scratch, args.pretrained_backbone, args.no_pool
+    )
+    model = models.ImageClassifier(backbone, len(data.classes), args.bottleneck_dim).to(run.device)
+    optimizer = SGD(model.parameter_groups(args.lr, args.finetune), momentum=0.9, weight_decay=args.wd, nesterov=True)
+    steps = args.epochs * args.iters_per_epoch
+    scheduler = optim.schedule(optimizer, args.lr_scheduler, args.lr_gamma, args.lr_decay, steps)
+
+    if args.phase == "test":
+        return run.test(model, test_loader)
+    run.start({"model": model, "optimizer": optimizer, "scheduler": scheduler})
+    for _ in run.epochs():
+        train_one_epoch(run, loader_l, loader_u, model, optimizer, scheduler, args)
+        run.end_epoch(evaluate(model, test_loader, len(data.classes)))
+    return run.finish()
+
+
+if __name__ == "__main__":
+    cli.launch(parse_args, main)
