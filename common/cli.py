@@ -58,6 +58,12 @@ def _add_data(p: Parser) -> None:
     g.add_argument(
         "--split-seed", type=seed, default=None, metavar="SEED", help="seed of the labeled split (default: --seed)"
     )
+    g.add_argument(
+        "--any-counts", action="store_true", help="accept other numbers of classes and images than the known ones"
+    )
+    g.add_argument(
+        "--generated-split", action="store_true", help="SUN397: split it without the official lists (not official)"
+    )
 
 
 def _add_views(p: Parser) -> None:
@@ -192,6 +198,8 @@ def resolve(args: argparse.Namespace) -> None:
     if args.data not in datasets.SPECS:
         raise UserError(f"unknown dataset '{args.data}': choose from {', '.join(datasets.SPECS)}")
     spec = datasets.SPECS[args.data]
+    if args.generated_split and spec.read_generated is None:
+        raise UserError(f"--generated-split is not for {args.data}: leave it out")
     for flag in ("train_resizing", "val_resizing"):
         if getattr(args, flag) is None:
             setattr(args, flag, spec.resizing)

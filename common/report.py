@@ -39,6 +39,7 @@ def result(run: "Run") -> dict[str, Any]:
         "oracle": args.get("oracle", False),
         **_scores(run.history),
         "official_split": run.data.official_split,
+        "any_counts": run.data.any_counts,
         "labeled_sha256": run.labeled_sha256,
         "seconds": run.seconds,
         "steps_per_second": steps / run.seconds,

@@ -74,7 +74,7 @@ class Data:
         classes: the class names; a label is an index into them.
         train, test: the images. `train` holds all that a method may see, labeled or not.
         candidates: labels are drawn from the first so many images of `train` (None: from all of them).
-        official_split: whether train and test are as the dataset's authors have them.
+        official_split: whether train and test are as the dataset's authors, or custom, have them.
         any_counts: whether counts other than the known ones were accepted.
     """
 
