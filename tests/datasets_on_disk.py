@@ -137,17 +137,15 @@ def pets(root: Path) -> Written:
 
 def flowers(root: Path) -> Written:
     written = Written(list(tv.Flowers102.classes))
-    all_classes, written.classes = written.classes, written.classes[:3]
-    _fill(root, written, lambda _, __, i: f"flowers-102/jpg/image_{100 - i:05d}.jpg", ("train", "extra", "test"))
-    ids = {
-        split: [int(Path(path).stem[6:]) for path in getattr(written, split)] for split in ("train", "extra", "test")
-    }
-    labels = np.ones((1, 100), dtype=np.int64)
+    splits = ("train", "extra", "test")
+    total = len(written.classes) * (2 * TRAIN + TEST)
+    _fill(root, written, lambda _, __, i: f"flowers-102/jpg/image_{total - i:05d}.jpg", splits)
+    ids = [[int(Path(path).stem.removeprefix("image_")) for path in getattr(written, split)] for split in splits]
+    labels = np.zeros((1, total), dtype=np.int64)
     for path, name in (written.train | written.extra | written.test).items():
-        labels[0, int(Path(path).stem[6:]) - 1] = all_classes.index(name) + 1
+        labels[0, int(Path(path).stem.removeprefix("image_")) - 1] = written.classes.index(name) + 1
     savemat(root / "flowers-102/imagelabels.mat", {"labels": labels})
-    savemat(root / "flowers-102/setid.mat", {"trnid": ids["train"], "valid": ids["extra"], "tstid": ids["test"]})
-    written.classes = all_classes
+    savemat(root / "flowers-102/setid.mat", dict(zip(("trnid", "valid", "tstid"), ids, strict=True)))
     return written
 
 
