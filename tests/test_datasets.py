@@ -448,6 +448,18 @@ def test_listing_names_every_dataset(on_disk, capsys):
     assert present == {"DTD", "Digits"}
 
 
+def test_documentation_has_the_known_figures():
+    rows = [line for line in (ROOT / "docs" / "datasets.md").read_text().splitlines() if line.startswith("| ")]
+    cells = {row[0]: row for row in ([cell.strip() for cell in line.strip("|").split("|")] for line in rows)}
+    for name, spec in SPECS.items():
+        if spec.counts is not None:
+            classes, train, test, extra = spec.counts
+            training = f"{train:,} + {extra:,}" if extra else f"{train:,}"
+            assert cells[name][1:4] == [str(classes), training, f"{test:,}"]
+            assert cells[name][5] == spec.license
+            assert spec.by_hand or spec.source in cells[name][6]
+
+
 def test_check_lists_what_cannot_be_read(copied, capsys):
     root = copied("DTD")
     listing.main(listing.parse_args([str(root), "--check", "DTD", "--any-counts"]))

@@ -148,8 +148,8 @@ def _obtain(file: File, root: Path, staging: Path) -> Path:
     if found != file.checksum:
         part.unlink()
         raise UserError(
-            f"{file.url} is not what it should be (checksum {found}, expected {file.checksum}): run again, or get "
-            f"{file.name} elsewhere and put it into '{root}'"
+            f"{file.url} is not what it should be (checksum {found}, expected {file.checksum}): run again, or, if its "
+            f"host has replaced it and you trust it, unpack it to '{root / file.folder}' yourself"
         )
     part.rename(target)
     return target
