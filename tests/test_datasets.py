@@ -392,6 +392,28 @@ def test_a_missing_list_is_refused(name, file, copied):
     assert name == "FashionMNIST" or file in str(error.value)
 
 
+@pytest.mark.parametrize(
+    ("name", "file"),
+    [
+        ("Food101", "food-101/meta/test.json"),
+        ("CUB200", "CUB_200_2011/images.txt"),
+        ("Aircraft", "fgvc-aircraft-2013b/data/images_variant_test.txt"),
+        ("StanfordCars", "stanford_cars/devkit/cars_train_annos.mat"),
+        ("SUN397", "SUN397/Partitions/Testing_01.txt"),
+        ("DTD", "dtd/dtd/labels/test1.txt"),
+        ("OxfordIIITPets", "oxford-iiit-pet/annotations/trainval.txt"),
+        ("FashionMNIST", "FashionMNIST/raw/train-images-idx3-ubyte"),
+    ],
+)
+@pytest.mark.parametrize("content", [b"", b"\xff\xfe\x00junk \n a b c d e\n"])
+def test_a_damaged_list_is_refused(name, file, content, copied):
+    root = copied(name)
+    (root / file).write_bytes(content)
+    with pytest.raises(UserError) as error:
+        load(name, root)
+    assert "\n" not in str(error.value)
+
+
 def test_cub_lists_must_agree(copied):
     root = copied("CUB200")
     file = root / "CUB_200_2011" / "image_class_labels.txt"

@@ -7,13 +7,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+from scipy.io.matlab import MatReadError
 from torchvision import datasets as tv
 
 from common.datasets.images import ImageSet
 from common.errors import UserError
 
 # What torchvision raises for files that are missing or not what they should be.
-NOT_WHOLE = (OSError, RuntimeError, ValueError, LookupError, EOFError)
+NOT_WHOLE = (OSError, RuntimeError, ValueError, LookupError, EOFError, AssertionError, MatReadError)
 
 
 def construct(dataset: type, root: Path, **options):
@@ -25,7 +26,7 @@ def construct(dataset: type, root: Path, **options):
     try:
         return dataset(str(root), **options)
     except NOT_WHOLE as error:
-        reason = " ".join(str(error).split("You can use")[0].split())
+        reason = " ".join(str(error).split("You can use")[0].split()) or type(error).__name__
         raise UserError(
             f"{dataset.__name__} under '{root}' is incomplete or damaged ({reason}): restore its files, or remove its "
             "folder there and run again"
