@@ -74,7 +74,12 @@ class Run:
         if self.args.overwrite:
             return
         if args_file.is_file():
-            differences = cli.differences(self.args, _read_json(args_file)["args"])
+            saved = _read_json(args_file)
+            if not isinstance(saved.get("args"), dict) or "method" not in saved:
+                raise UserError(f"'{args_file}' is not a run's: remove it, or choose another --log")
+            differences = cli.differences(self.args, saved["args"])
+            if saved["method"] != self.method:
+                differences.insert(0, f"method {self.method} (was {saved['method']})")
             if differences:
                 raise UserError(
                     f"'{self.folder}' holds a run with other arguments: {', '.join(differences)}; "
@@ -317,6 +322,9 @@ def _write_json(path: Path, content: dict[str, Any]) -> None:
 
 def _read_json(path: Path) -> dict[str, Any]:
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(content, dict):
+            raise ValueError("not an object")
+        return content
     except (OSError, ValueError) as error:
         raise UserError(f"'{path}' cannot be read ({error}): remove it, or choose another --log") from None

@@ -19,7 +19,7 @@ common_flags="data -d Digits -a wrn_10_1_half --scratch --train-resizing native 
 own_flags() {
     case $1 in
         self_tuning) echo "--milestones 6 8" ;; # has no cosine schedule
-        erm) echo "--lr-scheduler cos --lr 0.01" ;;
+        erm | dst) echo "--lr-scheduler cos --lr 0.01" ;;
         pi_model | mean_teacher) echo "--lr-scheduler cos --warm-up-epochs 3" ;;
         pseudo_label) echo "--lr-scheduler cos --threshold 0.8" ;;
         uda) echo "--lr-scheduler cos --threshold 0.95" ;;
