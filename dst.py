@@ -159,7 +159,7 @@ def main(args):
     if run.finished:
         return run.show()
 
-    data = datasets.load(args.data, args.root)
+    data = datasets.load(args.data, args.root, args.any_counts, args.generated_split)
     labeled, unlabeled = splits.split(
         data.train.labels, data.classes, args.num_samples_per_class, args.split_seed, data.candidates
     )

@@ -10,6 +10,12 @@ import torch
 
 from common.errors import UserError
 
+# What reading a file that is no checkpoint can raise; the pickle module promises no less.
+UNREADABLE = (
+    *(OSError, RuntimeError, ValueError, TypeError, EOFError, LookupError, AttributeError, ImportError),
+    *(pickle.UnpicklingError, zipfile.BadZipFile),
+)
+
 
 def save(path: Path, content: dict[str, Any]) -> None:
     """Write beside the target, flush to the disk, rename: whoever looks sees the old file or the new one, whole.
@@ -45,7 +51,7 @@ def load(path: Path) -> dict[str, Any]:
         return torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise UserError(f"checkpoint '{path}' does not exist") from None
-    except (OSError, zipfile.BadZipFile, pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
+    except UNREADABLE as error:
         reason = str(error).strip().split("\n")[0]
         raise UserError(
             f"checkpoint '{path}' is damaged ({reason}): remove it, or start anew with --overwrite"

@@ -58,6 +58,12 @@ def _add_data(p: Parser) -> None:
     g.add_argument(
         "--split-seed", type=seed, default=None, metavar="SEED", help="seed of the labeled split (default: --seed)"
     )
+    g.add_argument(
+        "--any-counts", action="store_true", help="accept other numbers of classes and images than the known ones"
+    )
+    g.add_argument(
+        "--generated-split", action="store_true", help="SUN397: split it without the official lists (not official)"
+    )
 
 
 def _add_views(p: Parser) -> None:
@@ -100,7 +106,7 @@ def _add_model(p: Parser) -> None:
         "-a",
         "--arch",
         default="resnet50",
-        help="any timm model, wrn_28_2 or wrn_10_1 (default: resnet50, torchvision's V1)",
+        help="any timm model, or wrn_28_2, wrn_10_1, wrn_10_1_half (default: resnet50, torchvision's V1)",
     )
     g.add_argument(
         "--bottleneck-dim", type=positive_int, default=1024, metavar="D", help="width of the bottleneck (default: 1024)"
@@ -195,6 +201,8 @@ def resolve(args: argparse.Namespace) -> None:
     if args.data not in datasets.SPECS:
         raise UserError(f"unknown dataset '{args.data}': choose from {', '.join(datasets.SPECS)}")
     spec = datasets.SPECS[args.data]
+    if args.generated_split and spec.read_generated is None:
+        raise UserError(f"--generated-split is not for {args.data}: leave it out")
     for flag in ("train_resizing", "val_resizing"):
         if getattr(args, flag) is None:
             setattr(args, flag, spec.resizing)

@@ -7,6 +7,7 @@ interruption changes a byte, and nothing is drawn from the main process's genera
 import itertools
 import logging
 import signal
+import warnings
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
@@ -21,6 +22,7 @@ from common.datasets.images import ImageSet
 from common.errors import UserError
 
 logger = logging.getLogger(__name__)
+warnings.filterwarnings("ignore", "This DataLoader will create .* worker processes")  # -j is the user's decision
 
 
 class Batch(NamedTuple):
@@ -87,21 +89,19 @@ class TrainLoader:
         Raises:
             UserError: an image cannot be read.
         """
-        loader = DataLoader(
-            self.views,
-            batch_sampler=_Passes(len(self.views), self.batch_size, self.seed, self.stream, step),
-            num_workers=self.workers,
-            collate_fn=_collate,
-            worker_init_fn=_ignore_interrupt,
-            pin_memory=self.device.type == "cuda",
-            generator=torch.Generator(),
-        )
-        iterator = iter(loader)
-        while True:
-            with seeding.preserved():  # without workers, the views are made here
-                views, labels, indices = _or_raise(next(iterator))
-            views = tuple(self.normalizer(view.to(self.device, non_blocking=True)) for view in views)
-            yield Batch(views, labels.to(self.device, non_blocking=True), indices.to(self.device, non_blocking=True))
+        keys = _Passes(len(self.views), self.batch_size, self.seed, self.stream, step)
+        iterator = iter(_data_loader(self.views, keys, self.workers, self.device))
+        try:
+            while True:
+                with seeding.preserved():  # without workers, the views are made here
+                    views, labels, indices = _or_raise(next(iterator))
+                views = tuple(self.normalizer(self._move(view)) for view in views)
+                yield Batch(views, self._move(labels), self._move(indices))
+        finally:
+            del iterator  # its workers leave now, not when an error's traceback is forgotten
+
+    def _move(self, tensor: Tensor) -> Tensor:
+        return tensor.to(self.device, non_blocking=True)
 
     def sample(self, number: int) -> dict[str, Tensor]:
         """The first views of the run, for a person to look at: title -> uint8 [number, 3, H, W]."""
@@ -134,16 +134,8 @@ class TestLoader:
         batch_size: int = 64,
     ):
         self.normalizer, self.device = normalizer.to(device), device
-        self.loader = DataLoader(
-            _Views(images, [transform], seed=0, stream="test"),
-            batch_sampler=_InOrder(len(images), batch_size),
-            num_workers=workers,
-            persistent_workers=workers > 0,
-            collate_fn=_collate,
-            worker_init_fn=_ignore_interrupt,
-            pin_memory=device.type == "cuda",
-            generator=torch.Generator(),
-        )
+        views = _Views(images, [transform], seed=0, stream="test")
+        self.loader = _data_loader(views, _InOrder(len(images), batch_size), workers, device)
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         iterator = iter(self.loader)
@@ -154,6 +146,19 @@ class TestLoader:
                 return
             (view,), labels, _ = _or_raise(batch)
             yield self.normalizer(view.to(self.device, non_blocking=True)), labels.to(self.device, non_blocking=True)
+
+
+def _data_loader(views: "_Views", keys: Sampler, workers: int, device: torch.device) -> DataLoader:
+    return DataLoader(
+        views,
+        batch_sampler=keys,
+        num_workers=workers,
+        persistent_workers=workers > 0,
+        collate_fn=_collate,
+        worker_init_fn=_ignore_interrupt,
+        pin_memory=device.type == "cuda",
+        generator=torch.Generator(),  # its own: otherwise each iterator draws from the main process's
+    )
 
 
 class _Views(Dataset):
@@ -217,7 +222,7 @@ def _collate(samples: list):
 
 def _or_raise(batch):
     if isinstance(batch, UserError):
-        raise batch
+        raise UserError(str(batch))  # a new one: raised itself, it would hold its frame, and that the workers
     return batch
 
 

@@ -3,7 +3,6 @@
 import difflib
 import hashlib
 import logging
-import pickle
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from common import checkpoint
 from common.errors import UserError
 from common.wide_resnet import WideResNet  # the import also registers its networks with timm
 
@@ -122,7 +122,7 @@ def read_checkpoint(file: str | Path) -> Any:
         if file.suffix == ".safetensors":
             return load_file(file)
         return torch.load(file, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, EOFError, ValueError, KeyError, pickle.UnpicklingError, SafetensorError) as error:
+    except (*checkpoint.UNREADABLE, SafetensorError) as error:
         reason = str(error).strip().split("\n")[0]
         raise UserError(f"'{file}' is not a checkpoint that can be loaded safely ({reason})") from None
 

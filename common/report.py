@@ -5,7 +5,7 @@ import shlex
 import subprocess
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy
 import PIL
@@ -15,34 +15,47 @@ import torchvision
 
 from common import models
 
-if TYPE_CHECKING:
-    from common.run import Run
-
 SCHEMA = 1
 
 
-def result(run: "Run") -> dict[str, Any]:
+def result(
+    method: str,
+    args: dict[str, Any],
+    history: list[dict[str, Any]],
+    *,
+    official_split: bool,
+    any_counts: bool,
+    labeled_sha256: str,
+    seconds: float,
+    device: torch.device,
+) -> dict[str, Any]:
     """All that a table needs to know of a finished run. Percentages are floats from 0 to 100.
 
     `best_*` are maxima over epochs, chosen on the test set as the published table's are; `last_*` are the last
     epoch's. Scores of a second network keep its prefix, e.g. `teacher_last_top1`.
+
+    Args:
+        args: all the flags.
+        history: the epochs' rows of `metrics.jsonl`.
+        official_split, any_counts, labeled_sha256: what was trained on; see `Data` and `splits`.
+        seconds: of training and testing, over all resumptions.
     """
-    args = vars(run.args)
-    steps = run.args.epochs * run.args.iters_per_epoch
+    steps = args["epochs"] * args["iters_per_epoch"]
     return {
         "schema": SCHEMA,
-        "method": run.method,
+        "method": method,
         "dataset": args["data"],
         "arch": args["arch"],
         **_pretraining(args["scratch"], args["pretrained_backbone"]),
         **{key: args[key] for key in ("num_samples_per_class", "seed", "split_seed", "epochs", "iters_per_epoch")},
         "oracle": args.get("oracle", False),
-        **_scores(run.history),
-        "official_split": run.data.official_split,
-        "labeled_sha256": run.labeled_sha256,
-        "seconds": run.seconds,
-        "steps_per_second": steps / run.seconds,
-        "device": _device_name(run.device),
+        **_scores(history),
+        "official_split": official_split,
+        "any_counts": any_counts,
+        "labeled_sha256": labeled_sha256,
+        "seconds": seconds,
+        "steps_per_second": steps / seconds,
+        "device": _device_name(device),
         "precision": "float32",
         "versions": _versions(),
         "git_commit": _git_commit(),

@@ -26,9 +26,8 @@ from typing import Any
 import numpy as np
 import torch
 from torch import nn
-from tqdm import tqdm
 
-from common import augment, checkpoint, cli, evaluate, report, seeding, splits
+from common import augment, checkpoint, cli, evaluate, progress, report, seeding, splits
 from common.datasets import Data
 from common.errors import Interrupted, UserError
 from common.events import Events
@@ -57,7 +56,7 @@ class Run:
         self.method, self.args = method, args
         self.folder = Path(args.log)
         self._open_folder()
-        _log_to(self.folder / "log.txt" if args.phase == "train" else None)
+        progress.log_to(self.folder / "log.txt" if args.phase == "train" else None)
         self.device = _find_device(args.device)
         self.step, self.history, self.seconds = 0, [], 0.0
         self.meters = Meters(self.device)
@@ -78,7 +77,12 @@ class Run:
         if self.args.overwrite:
             return
         if args_file.is_file():
-            differences = cli.differences(self.args, _read_json(args_file)["args"])
+            saved = _read_json(args_file)
+            if not isinstance(saved.get("args"), dict) or "method" not in saved:
+                raise UserError(f"'{args_file}' is not a run's: remove it, or choose another --log")
+            differences = cli.differences(self.args, saved["args"])
+            if saved["method"] != self.method:
+                differences.insert(0, f"method {self.method} (was {saved['method']})")
             if differences:
                 raise UserError(
                     f"'{self.folder}' holds a run with other arguments: {', '.join(differences)}; "
@@ -145,7 +149,7 @@ class Run:
         Raises:
             UserError: the loss is no longer finite (the last good checkpoint stays), or the disk is full.
         """
-        self._check_finite(self.meters.averages())
+        self._averages()  # refuses to keep a model whose loss is not finite
         self.seconds = time.perf_counter() - self._started
         content = {"step": self.step, "history": self.history, "seconds": self.seconds, "args": vars(self.args)}
         content |= {"meters": self.meters.state_dict(), "rng": seeding.state_dict()}
@@ -190,12 +194,14 @@ class Run:
             self._streams = [loader.batches(self.step) for loader in loaders]
         per_epoch = self.args.iters_per_epoch
         done = self.step - len(self.history) * per_epoch
-        with _Progress(self, done) as progress:
+        with progress.Progress(self.epoch, self.args.epochs, per_epoch, done) as shown:
             while done < per_epoch:
                 yield tuple(next(stream) for stream in self._streams)
                 done += 1
                 self.step += 1
-                progress.advance(done)
+                shown.advance()
+                if done % self.args.print_freq == 0 or done == per_epoch:
+                    shown.report(self._averages())
                 self._stop_if_asked()
 
     def update(self, metrics: dict[str, Metric]) -> None:
@@ -208,8 +214,7 @@ class Run:
         Args:
             scores: of the test set; `top1` chooses the best model.
         """
-        averages = self.meters.averages()
-        self._check_finite(averages)
+        averages = self._averages()
         is_best = scores["top1"] > max((row["top1"] for row in self.history), default=-math.inf)
         epoch = len(self.history) + 1
         self.history.append({"epoch": epoch, "step": self.step, **averages, **scores})
@@ -226,7 +231,16 @@ class Run:
 
     def finish(self) -> dict[str, Any]:
         """Write `result.json`; its content is returned and shown."""
-        result = report.result(self)
+        result = report.result(
+            self.method,
+            vars(self.args),
+            self.history,
+            official_split=self.data.official_split,
+            any_counts=self.data.any_counts,
+            labeled_sha256=self.labeled_sha256,
+            seconds=self.seconds,
+            device=self.device,
+        )
         _write_json(self.folder / "result.json", result)
         return self.show()
 
@@ -246,17 +260,16 @@ class Run:
 
     # Stopping
 
-    def _check_finite(self, averages: dict[str, float | None]) -> None:
+    def _averages(self) -> dict[str, float | None]:
+        averages = self.meters.averages()
         broken = [name for name, value in averages.items() if value is not None and not math.isfinite(value)]
         if broken:
-            rates = ", ".join(f"{rate:g}" for rate in self.learning_rates())
+            rates = ", ".join(f"{group['lr']:g}" for group in self.state["optimizer"].param_groups)
             raise UserError(
                 f"{', '.join(broken)} not finite by step {self.step} (learning rates {rates}): the last checkpoint is "
                 "kept; try a smaller --lr"
             )
-
-    def learning_rates(self) -> list[float]:
-        return [group["lr"] for group in self.state["optimizer"].param_groups]
+        return averages
 
     @contextlib.contextmanager
     def _heeding_signals(self) -> Iterator[None]:
@@ -279,59 +292,6 @@ class Run:
                 f"stopped by {signal.Signals(self._signum).name} after step {self.step}, and saved: "
                 "the same command continues",
             )
-
-
-class _Progress:
-    """A bar on a terminal, plain lines otherwise; the meters are read every `--print-freq` steps."""
-
-    def __init__(self, run: Run, done: int):
-        self.run, self.first = run, done
-        self.epoch, self.epochs, self.per_epoch = len(run.history) + 1, run.args.epochs, run.args.iters_per_epoch
-        self.bar = tqdm(
-            total=self.per_epoch, initial=done, desc=f"epoch {self.epoch}/{self.epochs}", leave=False, disable=None
-        )
-        self.started = time.perf_counter()
-
-    def __enter__(self) -> "_Progress":
-        return self
-
-    def __exit__(self, *error: Any) -> None:
-        self.bar.close()
-
-    def advance(self, done: int) -> None:
-        self.bar.update()
-        if done % self.run.args.print_freq and done < self.per_epoch:
-            return
-        averages = self.run.meters.averages()
-        self.run._check_finite(averages)
-        seconds = (time.perf_counter() - self.started) / (done - self.first)
-        left = self.epochs * self.per_epoch - self.run.step
-        shown = "  ".join(
-            f"{name} {'-' if value is None else format(value, '.4g')}" for name, value in averages.items()
-        )
-        eta = tqdm.format_interval(left * seconds)
-        logger.info(
-            f"epoch {self.epoch}/{self.epochs} step {done}/{self.per_epoch}  {shown}  "
-            f"{1 / seconds:.2f} steps/s  ETA {eta}"
-        )
-
-
-class _Console(logging.Handler):
-    """To stdout, above a progress bar if there is one."""
-
-    def emit(self, record: logging.LogRecord) -> None:
-        tqdm.write(self.format(record))
-
-
-def _log_to(path: Path | None) -> None:
-    for handler in logger.handlers[:]:
-        logger.removeHandler(handler)
-        handler.close()
-    logger.setLevel(logging.INFO)
-    logger.propagate = False
-    logger.addHandler(_Console())
-    if path is not None:
-        logger.addHandler(logging.FileHandler(path, encoding="utf-8"))
 
 
 def _find_device(name: str | None) -> torch.device:
@@ -368,6 +328,9 @@ def _write_json(path: Path, content: dict[str, Any]) -> None:
 
 def _read_json(path: Path) -> dict[str, Any]:
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(content, dict):
+            raise ValueError("not an object")
+        return content
     except (OSError, ValueError) as error:
         raise UserError(f"'{path}' cannot be read ({error}): remove it, or choose another --log") from None

@@ -33,14 +33,15 @@ class WideResNet(nn.Module):
         depth: 6n + 4.
         width: the factor k of WRN-depth-k.
         num_classes: 0 gives the pooled features [B, 64 * width] in place of logits.
+        stem_stride: of the first convolution; 2 halves the resolution everywhere, for a quarter of the work.
     """
 
-    def __init__(self, depth: int, width: int, num_classes: int = 1000, in_chans: int = 3):
+    def __init__(self, depth: int, width: int, num_classes: int = 1000, in_chans: int = 3, stem_stride: int = 1):
         super().__init__()
         self.num_features = self.head_hidden_size = 64 * width
         self.pretrained_cfg = {"input_size": (3, 32, 32), "classifier": "fc"}  # as timm's own models have
         channels = [16, 16 * width, 32 * width, 64 * width]
-        self.conv1 = nn.Conv2d(in_chans, channels[0], 3, padding=1, bias=False)
+        self.conv1 = nn.Conv2d(in_chans, channels[0], 3, stem_stride, padding=1, bias=False)
         self.layers = nn.Sequential(
             *(
                 WideBlock(
@@ -61,17 +62,19 @@ class WideResNet(nn.Module):
         return self.fc(x.mean(dim=(2, 3)))
 
 
-def _create(depth: int, width: int, num_classes: int = 1000, in_chans: int = 3, **timm_options) -> WideResNet:
-    return WideResNet(depth, width, num_classes, in_chans)
-
-
 @register_model
-def wrn_28_2(pretrained: bool = False, **kwargs) -> WideResNet:
+def wrn_28_2(pretrained: bool = False, num_classes: int = 1000, in_chans: int = 3, **timm_options) -> WideResNet:
     """WRN-28-2, 1.5 million parameters: the network of FixMatch's CIFAR-10 experiments."""
-    return _create(28, 2, **kwargs)
+    return WideResNet(28, 2, num_classes, in_chans)
 
 
 @register_model
-def wrn_10_1(pretrained: bool = False, **kwargs) -> WideResNet:
-    """WRN-10-1, 78 thousand parameters: small enough to train on a laptop's CPU in minutes."""
-    return _create(10, 1, **kwargs)
+def wrn_10_1(pretrained: bool = False, num_classes: int = 1000, in_chans: int = 3, **timm_options) -> WideResNet:
+    """WRN-10-1, 78 thousand parameters."""
+    return WideResNet(10, 1, num_classes, in_chans)
+
+
+@register_model
+def wrn_10_1_half(pretrained: bool = False, num_classes: int = 1000, in_chans: int = 3, **timm_options) -> WideResNet:
+    """WRN-10-1 at half the resolution: small enough to train on a laptop's CPU in a minute."""
+    return WideResNet(10, 1, num_classes, in_chans, stem_stride=2)

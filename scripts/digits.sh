@@ -12,22 +12,29 @@ METHODS=${METHODS:-"erm pseudo_label pi_model mean_teacher uda fixmatch self_tun
 SEEDS=${SEEDS:-"0 1 2"}
 LOGS=${LOGS:-logs/digits}
 
-common_flags="data -d Digits -a wrn_10_1 --scratch --train-resizing native --val-resizing native
-    --lr 0.03 --epochs 6 --iters-per-epoch 100 --print-freq 50 --workers 0"
+common_flags="data -d Digits -a wrn_10_1_half --scratch --train-resizing native --val-resizing native
+    --lr 0.03 --epochs 10 --iters-per-epoch 100 --print-freq 50 --workers 0"
 
+# Chosen by the last epoch's accuracy on seed 10 among two settings for each method; the seeds reported here are others.
 own_flags() {
     case $1 in
-        *) ;;
+        self_tuning) echo "--milestones 6 8" ;; # has no cosine schedule
+        erm | dst) echo "--lr-scheduler cos --lr 0.01" ;;
+        pi_model | mean_teacher) echo "--lr-scheduler cos --warm-up-epochs 3" ;;
+        pseudo_label) echo "--lr-scheduler cos --threshold 0.8" ;;
+        uda) echo "--lr-scheduler cos --threshold 0.95" ;;
+        *) echo "--lr-scheduler cos" ;;
     esac
 }
 
 for seed in $SEEDS; do
     for method in $METHODS; do
         script=$method
-        [ "$method" = oracle ] && script="erm"
+        oracle=
+        [ "$method" = oracle ] && script=erm && oracle=--oracle
         echo "== $method, seed $seed"
         # shellcheck disable=SC2046,SC2086  # the flags are words without spaces
-        "$PYTHON" "$script.py" $common_flags $(own_flags "$method") \
+        "$PYTHON" "$script.py" $common_flags $(own_flags "$method") $oracle \
             --seed "$seed" --log "$LOGS/${method}_seed$seed" "$@"
     done
 done

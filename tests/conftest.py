@@ -2,8 +2,10 @@
 
 import importlib
 import json
+import logging
 import sys
 from pathlib import Path
+from unittest import mock
 
 import pytest
 import torch
@@ -15,22 +17,34 @@ SMALL = (
 ).split()
 
 
-@pytest.fixture(autouse=True)
-def _two_threads():
-    torch.set_num_threads(2)  # sums split over another number of threads differ in the last bit
+@pytest.fixture(autouse=True, scope="session")
+def _one_thread():
+    torch.set_num_threads(1)  # sums split over another number of threads differ in the last bit
+
+
+def train_small(method: str, *flags: str, log: Path) -> dict:
+    """Train for six steps into `log` as `python METHOD.py` would, in this process, and return the result."""
+    script = importlib.import_module(method)
+    argv = [*SMALL, "--log", str(log), *flags]
+    with mock.patch.object(sys, "argv", [f"{method}.py", *argv]):
+        return script.main(script.parse_args(argv))
 
 
 @pytest.fixture
-def small_run(tmp_path, monkeypatch):
+def small_run(tmp_path):
     """`small_run("fixmatch", "--threshold", "0.1")` trains for six steps into tmp_path/run and returns the result."""
 
     def run(method: str, *flags: str, log: Path = tmp_path / "run") -> dict:
-        script = importlib.import_module(method)
-        argv = [*SMALL, "--log", str(log), *flags]
-        monkeypatch.setattr(sys, "argv", [f"{method}.py", *argv])
-        return script.main(script.parse_args(argv))
+        return train_small(method, *flags, log=log)
 
     return run
+
+
+@pytest.fixture
+def log(monkeypatch, caplog):
+    """`log.messages` are the lines logged so far; a run that went before has cut them off from pytest."""
+    monkeypatch.setattr(logging.getLogger("common"), "propagate", True)
+    return caplog
 
 
 def read_rows(log: Path) -> list[dict]:

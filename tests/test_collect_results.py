@@ -8,7 +8,6 @@ from unittest import mock
 import pytest
 
 import fixmatch
-from common import datasets
 from common.errors import UserError
 from scripts import collect_results
 from scripts.results import published, tables
@@ -21,13 +20,6 @@ SETTINGS = {  # as scripts/fixmatch.sh has them
     ("supervised", "DTD"): ("--lr", "0.001", "--threshold", "0.95"),
     ("moco", "CIFAR10"): ("--lr", "0.001", "--threshold", "0.95", *MOCO),
 }
-
-
-@pytest.fixture(autouse=True)
-def _all_datasets(monkeypatch):
-    for name in published.datasets():
-        if name not in datasets.SPECS:
-            monkeypatch.setitem(datasets.SPECS, name, datasets.SPECS["ImageFolder"])
 
 
 @pytest.fixture

@@ -12,7 +12,6 @@ import time
 
 import pytest
 
-from common import datasets
 from tests.conftest import ROOT
 
 with open(ROOT / "tests" / "cells.csv") as _file:
@@ -23,13 +22,6 @@ EPOCHS |= dict.fromkeys(["uda", "fixmatch", "self_tuning"], 60) | dict.fromkeys(
 DATASETS = list(dict.fromkeys(cell["dataset"] for cell in CELLS))
 ROWS = ["4_labels", "10_labels", "oracle"]
 SHELL_FILES = sorted((ROOT / "scripts").glob("*.sh"))
-
-
-@pytest.fixture(autouse=True)
-def _all_datasets(monkeypatch):
-    for name in DATASETS:
-        if name not in datasets.SPECS:
-            monkeypatch.setitem(datasets.SPECS, name, datasets.SPECS["ImageFolder"])
 
 
 def shell(name: str, arguments: str = "", **environment: str) -> subprocess.CompletedProcess:

@@ -1,0 +1,99 @@
+"""List the datasets, or check or download one.
+
+python -m common.datasets                          what there is
+python -m common.datasets ROOT                     ... and what of it is under ROOT
+python -m common.datasets ROOT --download NAME     before the nodes without a network need it
+python -m common.datasets ROOT --check NAME        its counts, and that every image can be decoded
+"""
+
+import argparse
+import logging
+import os
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from common import cli, datasets
+from common.datasets import SPECS, Counts, Spec, download
+from common.datasets.images import ImageSet
+from common.errors import UserError
+
+
+def parse_args(argv=None) -> argparse.Namespace:
+    parser = cli.Parser("python -m common.datasets", description=__doc__, allow_abbrev=False)
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.add_argument("root", nargs="?", help="folder that holds the datasets")
+    action = parser.add_mutually_exclusive_group()
+    action.add_argument("--check", metavar="NAME", choices=SPECS, help="verify this dataset")
+    action.add_argument("--download", metavar="NAME", choices=SPECS, help="download this dataset, and count it")
+    parser.add_argument("--any-counts", action="store_true", help="accept other counts than the known ones")
+    parser.add_argument("--generated-split", action="store_true", help="SUN397: without the official lists")
+    args = parser.parse_args(argv)
+    if args.root is None and (args.check or args.download):
+        raise UserError("--check and --download need the folder that holds the datasets: name it first")
+    return args
+
+
+def main(args: argparse.Namespace) -> None:
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    name = args.check or args.download
+    if name is None:
+        return print_table(None if args.root is None else Path(args.root))
+    root = Path(args.root)
+    if args.check and not _is_present(SPECS[name], root):
+        raise UserError(f"{name} is not under '{root}': try --download {name}")
+    data = datasets.load(name, root, args.any_counts, args.generated_split)
+    print(f"{name}: {data.counts}; {'the official' if data.official_split else 'not an official'} split")
+    if args.check:
+        unreadable = [problem for images in (data.train, data.test) for problem in check_images(images)]
+        print("\n".join(unreadable) or f"all {len(data.train) + len(data.test):,} images can be read")
+        if unreadable:
+            raise UserError(f"{len(unreadable):,} images of {name} cannot be read: replace them (listed above)")
+
+
+def check_images(images: ImageSet) -> list[str]:
+    """Decode every image; what is wrong with those that cannot be, in their order."""
+
+    def problem(index: int) -> str | None:
+        try:
+            images.load(index)
+        except UserError as error:
+            return str(error)
+        return None
+
+    if isinstance(images.images, np.ndarray):  # decoded when they were read
+        return []
+    with ThreadPoolExecutor(os.cpu_count()) as pool:  # Pillow decodes outside of Python's lock
+        found = tqdm(pool.map(problem, range(len(images))), total=len(images), unit=" images", disable=None)
+        return [text for text in found if text is not None]
+
+
+def print_table(root: Path | None) -> None:
+    """One dataset a row: what is known of it, and whether it is under `root`."""
+    header = ["dataset", "classes", "train", "test", "download", "present", "license", "source"]
+    rows = [header] + [_row(name, spec, root) for name, spec in SPECS.items() if spec.counts is not None]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+    print("ImageFolder reads your own images: ROOT/train/CLASS/*, ROOT/test/CLASS/*, and ROOT/unlabeled/** if you like")
+
+
+def _row(name: str, spec: Spec, root: Path | None) -> list[str]:
+    present = "?" if root is None and spec.paths else "yes" if _is_present(spec, root or Path()) else "no"
+    classes, _, test, _ = spec.counts
+    size = f"{spec.size} by hand" if spec.by_hand else spec.size
+    return [name, str(classes), _with_extra(spec.counts), f"{test:,}", size, present, spec.license, spec.source]
+
+
+def _with_extra(counts: Counts) -> str:
+    return f"{counts.train:,}" + (f" + {counts.extra:,}" if counts.extra else "")
+
+
+def _is_present(spec: Spec, root: Path) -> bool:
+    return download.is_present(root.expanduser(), spec.paths)
+
+
+if __name__ == "__main__":
+    cli.launch(parse_args, main)

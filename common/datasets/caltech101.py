@@ -1,0 +1,42 @@
+"""Caltech101: 101 categories and the background, with a split of our own making, for there is no official one.
+
+caltech101/101_ObjectCategories/CLASS/*.jpg
+
+The folder of the background also holds a file that is no image (`tmp`).
+"""
+
+import hashlib
+from pathlib import Path
+
+from torchvision.datasets import ImageFolder
+
+from common.datasets.from_torchvision import construct, ordered
+from common.datasets.images import ImageSet
+
+NUM_TRAIN = 30  # per class, as is the custom
+
+
+def load(root: Path) -> dict:
+    """102 classes ordered by their lower-cased names. Of each, the first 30 images by `hash_order` are for training.
+
+    The smallest class has 31 images, hence one test image: read the mean over classes with care.
+    """
+    folder = root / "caltech101" / "101_ObjectCategories"
+    found = construct(ImageFolder, folder)
+    classes = sorted(found.classes, key=str.lower)
+    images = {name: [] for name in classes}
+    for path, label in found.samples:
+        images[found.classes[label]].append(Path(path).relative_to(folder).as_posix())
+    images = {name: hash_order(paths) for name, paths in images.items()}
+
+    def part(chosen: slice) -> ImageSet:
+        samples = [(folder / path, label) for label, name in enumerate(classes) for path in images[name][chosen]]
+        return ordered([path for path, _ in samples], [label for _, label in samples])
+
+    train, test = part(slice(NUM_TRAIN)), part(slice(NUM_TRAIN, None))
+    return {"classes": classes, "train": train, "test": test, "official_split": False}
+
+
+def hash_order(paths: list[str]) -> list[str]:
+    """Relative POSIX paths by their SHA-1: as good as random, and the same everywhere."""
+    return sorted(paths, key=lambda path: hashlib.sha1(path.encode(), usedforsecurity=False).hexdigest())

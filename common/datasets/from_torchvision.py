@@ -1,0 +1,154 @@
+"""The datasets that torchvision reads. Nobody else touches its private attributes, and it never downloads here.
+
+Files are ordered by (label, relative path), arrays as their source has them: neither order depends on the machine.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from scipy.io.matlab import MatReadError
+from torchvision import datasets as tv
+
+from common.datasets.images import ImageSet
+from common.errors import UserError
+
+# What torchvision raises for files that are missing or not what they should be.
+NOT_WHOLE = (OSError, RuntimeError, ValueError, LookupError, EOFError, AssertionError, MatReadError)
+
+
+def construct(dataset: type, root: Path, **options):
+    """An object of torchvision's class.
+
+    Raises:
+        UserError: the files under `root` are incomplete or damaged.
+    """
+    try:
+        return dataset(str(root), **options)
+    except NOT_WHOLE as error:
+        reason = " ".join(str(error).split("You can use")[0].split()) or type(error).__name__
+        raise UserError(
+            f"{dataset.__name__} under '{root}' is incomplete or damaged ({reason}): restore its files, or remove its "
+            "folder there and run again"
+        ) from None
+
+
+def ordered(paths: Sequence[str | Path], labels: Sequence[int]) -> ImageSet:
+    """Files below one root by (label, path), whatever order they come in."""
+    samples = sorted(zip(map(int, labels), map(str, paths), strict=True))
+    return ImageSet([path for _, path in samples], [label for label, _ in samples])
+
+
+def concatenated(first: ImageSet, second: ImageSet) -> ImageSet:
+    """Two sets of files, one after the other."""
+    return ImageSet([*first.images, *second.images], np.concatenate([first.labels, second.labels]))
+
+
+# Photographs
+
+
+def load_food101(root: Path) -> dict:
+    """750 training images per class, not cleaned by intention, and 250 test images."""
+    return _files(*(construct(tv.Food101, root, split=split) for split in ("train", "test")))
+
+
+def load_aircraft(root: Path) -> dict:
+    """The 100 variants; training and validation images together are the training images."""
+    return _files(*(construct(tv.FGVCAircraft, root, split=split) for split in ("trainval", "test")))
+
+
+def load_stanford_cars(root: Path) -> dict:
+    """196 makes, models and years."""
+    train, test = (construct(tv.StanfordCars, root, split=split) for split in ("train", "test"))
+    for part in (train, test):
+        part._image_files, part._labels = zip(*part._samples, strict=True)
+    return _files(train, test)
+
+
+def load_dtd(root: Path) -> dict:
+    """Partition 1; the validation images are not used."""
+    return _files(*(construct(tv.DTD, root, split=split, partition=1) for split in ("train", "test")))
+
+
+def load_pets(root: Path) -> dict:
+    """37 breeds; training and validation images together are the training images."""
+    train, test = (construct(tv.OxfordIIITPet, root, split=split) for split in ("trainval", "test"))
+    return _files(train, test, attribute="_images")
+
+
+def load_flowers(root: Path) -> dict:
+    """Labels are drawn from the training images, 10 per class; the validation images are unlabeled ones."""
+    train, val, test = (construct(tv.Flowers102, root, split=split) for split in ("train", "val", "test"))
+    candidates, extra = (ordered(part._image_files, part._labels) for part in (train, val))
+    data = _files(train, test)
+    return data | {"train": concatenated(candidates, extra), "candidates": len(candidates)}
+
+
+def _files(train, test, attribute: str = "_image_files") -> dict:
+    if train.classes != test.classes:  # some are gathered from the lists of images
+        differing = sorted(set(train.classes) ^ set(test.classes))
+        raise UserError(
+            f"{type(train).__name__} under '{train.root}' has '{differing[0]}' in the list of one split only: "
+            "restore its lists"
+        )
+    return {
+        "classes": list(train.classes),
+        "train": ordered(getattr(train, attribute), train._labels),
+        "test": ordered(getattr(test, attribute), test._labels),
+    }
+
+
+# Small images
+
+
+def load_cifar10(root: Path) -> dict:
+    """In the order of the official files, whose MD5 torchvision checks."""
+    return _arrays(*(construct(tv.CIFAR10, root, train=is_train) for is_train in (True, False)))
+
+
+def load_cifar100(root: Path) -> dict:
+    """In the order of the official files, whose MD5 torchvision checks."""
+    return _arrays(*(construct(tv.CIFAR100, root, train=is_train) for is_train in (True, False)))
+
+
+def load_fashion_mnist(root: Path) -> dict:
+    """Grey articles of clothing, in the order of the official files."""
+    train, test = (construct(tv.FashionMNIST, root, train=is_train) for is_train in (True, False))
+    return {
+        "classes": list(train.classes),
+        "train": ImageSet(train.data.numpy(), train.targets),
+        "test": ImageSet(test.data.numpy(), test.targets),
+    }
+
+
+def load_svhn(root: Path) -> dict:
+    """House numbers; the easier `extra` images are not used. Label 0 is the digit 0 (10 in the files)."""
+    train, test = (construct(tv.SVHN, root, split=split) for split in ("train", "test"))
+    return {
+        "classes": [str(digit) for digit in range(10)],
+        "train": ImageSet(_channels_last(train.data), train.labels),
+        "test": ImageSet(_channels_last(test.data), test.labels),
+    }
+
+
+def load_stl10(root: Path) -> dict:
+    """5,000 images that labels are drawn from, then 100,000 that have none."""
+    train, test = (construct(tv.STL10, root, split=split) for split in ("train+unlabeled", "test"))
+    return {
+        "classes": ["airplane", "bird", "car", "cat", "deer", "dog", "horse", "monkey", "ship", "truck"],
+        "train": ImageSet(_channels_last(train.data), train.labels),
+        "test": ImageSet(_channels_last(test.data), test.labels),
+        "candidates": int(np.count_nonzero(train.labels >= 0)),
+    }
+
+
+def _arrays(train, test) -> dict:
+    return {
+        "classes": list(train.classes),
+        "train": ImageSet(train.data, train.targets),
+        "test": ImageSet(test.data, test.targets),
+    }
+
+
+def _channels_last(images: np.ndarray) -> np.ndarray:
+    return images.transpose(0, 2, 3, 1)

@@ -1,0 +1,68 @@
+"""What a person sees of a run: a bar on a terminal, plain lines otherwise, and both in `log.txt`."""
+
+import logging
+import time
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+logger = logging.getLogger("common")
+
+
+class Progress:
+    """The progress of one epoch.
+
+    Args:
+        epoch: its number, from 0.
+        epochs: how many there are.
+        steps: of an epoch.
+        done: steps of this one that are done already.
+    """
+
+    def __init__(self, epoch: int, epochs: int, steps: int, done: int):
+        self.epoch, self.epochs, self.steps, self.first, self.done = epoch, epochs, steps, done, done
+        self.bar = tqdm(total=steps, initial=done, desc=f"epoch {epoch + 1}/{epochs}", leave=False, disable=None)
+        self.started = time.perf_counter()
+
+    def __enter__(self) -> "Progress":
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        self.bar.close()
+
+    def advance(self) -> None:
+        """A step is done."""
+        self.done += 1
+        self.bar.update()
+
+    def report(self, averages: dict[str, float | None]) -> None:
+        """Print a line with the averages so far, the speed and the time that the training still takes."""
+        seconds = (time.perf_counter() - self.started) / (self.done - self.first)
+        left = (self.epochs - self.epoch) * self.steps - self.done
+        shown = "  ".join(
+            f"{name} {'-' if value is None else format(value, '.4g')}" for name, value in averages.items()
+        )
+        logger.info(
+            f"epoch {self.epoch + 1}/{self.epochs} step {self.done}/{self.steps}  {shown}  "
+            f"{1 / seconds:.2f} steps/s  ETA {tqdm.format_interval(left * seconds)}"
+        )
+
+
+def log_to(path: Path | None) -> None:
+    """Send what the modules of `common` log to stdout and, where a path is given, to that file as well."""
+    for handler in logger.handlers[:]:
+        logger.removeHandler(handler)
+        handler.close()
+    logger.setLevel(logging.INFO)
+    logger.propagate = False
+    logger.addHandler(_Console())
+    if path is not None:
+        logger.addHandler(logging.FileHandler(path, encoding="utf-8"))
+
+
+class _Console(logging.Handler):
+    """To stdout, above the bar if there is one."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        tqdm.write(self.format(record))

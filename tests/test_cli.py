@@ -1,0 +1,270 @@
+"""The command line: the ancestor's commands, the published defaults, and one line for whatever is wrong."""
+
+import importlib
+import json
+import shlex
+import subprocess
+import sys
+
+import pytest
+from PIL import Image
+
+from common import cli
+from common.errors import UserError
+from tests.conftest import ROOT, SMALL
+
+# The published table's defaults, less --data (required), --seed (was None) and --log (was the method's name). The
+# resizings and statistics are those of a dataset without its own.
+COMMON = {
+    "num_samples_per_class": 4,
+    "train_resizing": "default",
+    "val_resizing": "default",
+    "norm_mean": [0.485, 0.456, 0.406],
+    "norm_std": [0.229, 0.224, 0.225],
+    "auto_augment": "rand-m10-n2-mstd2",
+    "arch": "resnet50",
+    "bottleneck_dim": 1024,
+    "no_pool": False,
+    "pretrained_backbone": None,
+    "finetune": False,
+    "trade_off_cls_strong": 0.1,
+    "batch_size": 32,
+    "lr": 0.003,
+    "lr_scheduler": "exp",
+    "lr_gamma": 0.0004,
+    "lr_decay": 0.75,
+    "wd": 0.0005,
+    "workers": 4,
+    "iters_per_epoch": 500,
+    "print_freq": 100,
+    "phase": "train",
+}
+DEFAULTS = {
+    "erm": COMMON | {"oracle": False, "epochs": 20},
+    "fixmatch": COMMON | {"trade_off_self_training": 1, "threshold": 0.95, "epochs": 60},
+}
+OURS = {
+    "seed": 0,
+    "split_seed": 0,
+    "device": None,
+    "image_size": 224,
+    "scratch": False,
+    "overwrite": False,
+    "tensorboard": False,
+    "checkpoint": "best",
+    "any_counts": False,
+    "generated_split": False,
+}
+
+
+def parse(method: str, command: str) -> dict:
+    return vars(importlib.import_module(method).parse_args(shlex.split(command)))
+
+
+@pytest.mark.parametrize("method", DEFAULTS)
+def test_defaults_are_the_published_ones(method):
+    expected = DEFAULTS[method] | OURS | {"root": "data", "data": "ImageFolder", "log": f"logs/{method}"}
+    if method != "erm":
+        expected["unlabeled_batch_size"] = 32
+    assert parse(method, "data -d ImageFolder") == expected
+
+
+CIFAR100 = (
+    "data/cifar100 -d CIFAR100 --train-resizing 'cifar' --val-resizing 'cifar' --norm-mean 0.5071 0.4867 0.4408 "
+    "--norm-std 0.2675 0.2565 0.2761 --num-samples-per-class 4 -a resnet50 "
+)
+MOCO = "--pretrained-backbone checkpoints/moco_v2_800ep_backbone.pth "
+
+
+@pytest.mark.parametrize(
+    ("method", "command", "values"),
+    [
+        (
+            "erm",
+            CIFAR100 + MOCO + "--lr 0.001 --finetune --lr-scheduler cos --seed 0 "
+            "--log logs/erm_moco_pretrain/cifar100_4_labels_per_class",
+            {
+                "lr": 0.001,
+                "lr_scheduler": "cos",
+                "finetune": True,
+                "pretrained_backbone": "checkpoints/moco_v2_800ep_backbone.pth",
+                "log": "logs/erm_moco_pretrain/cifar100_4_labels_per_class",
+            },
+        ),
+        ("erm", CIFAR100 + "--oracle --lr 0.01 --epochs 80 --finetune --seed 0", {"oracle": True, "epochs": 80}),
+        ("fixmatch", CIFAR100 + "--lr 0.01 --finetune --threshold 0.8 --seed 0", {"lr": 0.01, "threshold": 0.8}),
+        ("fixmatch", CIFAR100 + "--learning-rate 0.02 --weight-decay 0.1 -b 16 -j 2 -i 7 -p 3", {
+            "lr": 0.02, "wd": 0.1, "batch_size": 16, "workers": 2, "iters_per_epoch": 7, "print_freq": 3,
+            "unlabeled_batch_size": 16,
+        }),
+    ],
+)  # fmt: skip
+def test_the_ancestors_commands(method, command, values):
+    args = parse(method, command)
+    assert args["norm_mean"] == [0.5071, 0.4867, 0.4408]
+    assert args["norm_std"] == [0.2675, 0.2565, 0.2761]
+    assert args["train_resizing"] == args["val_resizing"] == "cifar"
+    assert args["image_size"] == 224
+    assert {key: args[key] for key in values} == values
+
+
+@pytest.mark.parametrize(
+    ("flags", "values"),
+    [
+        ("-d CIFAR10", {"train_resizing": "cifar", "norm_mean": [0.4912, 0.4824, 0.4467], "image_size": 224}),
+        ("-d CIFAR100", {"val_resizing": "cifar", "norm_std": [0.2675, 0.2565, 0.2761], "image_size": 224}),
+        ("-d CIFAR10 --train-resizing default", {"train_resizing": "default", "val_resizing": "cifar"}),
+        ("-d CIFAR10 --norm-mean 0.5 0.5 0.5", {"norm_mean": [0.5] * 3, "norm_std": [0.2471, 0.2435, 0.2616]}),
+        ("-d CIFAR10 --train-resizing native --val-resizing native", {"image_size": 32}),
+        ("-d ImageFolder --image-size 96", {"image_size": 96, "norm_mean": [0.485, 0.456, 0.406]}),
+        ("-d Digits --seed 3", {"split_seed": 3}),
+        ("-d Digits --seed 3 --split-seed 0", {"seed": 3, "split_seed": 0}),
+        ("-d Digits -b 8 --unlabeled-batch-size 56", {"batch_size": 8, "unlabeled_batch_size": 56}),
+    ],
+)
+def test_what_depends_on_the_dataset_is_resolved_without_reading(flags, values):
+    args = parse("fixmatch", f"/nowhere {flags}")
+    assert {key: args[key] for key in values} == values
+
+
+@pytest.mark.parametrize("method", DEFAULTS)
+def test_arguments_are_plain_values(method):
+    args = parse(method, "data -d Digits")
+    assert json.loads(json.dumps(args)) == args
+
+
+BAD_FLAGS = {
+    "-d Cifar10": "unknown dataset 'Cifar10'.* CIFAR10",
+    "": "--data",
+    "-d Digits --threshold 1.5": "--threshold.* '1.5'",
+    "-d Digits --threshold -0.1": "--threshold.* '-0.1'",
+    "-d Digits --threshold nan": "--threshold.* 'nan'",
+    "-d Digits --lr nan": "--lr.* 'nan'",
+    "-d Digits --lr 0": "--lr.* '0'",
+    "-d Digits --lr inf": "--lr.* 'inf'",
+    "-d Digits --wd -1": "--wd.* '-1'",
+    "-d Digits -b 0": "--batch-size.* '0'",
+    "-d Digits -b 2.5": "--batch-size.* '2.5'",
+    "-d Digits --unlabeled-batch-size 0": "--unlabeled-batch-size.* '0'",
+    "-d Digits --epochs 0": "--epochs.* '0'",
+    "-d Digits --iters-per-epoch 0": "--iters-per-epoch.* '0'",
+    "-d Digits --workers -1": "--workers.* '-1'",
+    "-d Digits --print-freq 0": "--print-freq.* '0'",
+    "-d Digits --seed -1": "--seed.* '-1'",
+    "-d Digits --seed 4294967296": "--seed.* '4294967296'",
+    "-d Digits --num-samples-per-class 0": "--num-samples-per-class.* '0'",
+    "-d Digits --bottleneck-dim 0": "--bottleneck-dim.* '0'",
+    "-d Digits --trade-off-cls-strong -1": "--trade-off-cls-strong.* '-1'",
+    "-d Digits --trade-off-self-training inf": "--trade-off-self-training.* 'inf'",
+    "-d Digits --norm-std 1 0 1": "--norm-std.* '0'",
+    "-d Digits --norm-mean 0.5": "--norm-mean takes 3 values.* got 1",
+    "-d Digits --norm-std 1 1 1 1": "--norm-std takes 3 values.* got 4",
+    "-d Digits --lr-scheduler step": "--lr-scheduler.* 'step'",
+    "-d Digits --phase analysis": "--phase.* 'analysis'",
+    "-d Digits --thresh 0.9": "--thresh",
+    "-d Digits --oracle": "--oracle",
+    "-d Digits extra": "extra",
+    "-d Digits --auto-augment rnad-m10": "--auto-augment 'rnad-m10'",
+    "-d Digits --scratch --pretrained-backbone x.pth": "--pretrained-backbone.* --scratch",
+    "-d Digits --train-resizing native": "--train-resizing and --val-resizing",
+    "-d Digits --train-resizing native --val-resizing native --image-size 64": "--image-size 64.* 32",
+    "-d ImageFolder --train-resizing native --val-resizing native": "--train-resizing native.* ImageFolder",
+    "-d ImageFolder --val-resizing cifar": "--val-resizing cifar.* ImageFolder",
+}
+
+
+@pytest.mark.parametrize("flags", BAD_FLAGS)
+def test_bad_flags_are_one_line_that_names_them(flags):
+    with pytest.raises(UserError, match=BAD_FLAGS[flags]) as error:
+        parse("fixmatch", f"data {flags}")
+    assert "\n" not in str(error.value)
+
+
+@pytest.fixture
+def folder_of_images(tmp_path):
+    """Two classes of three training images and a test image."""
+    for split, number in (("train", 3), ("test", 1)):
+        for name in ("cat", "dog"):
+            folder = tmp_path / "images" / split / name
+            folder.mkdir(parents=True)
+            for i in range(number):
+                Image.new("RGB", (40, 30), (80 * i, 0, 0)).save(folder / f"{i}.png")
+    return tmp_path / "images"
+
+
+BAD_INPUT = {
+    "-a resnet5": "unknown model 'resnet5'",
+    "-a wrn_10_1": "'wrn_10_1' has no pretrained weights: add --scratch",
+    "-a wrn_10_1 --scratch --root /nowhere": "folder '/nowhere'",
+    "-a wrn_10_1 --scratch --num-samples-per-class 4": "class 'cat' has 3 training images",
+    "-a wrn_10_1 --scratch --num-samples-per-class 3": "the unlabeled set is empty",
+    "-a wrn_10_1 --scratch --batch-size 1": "labeled batch of one image",
+    "-a wrn_10_1 --scratch --no-pool": "drop --no-pool",
+    "-a wrn_10_1 --pretrained-backbone /nowhere.pth": "file '/nowhere.pth' does not exist",
+    "-a vit_tiny_patch16_224 --scratch --image-size 32": "--image-size 224",
+    "-a wrn_10_1 --scratch --device cuda:99": "--device cuda:99",
+    "-a wrn_10_1 --scratch --device tpu": "--device tpu",
+    "-a wrn_10_1 --scratch --phase test": "holds no run to test",
+}
+
+
+@pytest.mark.parametrize("flags", BAD_INPUT)
+def test_bad_input_is_one_line_and_leaves_no_trace_of_a_run(folder_of_images, tmp_path, flags):
+    import fixmatch
+
+    flags, _, root = flags.partition(" --root ")
+    log = tmp_path / "run"
+    defaults = "--num-samples-per-class 2 -b 2 --workers 0 --device cpu --image-size 64"
+    command = f"{root or folder_of_images} -d ImageFolder {defaults} --log {log} {flags}"
+    with pytest.raises(UserError, match=BAD_INPUT[flags + (f" --root {root}" if root else "")]) as error:
+        fixmatch.main(fixmatch.parse_args(shlex.split(command)))
+    assert "\n" not in str(error.value)
+    assert not {"args.json", "checkpoints", "result.json"} & {path.name for path in log.glob("*")}
+
+
+def test_a_log_folder_that_cannot_be_made(tmp_path):
+    import erm
+
+    file = tmp_path / "file"
+    file.write_text("mine")
+    for log in (file, file / "run"):
+        with pytest.raises(UserError, match=f"cannot write to '{log}'"):
+            erm.main(erm.parse_args([*SMALL, "--log", str(log)]))
+    assert file.read_text() == "mine"
+
+
+def test_help_texts_name_every_flag(capsys):
+    for method in DEFAULTS:
+        with pytest.raises(SystemExit) as end:
+            parse(method, "--help")
+        assert end.value.code == 0
+        shown = capsys.readouterr().out
+        for key in parse(method, "data -d Digits"):
+            assert key == "root" or f"--{key.replace('_', '-')}" in shown
+
+
+def test_launch_passes_a_result_and_turns_errors_into_exit_codes(capsys):
+    def bad(args):
+        raise UserError("this is wrong")
+
+    cli.launch(lambda: None, lambda args: None)
+    with pytest.raises(SystemExit) as end:
+        cli.launch(lambda: None, bad)
+    assert end.value.code == 2
+    assert capsys.readouterr() == ("", "error: this is wrong\n")
+
+
+@pytest.mark.parametrize(
+    ("script", "flags", "message"),
+    [
+        ("fixmatch.py", "data -d Digits --threshold 7", "argument --threshold: must be a number from 0 to 1, got '7'"),
+        ("erm.py", "/nowhere -d ImageFolder -a resnet18 --scratch --device cpu --log LOG", "folder '/nowhere'"),
+        ("erm.py", "data -d Digits -a resnet5 --scratch --device cpu --log LOG", "unknown model 'resnet5'"),
+    ],
+)
+def test_a_real_process_ends_with_one_line_and_code_2(tmp_path, script, flags, message):
+    argv = flags.replace("LOG", str(tmp_path / "run")).split()
+    done = subprocess.run([sys.executable, script, *argv], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert done.stderr.count("\n") == 1
+    assert done.stderr.startswith(f"error: {message}")

@@ -1,0 +1,130 @@
+"""A user's own images."""
+
+import shutil
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from common import datasets, splits
+from common.errors import UserError
+
+
+def save(path, color="red", mode="RGB"):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new(mode, (12, 8), color).save(path)
+
+
+@pytest.fixture
+def root(tmp_path):
+    """Made in an order that is not the alphabet's."""
+    for name in (
+        "train/dog/b.png",
+        "train/dog/a.jpg",
+        "train/cat/z.png",
+        "train/cat/deep/er/y.PNG",
+        "train/ant/1.webp",
+    ):
+        save(tmp_path / name)
+    for name in ("test/dog/1.png", "test/cat/1.png"):
+        save(tmp_path / name)
+    (tmp_path / "train" / "cat" / "notes.txt").write_text("no image")
+    (tmp_path / "train" / ".git").mkdir()
+    return tmp_path
+
+
+def relative(images, root):
+    return [str(path).removeprefix(f"{root}/") for path in images.images]
+
+
+def test_images_are_in_order_of_class_and_path(root):
+    data = datasets.load("ImageFolder", root)
+    assert data.classes == ["ant", "cat", "dog"]
+    assert relative(data.train, root) == [
+        "train/ant/1.webp",
+        "train/cat/deep/er/y.PNG",
+        "train/cat/z.png",
+        "train/dog/a.jpg",
+        "train/dog/b.png",
+    ]
+    assert data.train.labels.tolist() == [0, 1, 1, 2, 2]
+    assert relative(data.test, root) == ["test/cat/1.png", "test/dog/1.png"]
+    assert data.test.labels.tolist() == [1, 2]
+
+
+def test_val_stands_in_for_test(root):
+    (root / "test").rename(root / "val")
+    assert relative(datasets.load("ImageFolder", root).test, root) == ["val/cat/1.png", "val/dog/1.png"]
+
+
+def test_test_is_preferred_to_val(root):
+    save(root / "val" / "cat" / "other.png")
+    assert relative(datasets.load("ImageFolder", root).test, root)[0] == "test/cat/1.png"
+
+
+def test_unlabeled_images_come_last_and_are_never_drawn(root):
+    for name in ("b/2.png", "1.png", "a/b/c/3.png", "cat/4.png"):
+        save(root / "unlabeled" / name)
+    data = datasets.load("ImageFolder", root)
+    assert relative(data.train, root)[5:] == [
+        f"unlabeled/{name}" for name in ("1.png", "a/b/c/3.png", "b/2.png", "cat/4.png")
+    ]
+    assert data.train.labels.tolist() == [0, 1, 1, 2, 2, -1, -1, -1, -1]
+    labeled, unlabeled = splits.split(data.train.labels, data.classes, 1, 0, data.candidates)
+    assert data.candidates == 5
+    assert max(labeled) < 5
+    assert set(unlabeled) >= {5, 6, 7, 8}
+
+
+@pytest.mark.parametrize(
+    ("mode", "color", "rgb"),
+    [
+        ("L", 90, (90, 90, 90)),
+        ("1", 1, (255, 255, 255)),
+        ("P", 0, None),
+        ("LA", (90, 128), (90, 90, 90)),
+        ("RGBA", (10, 20, 30, 128), (10, 20, 30)),
+        ("I;16", 90, None),
+    ],
+)
+def test_every_mode_becomes_rgb(root, mode, color, rgb):
+    save(root / "train" / "ant" / "0.png", color, mode)
+    image = datasets.load("ImageFolder", root).train.load(0)
+    assert image.mode == "RGB"
+    assert image.size == (12, 8)
+    assert rgb is None or image.getpixel((3, 3)) == rgb
+
+
+@pytest.mark.parametrize("folder", ["", "train", "test"])
+def test_a_missing_folder_is_named(root, folder):
+    shutil.rmtree(root / folder)
+    with pytest.raises(UserError, match=f"folder '{root / folder}' is missing"):
+        datasets.load("ImageFolder", root)
+
+
+def test_a_test_class_that_train_lacks_is_refused(root):
+    save(root / "test" / "yak" / "1.png")
+    with pytest.raises(UserError, match="class 'yak', which the train folder lacks"):
+        datasets.load("ImageFolder", root)
+
+
+@pytest.mark.parametrize("folder", ["train", "test"])
+def test_a_folder_without_images_is_named(root, folder):
+    for path in (root / folder).rglob("*.*"):
+        if path.is_file():
+            path.unlink()
+    with pytest.raises(UserError, match=f"'{root / folder}' has no images"):
+        datasets.load("ImageFolder", root)
+
+
+def test_a_class_without_images_is_named_by_the_split(root):
+    (root / "train" / "bee").mkdir()
+    data = datasets.load("ImageFolder", root)
+    with pytest.raises(UserError, match="class 'bee' has 0 training images"):
+        splits.split(data.train.labels, data.classes, 1, 0, data.candidates)
+
+
+def test_subset(root):
+    subset = datasets.load("ImageFolder", root).train.subset(np.array([4, 1]))
+    assert relative(subset, root) == ["train/dog/b.png", "train/cat/deep/er/y.PNG"]
+    assert subset.labels.tolist() == [2, 1]

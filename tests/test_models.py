@@ -1,0 +1,257 @@
+"""timm's families by name, strict loading of backbone files, and the classifier."""
+
+import copy
+import os
+import pickle
+import socket
+
+import pytest
+import timm
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+from common import models
+from common.errors import UserError
+
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+
+@pytest.fixture(autouse=True)
+def _no_network(monkeypatch):
+    def refuse(*args, **kwargs):
+        raise AssertionError("the network was touched")
+
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+    monkeypatch.setattr(socket, "getaddrinfo", refuse)
+
+
+def scratch(arch: str, size: int = 32, **options) -> nn.Module:
+    return models.backbone(arch, size, MEAN, STD, scratch=True, **options)
+
+
+@pytest.mark.parametrize(
+    ("arch", "size"),
+    [
+        ("resnet18", 64),
+        ("resnet50.a1_in1k", 64),
+        ("vit_tiny_patch16_224", 224),
+        ("swin_tiny_patch4_window7_224", 224),
+        ("convnext_atto", 64),
+        ("efficientnet_b0", 64),
+        ("mobilenetv3_small_050", 64),
+        ("wrn_28_2", 32),
+    ],
+)
+def test_every_family_gives_float32_logits_and_gradients(arch, size):
+    model = models.ImageClassifier(scratch(arch, size), 10, 16)
+    logits = model(torch.randn(2, 3, size, size))
+    assert logits.shape == (2, 10)
+    assert logits.dtype == torch.float32
+    logits.square().mean().backward()
+    assert all(p.grad is not None for p in model.parameters())
+    assert {key.split(".")[0] for key in model.state_dict()} == {"backbone", "bottleneck", "head"}
+
+
+@pytest.mark.parametrize(
+    ("arch", "name"),
+    [
+        ("resnet50", "resnet50.tv_in1k"),
+        ("resnet18", "resnet18.tv_in1k"),
+        ("wide_resnet101_2", "wide_resnet101_2.tv_in1k"),
+        ("resnext50_32x4d", "resnext50_32x4d.tv_in1k"),
+        ("resnet50.a1_in1k", "resnet50.a1_in1k"),
+        ("resnet26", "resnet26"),
+        ("vit_tiny_patch16_224", "vit_tiny_patch16_224"),
+        ("wrn_28_2", "wrn_28_2"),
+    ],
+)
+def test_names(arch, name):
+    assert models.timm_name(arch) == name
+
+
+def test_every_torchvision_name_has_its_weights_in_timm():
+    for arch in models.TORCHVISION_V1:
+        assert models.timm_name(arch) in timm.list_pretrained()
+
+
+@pytest.mark.parametrize(
+    ("arch", "hint"),
+    [
+        ("resnet5", "did you mean .*resnet50"),
+        ("resnet50.a9_in1k", r"did you mean .*resnet50\.a1_in1k"),
+        ("xyzzy", r"timm\.list_models"),
+    ],
+)
+def test_unknown_names_have_a_hint(arch, hint):
+    with pytest.raises(UserError, match=f"unknown model '{arch}': {hint}"):
+        models.timm_name(arch)
+
+
+@pytest.mark.parametrize(("arch", "classes", "number"), [("wrn_28_2", 10, 1_467_610), ("wrn_10_1", 10, 77_850)])
+def test_wide_resnets_are_timms_and_of_the_papers_size(arch, classes, number):
+    model = timm.create_model(arch, num_classes=classes)
+    assert sum(p.numel() for p in model.parameters()) == number
+    assert model(torch.zeros(2, 3, 32, 32)).shape == (2, classes)
+
+
+def test_weights_that_do_not_exist_are_refused():
+    with pytest.raises(UserError, match="'wrn_28_2' has no pretrained weights: add --scratch"):
+        models.backbone("wrn_28_2", 32, MEAN, STD)
+
+
+def test_a_failed_download_is_one_line(monkeypatch):
+    def offline(*args, **kwargs):
+        raise OSError("no route to host\nat length")
+
+    monkeypatch.setattr(timm, "create_model", offline)
+    with pytest.raises(UserError, match=r"'resnet18\.tv_in1k' could not be downloaded \(no route to host\)"):
+        models.backbone("resnet18", 32, MEAN, STD)
+
+
+@pytest.mark.parametrize(("mean", "warned"), [(MEAN, False), ((0.5, 0.5, 0.5), True)])
+def test_other_statistics_than_the_pretrained_ones_draw_a_warning(monkeypatch, log, mean, warned):
+    monkeypatch.setattr(timm, "create_model", lambda *a, create=timm.create_model, **k: create(a[0], num_classes=0))
+    models.backbone("resnet18", 32, mean, STD)
+    assert any("--norm-mean 0.485 0.456 0.406" in message for message in log.messages) is warned
+
+
+def test_no_pool_is_for_models_that_pool():
+    for arch in ("resnet18", "wrn_10_1"):
+        with pytest.raises(UserError, match="drop --no-pool"):
+            scratch(arch, no_pool=True)
+    assert scratch("mobilenetv3_small_050", no_pool=True).feature_dim == 1024
+
+
+def test_the_classifier():
+    torch.manual_seed(0)
+    model = models.ImageClassifier(scratch("wrn_10_1"), 10)
+    linear, norm, relu, dropout = model.bottleneck
+    assert (linear.in_features, linear.out_features, model.feature_dim) == (64, 1024, 1024)
+    assert linear.weight.std().item() == pytest.approx(0.005, rel=0.02)
+    assert abs(linear.weight.mean().item()) < 1e-4
+    assert (linear.bias == 0.1).all()
+    assert [type(norm), type(relu), dropout.p] == [nn.BatchNorm1d, nn.ReLU, 0.5]
+    x = torch.randn(4, 3, 32, 32)
+    model.eval()
+    assert torch.equal(model(x), model.head(model.features(x)))
+    assert model.features(x).shape == (4, 1024)
+    assert torch.equal(model.features(x), model.bottleneck(model.backbone(x)))
+
+
+@pytest.mark.parametrize(("finetune", "rates"), [(True, [0.003, 0.03, 0.03]), (False, [0.03] * 3)])
+def test_parameter_groups(finetune, rates):
+    model = models.ImageClassifier(scratch("wrn_10_1"), 10, 16)
+    optimizer = torch.optim.SGD(model.parameter_groups(0.03, finetune), momentum=0.9)
+    assert [group["lr"] for group in optimizer.param_groups] == pytest.approx(rates)
+    members = [[id(p) for p in group["params"]] for group in optimizer.param_groups]
+    parts = (model.backbone, model.bottleneck, model.head)
+    assert members == [[id(p) for p in part.parameters()] for part in parts]
+    assert sum(map(len, members)) == len([*model.parameters()])
+
+
+def backbone_file(tmp_path, change=lambda state: state, name="weights.pth", arch="resnet18"):
+    """A file of random weights of timm's model with its classifier, changed; (its tensors, its path)."""
+    torch.manual_seed(1)
+    state = {key: value.clone() for key, value in timm.create_model(arch).state_dict().items()}
+    content = change(state)
+    save = save_file if name.endswith("safetensors") else torch.save
+    save(content, tmp_path / name)
+    return state, str(tmp_path / name)
+
+
+def without(*prefixes):
+    return lambda state: {k: v for k, v in state.items() if not k.startswith(prefixes)}
+
+
+@pytest.mark.parametrize(
+    ("change", "name"),
+    [
+        (lambda s: s, "weights.pth"),
+        (lambda s: s, "weights.safetensors"),
+        (without("fc."), "weights.pth"),
+        (without("fc."), "weights.safetensors"),
+        (lambda s: {"state_dict": s, "epoch": 800}, "weights.pth"),
+        (lambda s: {k: v for k, v in s.items() if "num_batches" not in k}, "weights.pth"),
+        (lambda s: s | {"fc.weight": torch.zeros(10, 512)}, "weights.pth"),
+    ],
+    ids=["pth", "safetensors", "no classifier", "no classifier in safetensors", "nested", "old", "other classifier"],
+)
+def test_backbone_files_are_loaded_whole(tmp_path, change, name):
+    state, file = backbone_file(tmp_path, change, name)
+    loaded = models.backbone("resnet18", 32, MEAN, STD, file=file).state_dict()
+    assert len(loaded) > 100
+    assert all(torch.equal(loaded[key], state[key]) for key in loaded if "num_batches" not in key)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (without("layer4.1.conv2"), r"lacks layer4\.1\.conv2\.weight"),
+        (without("layer4.1.bn2.running_mean"), r"lacks layer4\.1\.bn2\.running_mean"),
+        (lambda s: {}, "lacks conv1.weight, .* more"),
+        (lambda s: s | {"layer5.weight": torch.zeros(1)}, r"beyond the backbone, layer5\.weight"),
+        (lambda s: s | {"conv1.weight": torch.zeros(64, 3, 3, 3)}, r"other shapes for conv1\.weight"),
+        (lambda s: {f"module.{k}": v for k, v in s.items()}, "lacks"),
+        (lambda s: {"state_dict": s, "more": 1} and [1, 2], "does not hold a dictionary of tensors"),
+        (
+            lambda s: {"state_dict": {f"module.encoder_q.{k}": v for k, v in s.items()}},
+            r"unconverted MoCo checkpoint: run python convert_moco_to_pretrained\.py .*weights\.pth ",
+        ),
+    ],
+    ids=["conv", "buffer", "empty", "surplus", "shape", "prefix", "list", "moco"],
+)
+def test_unfit_backbone_files_are_refused(tmp_path, change, message):
+    _, file = backbone_file(tmp_path, change)
+    with pytest.raises(UserError, match=message) as error:
+        models.backbone("resnet18", 32, MEAN, STD, file=file)
+    assert file in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+class RunsCode:
+    """A pickle of this makes the folder `path`."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.path),)
+
+
+@pytest.mark.parametrize(
+    "save", [lambda o, f: f.write_bytes(pickle.dumps(o, protocol=2)), torch.save], ids=["pickle", "torch"]
+)
+def test_a_file_that_would_run_code_is_refused_and_does_not(tmp_path, save):
+    save({"conv1.weight": RunsCode(tmp_path / "executed")}, tmp_path / "evil.pth")
+    with pytest.raises(UserError, match=r"evil\.pth' is not a checkpoint that can be loaded safely") as error:
+        models.read_state_dict(tmp_path / "evil.pth")
+    assert "\n" not in str(error.value)
+    assert not (tmp_path / "executed").exists()
+
+
+@pytest.mark.parametrize("name", ["bad.pth", "bad.safetensors"])
+@pytest.mark.parametrize("content", [b"", b"no weights", b"PK\x03\x04", b"\x80\x02."])
+def test_a_file_that_is_no_checkpoint_is_refused(tmp_path, name, content):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(UserError, match=name):
+        models.read_state_dict(tmp_path / name)
+
+
+def test_a_missing_file_is_named():
+    with pytest.raises(UserError, match=r"'/nowhere\.pth' does not exist"):
+        models.read_state_dict("/nowhere.pth")
+
+
+def test_a_model_of_another_family_loads_from_a_file(tmp_path):
+    """Its classifier has another name."""
+    state, file = backbone_file(tmp_path, arch="mobilenetv3_small_050")
+    loaded = models.backbone("mobilenetv3_small_050", 32, MEAN, STD, file=file).state_dict()
+    assert torch.equal(loaded["conv_stem.weight"], state["conv_stem.weight"])
+
+
+def test_building_a_backbone_is_repeatable():
+    torch.manual_seed(3)
+    first = copy.deepcopy(scratch("wrn_10_1").state_dict())
+    torch.manual_seed(3)
+    assert all(map(torch.equal, first.values(), scratch("wrn_10_1").state_dict().values()))

@@ -1,0 +1,337 @@
+"""Stopped or killed anywhere and started again, a run ends where an uninterrupted one does, to the last bit."""
+
+import contextlib
+import importlib
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from common import checkpoint, cli, report
+from common.errors import Interrupted, UserError
+from common.run import Run
+from tests.conftest import ROOT, SMALL, assert_equal_states, final_state, read_rows, train_small
+
+METHODS = ["erm", "fixmatch"]
+FLAGS = ("--lr", "0.1")  # far enough from the start that each step shows
+
+
+class Killed(BaseException):
+    """In place of SIGKILL: nothing in the code may catch it, and nothing is saved."""
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory):
+    """method -> the folder of a run that nothing stopped; to be read only."""
+    folders = {method: tmp_path_factory.mktemp(method) / "run" for method in METHODS}
+    for method, folder in folders.items():
+        train_small(method, *FLAGS, log=folder)
+    return folders
+
+
+@pytest.fixture
+def finished(uninterrupted, tmp_path):
+    """A copy of the finished FixMatch run, to be spoiled."""
+    return shutil.copytree(uninterrupted["fixmatch"], tmp_path / "run")
+
+
+def assert_same_run(a: Path, b: Path) -> None:
+    states = [final_state(folder) for folder in (a, b)]
+    for state in states:
+        del state["seconds"]
+        state["args"] = {key: value for key, value in state["args"].items() if key not in cli.FREE}
+    assert_equal_states(*states)
+    assert read_rows(a) == read_rows(b)
+    best = [torch.load(folder / "checkpoints" / "best.pth", weights_only=True) for folder in (a, b)]
+    for content in best:
+        del content["args"]
+    assert_equal_states(*best)
+    assert (a / "labeled.json").read_bytes() == (b / "labeled.json").read_bytes()
+
+
+def at_call(monkeypatch, target, name: str, number: int, act) -> None:
+    """Call `act` in place of the number-th call of target.name, or before it if `act` returns."""
+    original, calls = getattr(target, name), []
+
+    def counting(*args, **kwargs):
+        calls.append(name)
+        if len(calls) == number:
+            act()
+        return original(*args, **kwargs)
+
+    monkeypatch.setattr(target, name, counting)
+
+
+def kill() -> None:
+    raise Killed
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize(("step", "workers"), [(2, "1"), (6, "0")])
+def test_stopped_by_a_signal_and_resumed(uninterrupted, small_run, tmp_path, monkeypatch, method, workers, step):
+    """In the middle of the first epoch, and at the last step of all, whose evaluation is still to come."""
+    script = importlib.import_module(method)
+    with monkeypatch.context() as patch:
+        at_call(patch, script, "train_step", step, lambda: os.kill(os.getpid(), signal.SIGTERM))
+        with pytest.raises(Interrupted, match=f"SIGTERM after step {step}") as error:
+            small_run(method, *FLAGS)
+    assert error.value.signum == signal.SIGTERM
+    assert final_state(tmp_path / "run")["step"] == step
+    assert not (tmp_path / "run" / "result.json").exists()
+    small_run(method, *FLAGS, "--workers", workers)
+    assert_same_run(tmp_path / "run", uninterrupted[method])
+
+
+def test_a_signal_during_evaluation_stops_after_it(uninterrupted, small_run, tmp_path, monkeypatch):
+    import erm
+
+    with monkeypatch.context() as patch:
+        at_call(patch, erm, "evaluate", 1, lambda: os.kill(os.getpid(), signal.SIGINT))
+        with pytest.raises(Interrupted, match="SIGINT after step 3"):
+            small_run("erm", *FLAGS)
+    assert len(read_rows(tmp_path / "run")) == 1
+    small_run("erm", *FLAGS)
+    assert_same_run(tmp_path / "run", uninterrupted["erm"])
+
+
+def test_signals_mean_what_they_meant_before_the_run(small_run):
+    before = [signal.getsignal(s) for s in (signal.SIGTERM, signal.SIGINT)]
+    small_run("erm", "--epochs", "1", "--iters-per-epoch", "1")
+    assert [signal.getsignal(s) for s in (signal.SIGTERM, signal.SIGINT)] == before
+
+
+KILLS = {
+    "in the first epoch, before any checkpoint": ("fixmatch", "train_step", 2),
+    "in the second epoch": ("fixmatch", "train_step", 5),
+    "while evaluating": ("fixmatch", "evaluate", 2),
+    "before the first checkpoint": (checkpoint, "save", 1),
+    "between best and the first latest": (checkpoint, "save", 2),
+    "before the second latest": (Run, "save", 2),
+    "before metrics.jsonl": (Run, "_write_history", 3),
+    "before the result": (report, "result", 1),
+}
+
+
+@pytest.mark.parametrize("moment", KILLS)
+def test_killed_and_resumed(uninterrupted, small_run, tmp_path, monkeypatch, moment):
+    target, name, number = KILLS[moment]
+    target = importlib.import_module(target) if isinstance(target, str) else target
+    with monkeypatch.context() as patch:
+        at_call(patch, target, name, number, kill)
+        with pytest.raises(Killed):
+            small_run("fixmatch", *FLAGS)
+    result = small_run("fixmatch", *FLAGS)
+    assert_same_run(tmp_path / "run", uninterrupted["fixmatch"])
+    assert result["last_top1"] == read_rows(tmp_path / "run")[-1]["top1"]
+
+
+def test_killed_while_writing_a_checkpoint_the_old_one_stays(finished, monkeypatch):
+    latest = finished / "checkpoints" / "latest.pth"
+    before = latest.read_bytes()
+    monkeypatch.setattr(os, "replace", lambda *paths: kill())
+    with pytest.raises(Killed):
+        checkpoint.save(latest, {"other": 1})
+    assert latest.read_bytes() == before
+
+
+def test_a_full_disk_is_one_line_and_the_old_checkpoint_stays(finished, monkeypatch):
+    def full(*args):
+        raise OSError(28, "No space left on device")
+
+    latest = finished / "checkpoints" / "latest.pth"
+    before = latest.read_bytes()
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(UserError, match="No space left on device"):
+        checkpoint.save(latest, {"other": 1})
+    assert latest.read_bytes() == before
+    assert sorted(p.name for p in latest.parent.iterdir()) == ["best.pth", "latest.pth"]
+
+
+def test_rows_beyond_the_checkpoint_are_cut_off(uninterrupted, small_run, tmp_path, monkeypatch):
+    import fixmatch
+
+    with monkeypatch.context() as patch:
+        at_call(patch, fixmatch, "train_step", 5, kill)
+        with pytest.raises(Killed):
+            small_run("fixmatch", *FLAGS)
+    with open(tmp_path / "run" / "metrics.jsonl", "a") as rows:
+        rows.write('{"epoch": 2, "top')
+    small_run("fixmatch", *FLAGS)
+    assert_same_run(tmp_path / "run", uninterrupted["fixmatch"])
+
+
+def test_a_finished_run_shows_its_result_and_is_not_trained(finished, small_run, monkeypatch, capsys):
+    import fixmatch
+
+    monkeypatch.setattr(fixmatch, "train_step", kill)
+    before = {path: path.read_bytes() for path in finished.rglob("*") if path.is_file() and path.name != "log.txt"}
+    result = small_run("fixmatch", *FLAGS)
+    assert result == json.loads((finished / "result.json").read_text())
+    assert "finished: top-1" in capsys.readouterr().out
+    assert all(path.read_bytes() == content for path, content in before.items())
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ("--lr", "0.2"),
+        ("--threshold", "0.9"),
+        ("--epochs", "3"),
+        ("--finetune",),
+        ("--seed", "1"),
+        ("--norm-mean", "0.1", "0.1", "0.1"),
+        ("--unlabeled-batch-size", "4"),
+    ],
+    ids=lambda flags: flags[0],
+)
+def test_other_arguments_are_refused_by_name(finished, small_run, flags):
+    before = {path: path.read_bytes() for path in finished.rglob("*") if path.is_file() and path.name != "log.txt"}
+    with pytest.raises(UserError, match="other arguments") as error:
+        small_run("fixmatch", *FLAGS, *flags)
+    assert f"{flags[0]} " in str(error.value)
+    assert "(was " in str(error.value)
+    assert "--wd" not in str(error.value)
+    assert "\n" not in str(error.value)
+    assert all(path.read_bytes() == content for path, content in before.items())
+
+
+@pytest.mark.parametrize("free", ["-j 1", "-p 1", "--device cpu", "--phase test", "--phase test --checkpoint latest"])
+def test_arguments_that_change_no_number_are_free(finished, small_run, free):
+    small_run("fixmatch", *FLAGS, *free.split())
+
+
+def test_another_root_is_free(finished):
+    import fixmatch
+
+    argv = ["elsewhere", *SMALL[1:], *FLAGS, "--log", str(finished)]
+    fixmatch.main(fixmatch.parse_args(argv))
+
+
+@pytest.mark.parametrize("other", ["erm", "fixmatch"])
+def test_another_methods_folder_is_refused(finished, small_run, other):
+    """Also that of a method with the very same flags."""
+    args_file = finished / "args.json"
+    args_file.write_text(args_file.read_text().replace('"method": "fixmatch"', '"method": "another"'))
+    with pytest.raises(UserError, match=r"another|other arguments"):
+        small_run(other, *FLAGS)
+
+
+@pytest.mark.parametrize(("key", "value"), [("threshold", "0.95"), ("split_seed", "0"), ("image_size", "32")])
+def test_a_flag_younger_than_the_run_takes_its_default(finished, small_run, key, value):
+    args_file = finished / "args.json"
+    saved = json.loads(args_file.read_text())
+    del saved["args"][key]
+    args_file.write_text(json.dumps(saved))
+    flag = f"--{key.replace('_', '-')}"
+    small_run("fixmatch", *FLAGS, flag, value)
+    if key != "image_size":  # native resizing admits one
+        with pytest.raises(UserError, match=f"{flag} 1"):
+            small_run("fixmatch", *FLAGS, flag, "1")
+
+
+def test_overwrite_starts_anew_and_removes_only_the_runs_files(uninterrupted, finished, small_run):
+    (finished / "notes.md").write_text("mine")
+    (finished / "views.png").write_text("old")
+    small_run("fixmatch", *FLAGS, "--seed", "1", "--overwrite")
+    assert (finished / "notes.md").read_text() == "mine"
+    assert (finished / "views.png").read_bytes()[:4] == b"\x89PNG"
+    assert json.loads((finished / "result.json").read_text())["seed"] == 1
+    assert len(read_rows(finished)) == 2
+    small_run("fixmatch", *FLAGS, "--overwrite")
+    assert_same_run(finished, uninterrupted["fixmatch"])
+
+
+def test_overwrite_with_bad_input_removes_nothing(finished, small_run):
+    with pytest.raises(UserError, match="fewer than"):
+        small_run("fixmatch", *FLAGS, "--overwrite", "--num-samples-per-class", "500")
+    assert (finished / "result.json").exists()
+    assert (finished / "checkpoints" / "latest.pth").exists()
+
+
+def damaged(content: bytes, kind: str, weights: bytes) -> bytes:
+    middle = content.index(weights) + len(weights) // 2
+    return {
+        "empty": b"",
+        "text": b"no checkpoint",
+        "half": content[: len(content) // 2],
+        "a byte short": content[:-1],
+        "one bit of the weights": content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :],
+    }[kind]
+
+
+@pytest.mark.parametrize("kind", ["empty", "text", "half", "a byte short", "one bit of the weights"])
+def test_a_damaged_checkpoint_is_refused_in_one_line(finished, small_run, kind):
+    latest = finished / "checkpoints" / "latest.pth"
+    (finished / "result.json").unlink()
+    spoiled = damaged(latest.read_bytes(), kind, final_state(finished)["model"]["head.weight"].numpy().tobytes())
+    latest.write_bytes(spoiled)
+    rows = (finished / "metrics.jsonl").read_bytes()
+    with pytest.raises(UserError, match=r"latest\.pth' is damaged .*--overwrite") as error:
+        small_run("fixmatch", *FLAGS)
+    assert "\n" not in str(error.value)
+    assert latest.read_bytes() == spoiled
+    assert (finished / "metrics.jsonl").read_bytes() == rows
+
+
+def test_any_flipped_bit_is_noticed_or_harmless(tmp_path):
+    path = tmp_path / "small.pth"
+    saved = {"x": torch.arange(5), "step": 3}
+    checkpoint.save(path, saved)
+    content = path.read_bytes()
+    for position in range(0, len(content), 7):
+        path.write_bytes(content[:position] + bytes([content[position] ^ 4]) + content[position + 1 :])
+        with contextlib.suppress(UserError):
+            assert_equal_states(checkpoint.load(path), saved)
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"method": "fixmatch"}'])
+def test_a_damaged_args_file_is_refused_in_one_line(finished, small_run, text):
+    (finished / "args.json").write_text(text)
+    with pytest.raises(UserError, match=r"args\.json"):
+        small_run("fixmatch", *FLAGS)
+
+
+@pytest.mark.parametrize("name", ["result.json", "metrics.jsonl", "checkpoints/latest.pth"])
+def test_a_folder_of_something_else_is_refused(tmp_path, small_run, name):
+    file = tmp_path / "run" / name
+    file.parent.mkdir(parents=True)
+    file.write_text("mine")
+    with pytest.raises(UserError, match=r"no args\.json"):
+        small_run("erm")
+    assert file.read_text() == "mine"
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_is_not_saved(small_run, tmp_path, monkeypatch):
+    import erm
+
+    original = erm.train_step
+    steps = iter(range(100))
+    monkeypatch.setattr(
+        erm, "train_step", lambda *a: original(*a) | ({"loss": torch.tensor(float("nan"))} if next(steps) > 3 else {})
+    )
+    with pytest.raises(UserError, match="loss not finite by step"):
+        small_run("erm")
+    assert final_state(tmp_path / "run")["step"] == 3
+
+
+def test_a_real_process_killed_and_resumed(uninterrupted, tmp_path):
+    """With a loader process, and as many threads as in the runs of this one."""
+    folder = tmp_path / "run"
+    command = [sys.executable, "fixmatch.py", *SMALL, *FLAGS, "--log", str(folder), "-j", "1", "-p", "1"]
+    with open(tmp_path / "out.txt", "w") as out:
+        one_thread = os.environ | {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+        process = subprocess.Popen(command, cwd=ROOT, stdout=out, stderr=out, env=one_thread)
+        deadline = time.monotonic() + 60
+        while "step 1/3" not in (tmp_path / "out.txt").read_text() and time.monotonic() < deadline:
+            time.sleep(0.01)
+        process.kill()
+        assert process.wait() == -signal.SIGKILL, (tmp_path / "out.txt").read_text()
+    train_small("fixmatch", *FLAGS, log=folder)
+    assert_same_run(folder, uninterrupted["fixmatch"])
