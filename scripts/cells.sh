@@ -204,7 +204,8 @@ work_off() {
     trap '[ -z "$child" ] || kill -TERM "$child" 2>/dev/null || true' TERM
     while IFS= read -r command; do
         number=$((number + 1))
-        if [ -e "$work/stop" ] || ! mkdir "$work/$number" 2>/dev/null; then continue; fi
+        # $$ is the shell file's process: nobody is left to work for once that was killed.
+        if [ -e "$work/stop" ] || ! kill -0 $$ 2>/dev/null || ! mkdir "$work/$number" 2>/dev/null; then continue; fi
         echo "== $number/$total: $command"
         if [ "$JOBS" -eq 1 ]; then
             eval "exec $command" </dev/null &

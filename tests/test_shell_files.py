@@ -221,6 +221,17 @@ def test_a_signal_reaches_the_scripts_and_begins_no_other_cell(stand_in):
     assert [line.split(":")[0] for line in others] == ["exit code 143", "exit code 143", "not run", "not run"]
 
 
+def test_a_killed_shell_file_leaves_nobody_who_begins_other_cells(stand_in):
+    python, calls = stand_in
+    command = ["bash", "scripts/uda.sh", "moco", "Aircraft", "CIFAR10"]
+    with subprocess.Popen(command, cwd=ROOT, env=os.environ | {"PYTHON": str(python)}) as process:
+        while not calls.read_text():
+            time.sleep(0.01)
+        process.kill()
+    time.sleep(1)
+    assert calls.read_text().splitlines() == ["uda.py CIFAR10 unset"]
+
+
 def test_the_printed_commands_run_through_xargs(stand_in):
     """As the README does it: one shell for each printed line."""
     python, calls = stand_in
