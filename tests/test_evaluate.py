@@ -83,6 +83,11 @@ def test_masked_accuracy_counts_the_selected_alone():
     assert [v.item() for v in ev.masked_accuracy(predictions, labels, torch.zeros(4))] == [0, 0]
 
 
+def test_masked_accuracy_leaves_out_samples_without_a_known_label():
+    predictions, labels = torch.tensor([0, 1, 2]), torch.tensor([0, -1, 1])
+    assert [v.item() for v in ev.masked_accuracy(predictions, labels, torch.ones(3))] == [100, 2]
+
+
 def test_meters_weight_masked_accuracies_by_the_number_selected():
     """One of one, then one of three, then none of none: two of four."""
     meters, ones = Meters(CPU), torch.ones(3, dtype=torch.int64)
