@@ -20,13 +20,15 @@ def accuracy(logits: Tensor, labels: Tensor) -> Tensor:
 def masked_accuracy(predictions: Tensor, labels: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
     """Accuracy over the selected samples as (sum in percent, number selected), so that a meter can weight it.
 
-    An epoch's figure is then the accuracy over all the samples selected in it, and empty masks count for nothing.
+    An epoch's figure is then the accuracy over all the samples selected in it; empty masks count for nothing, and
+    neither do samples whose label nobody knows.
 
     Args:
-        predictions, labels: int64 [B].
+        predictions: int64 [B].
+        labels: int64 [B], -1 where not known.
         mask: bool or float [B], 1 where selected.
     """
-    mask = mask.float()
+    mask = mask.float() * (labels >= 0)
     return 100 * (mask * (predictions == labels)).sum(), mask.sum()
 
 

@@ -77,10 +77,15 @@ def test_accuracy():
 
 
 def test_masked_accuracy_counts_the_selected_alone():
-    predictions, labels = torch.tensor([0, 1, 2, 2]), torch.tensor([0, 1, 0, -1])
+    predictions, labels = torch.tensor([0, 1, 2, 2]), torch.tensor([0, 1, 0, 1])
     for mask in (torch.tensor([1.0, 0, 1, 1]), torch.tensor([True, False, True, True])):
         assert [v.item() for v in ev.masked_accuracy(predictions, labels, mask)] == [100, 3]
     assert [v.item() for v in ev.masked_accuracy(predictions, labels, torch.zeros(4))] == [0, 0]
+
+
+def test_masked_accuracy_leaves_out_samples_without_a_known_label():
+    predictions, labels = torch.tensor([0, 1, 2]), torch.tensor([0, -1, 1])
+    assert [v.item() for v in ev.masked_accuracy(predictions, labels, torch.ones(3))] == [100, 2]
 
 
 def test_meters_weight_masked_accuracies_by_the_number_selected():

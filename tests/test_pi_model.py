@@ -1,0 +1,47 @@
+"""Pi Model's loss and its ramp, by hand; Mean Teacher's ramp is the same."""
+
+import numpy as np
+import pytest
+import torch
+
+import mean_teacher
+import pi_model
+from tests import steps
+from tests.reference import softmax
+
+RAMP = [0.0067, 0.0174, 0.0408, 0.0863, 0.165, 0.287, 0.449, 0.638, 0.819, 0.951, 1, 1, 1]
+
+
+@pytest.mark.parametrize("script", [pi_model, mean_teacher])
+def test_ramp(script):
+    assert [script.ramp_up(epoch, 10) for epoch in range(13)] == pytest.approx(RAMP, rel=1e-2)
+    assert script.ramp_up(0, 0) == script.ramp_up(3, 0) == 1
+
+
+@pytest.mark.parametrize("method", ["pi_model", "mean_teacher"])
+@pytest.mark.parametrize("epoch", [0, 1, 2])
+def test_weight_of_an_epoch(method, epoch):
+    args = steps.arguments(method, "--warm-up-epochs", "2", "--trade-off-con", "3")
+    run = steps.Epochs(method, (1, 1, 1))
+    run.epoch = epoch
+    setup = steps.build(method, args)
+    scheduler = torch.optim.lr_scheduler.LambdaLR(setup.optimizer, lambda t: 1)
+    setup.script.train_one_epoch(run, None, None, setup.model, *setup.state, setup.optimizer, scheduler, args)
+    row = {name: value.item() for name, value in run.rows[0].items()}
+    assert row["loss_u"] > 1e-3
+    weight = 3 * np.exp(-5 * (1 - epoch / 2) ** 2)
+    assert row["loss"] - row["loss_l"] == pytest.approx(weight * row["loss_u"], abs=1e-6)
+
+
+def test_loss_and_gradient_through_both_branches():
+    rng = np.random.default_rng(0)
+    y1, y2 = 2 * rng.normal(size=(2, 6, 4))
+    logits = [torch.tensor(y, requires_grad=True) for y in (y1, y2)]
+    loss = pi_model.consistency_loss(*logits)
+    loss.backward()
+
+    p, q = softmax(y1), softmax(y2)
+    assert loss.item() == pytest.approx(((p - q) ** 2).sum() / 6)  # over classes a sum, over images a mean
+    for leaf, a, b in ((logits[0], p, q), (logits[1], q, p)):
+        d = 2 * (a - b) / 6
+        assert np.allclose(leaf.grad, a * (d - (a * d).sum(axis=1, keepdims=True)))

@@ -1,0 +1,381 @@
+"""Every method's training step, written out slowly and literally, for the tests to compare the scripts with.
+
+One class a method; nothing comes from the scripts. Samples are looped over, every loss has a backward of its own, in
+the order of the reference implementation, and whatever the scripts keep incrementally is worked out anew. A network is
+given as its parts (`backbone`, `bottleneck`, `head`, and what else the method has), which are put together here.
+"""
+
+import copy
+import math
+from collections import Counter
+
+import torch
+from torch import Tensor, nn
+
+
+def log_softmax(row: Tensor) -> Tensor:
+    shifted = row - row.max().detach()
+    return shifted - shifted.exp().sum().log()
+
+
+def softmax(row: Tensor) -> Tensor:
+    return log_softmax(row).exp()
+
+
+def cross_entropy(row: Tensor, target: int) -> Tensor:
+    return -log_softmax(row)[target]
+
+
+def mean(terms: list):
+    return sum(terms) / len(terms)
+
+
+def confident(row: Tensor) -> tuple[float, int]:
+    """The largest probability and its class, as plain numbers: no gradient can come of them."""
+    p = softmax(row.detach()).tolist()
+    return max(p), p.index(max(p))
+
+
+class Method:
+    """What the methods share: the two labeled passes, and SGD with the exponential schedule."""
+
+    tenth = ("backbone",)  # the parts that learn at a tenth of the rate with --finetune
+
+    def __init__(self, net: nn.Module, args, num_images: int, num_classes: int):
+        self.net, self.args, self.num_images, self.num_classes = net, args, num_images, num_classes
+        self.velocity = {name: torch.zeros_like(p) for name, p in net.named_parameters()}
+        self.step, self.epoch = 0, 0
+        self.prepare()
+
+    def prepare(self) -> None:
+        """Make the method's own state."""
+
+    def begin_epoch(self) -> None:
+        pass
+
+    def after_step(self) -> None:
+        pass
+
+    def backwards(self, batch_l, batch_u) -> dict:
+        """All passes and backwards of a step; gives its metrics."""
+        raise NotImplementedError
+
+    def train_epoch(self, batches, before_step) -> list[dict]:
+        self.begin_epoch()
+        rows = []
+        for batch in batches:
+            before_step(self.step)
+            self.net.zero_grad()
+            rows.append(self.backwards(*batch))
+            self.descend()
+            self.step += 1
+            self.after_step()
+        self.epoch += 1
+        return rows
+
+    def rate(self) -> float:
+        return self.args.lr * (1 + self.args.lr_gamma * self.step) ** -self.args.lr_decay
+
+    @torch.no_grad()
+    def descend(self) -> None:
+        """Nesterov's SGD, with weight decay on everything."""
+        for name, p in self.net.named_parameters():
+            factor = 0.1 if self.args.finetune and name.split(".")[0] in self.tenth else 1
+            gradient = p.grad + self.args.wd * p
+            self.velocity[name] = 0.9 * self.velocity[name] + gradient
+            p.sub_(factor * self.rate() * (gradient + 0.9 * self.velocity[name]))
+
+    def logits(self, x: Tensor) -> Tensor:
+        return self.net.head(self.net.bottleneck(self.net.backbone(x)))
+
+    def supervised(self, batch_l) -> tuple[Tensor, dict]:
+        """The loss of both labeled views, with its backward."""
+        (weak, strong), labels, _ = batch_l
+        y_weak, y_strong = self.logits(weak), self.logits(strong)
+        loss = mean([cross_entropy(y, t) for y, t in zip(y_weak, labels, strict=True)])
+        strong_loss = mean([cross_entropy(y, t) for y, t in zip(y_strong, labels, strict=True)])
+        loss = loss + self.args.trade_off_cls_strong * strong_loss
+        loss.backward()
+        return loss, {"loss_l": loss, "accuracy_l": accuracy(y_weak, labels)}
+
+    def self_training(self, selected: list, predictions: Tensor, weight: float) -> Tensor:
+        """CE with the (selected, pseudo-label) of each sample, over the whole batch, with its backward."""
+        terms = [s * cross_entropy(y, c) for (s, c), y in zip(selected, predictions, strict=True)]
+        loss = mean(terms)
+        (weight * loss).backward()
+        return loss
+
+
+def accuracy(logits: Tensor, labels: Tensor) -> float:
+    return mean([100.0 * (row.argmax().item() == t) for row, t in zip(logits, labels.tolist(), strict=True)])
+
+
+def of_pseudo_labels(selected: list, labels: Tensor) -> dict:
+    right = [100.0 * (s and c == t) for (s, c), t in zip(selected, labels.tolist(), strict=True)]
+    number = sum(s for s, _ in selected)
+    return {"pseudo_label_accuracy": (sum(right), number), "pseudo_label_ratio": 100 * number / len(selected)}
+
+
+class Erm(Method):
+    def backwards(self, batch_l) -> dict:
+        loss, metrics = self.supervised(batch_l)
+        return {"loss": loss, "accuracy_l": metrics["accuracy_l"]}
+
+
+class PseudoLabel(Method):
+    def backwards(self, batch_l, batch_u) -> dict:
+        loss_l, metrics = self.supervised(batch_l)
+        (weak,), labels, _ = batch_u
+        y = self.logits(weak)
+        selected = [(p > self.args.threshold, c) for p, c in map(confident, y)]
+        weight = self.args.trade_off_self_training
+        loss_u = self.self_training(selected, y, weight)
+        return metrics | {"loss": loss_l + weight * loss_u, "loss_u": loss_u} | of_pseudo_labels(selected, labels)
+
+
+def ramp_up(epoch: int, length: int) -> float:
+    t = min(epoch, length) / length if length else 1
+    return math.exp(-5 * (1 - t) ** 2)
+
+
+def squared_distance(p: Tensor, q: Tensor) -> Tensor:
+    return sum((a - b) ** 2 for a, b in zip(p, q, strict=True))
+
+
+class PiModel(Method):
+    def backwards(self, batch_l, batch_u) -> dict:
+        loss_l, metrics = self.supervised(batch_l)
+        (first, second), _, _ = batch_u
+        pairs = zip(self.logits(first), self.logits(second), strict=True)
+        loss_u = mean([squared_distance(softmax(a), softmax(b)) for a, b in pairs])
+        weight = self.args.trade_off_con * ramp_up(self.epoch, self.args.warm_up_epochs)
+        (weight * loss_u).backward()
+        return metrics | {"loss": loss_l + weight * loss_u, "loss_u": loss_u}
+
+
+class MeanTeacher(Method):
+    def prepare(self) -> None:
+        self.teacher = copy.deepcopy(self.net)
+        for p in self.teacher.parameters():
+            p.requires_grad = False
+
+    def backwards(self, batch_l, batch_u) -> dict:
+        loss_l, metrics = self.supervised(batch_l)
+        (view, view_of_teacher), _, _ = batch_u
+        with torch.no_grad():
+            targets = self.teacher.head(self.teacher.bottleneck(self.teacher.backbone(view_of_teacher)))
+        pairs = zip(self.logits(view), targets, strict=True)
+        loss_u = sum(squared_distance(softmax(y), softmax(t)) for y, t in pairs)  # a sum over the batch, too
+        weight = self.args.trade_off_con * ramp_up(self.epoch, self.args.warm_up_epochs)
+        (weight * loss_u).backward()
+        return metrics | {"loss": loss_l + weight * loss_u, "loss_u": loss_u}
+
+    @torch.no_grad()
+    def after_step(self) -> None:
+        a = min(self.args.alpha, 1 - 1 / self.step)
+        for mine, p in zip(self.teacher.parameters(), self.net.parameters(), strict=True):
+            mine.copy_(a * mine + (1 - a) * p)
+        for mine, module in zip(self.teacher.modules(), self.net.modules(), strict=True):
+            if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d):
+                mine.running_mean.copy_(module.running_mean)
+                mine.running_var.copy_(module.running_var)
+                mine.num_batches_tracked.copy_(module.num_batches_tracked)
+
+
+class Uda(Method):
+    def backwards(self, batch_l, batch_u) -> dict:
+        loss_l, metrics = self.supervised(batch_l)
+        (weak, strong), _, _ = batch_u
+        with torch.no_grad():
+            y_weak = self.logits(weak)
+        terms, number, T = [], 0, self.args.T
+        for w, s in zip(y_weak, self.logits(strong), strict=True):
+            paper = self.args.uda_variant == "paper"
+            q, log_p = (softmax(w / T), log_softmax(s)) if paper else (softmax(w), log_softmax(s / T))
+            selected = confident(w)[0] > self.args.threshold
+            terms.append(selected * sum(q[c] * (q[c].log() - log_p[c]) for c in range(len(q))))
+            number += selected
+        loss_u = mean(terms) if paper else sum(terms) / max(number, 1)
+        weight = self.args.trade_off_con
+        (weight * loss_u).backward()
+        ratio = 100 * number / len(terms)
+        return metrics | {"loss": loss_l + weight * loss_u, "loss_u": loss_u, "pseudo_label_ratio": ratio}
+
+
+class FixMatch(Method):
+    def select(self, y_weak: Tensor, indices: Tensor) -> list:
+        return [(p > self.args.threshold, c) for p, c in map(confident, y_weak)]
+
+    def bias(self):
+        return 0.0
+
+    def backwards(self, batch_l, batch_u) -> dict:
+        loss_l, metrics = self.supervised(batch_l)
+        (weak, strong), labels, indices = batch_u
+        with torch.no_grad():
+            y_weak = self.logits(weak)
+        selected = self.select(y_weak, indices)
+        weight = self.args.trade_off_self_training
+        loss_u = self.self_training(selected, self.logits(strong) + self.bias(), weight)
+        return metrics | {"loss": loss_l + weight * loss_u, "loss_u": loss_u} | of_pseudo_labels(selected, labels)
+
+
+def flexmatch_thresholds(bank: list[int], num_classes: int, threshold: float, warmup: bool) -> list[float]:
+    """Of each class, from a count of the whole bank; float32 is rounded to after each operation, as tensors do."""
+    counts = Counter(bank)
+    if max(counts.values()) == len(bank):
+        return [0.0] * num_classes
+    most = max(number for value, number in counts.items() if warmup or value != -1)
+    betas = [torch.tensor(counts[c] / most, dtype=torch.float32) for c in range(num_classes)]
+    return [(threshold * beta / (2 - beta)).item() for beta in betas]
+
+
+class FlexMatch(FixMatch):
+    def prepare(self) -> None:
+        self.bank = [-1] * self.num_images
+
+    def select(self, y_weak: Tensor, indices: Tensor) -> list:
+        thresholds = flexmatch_thresholds(self.bank, self.num_classes, self.args.threshold, self.args.warmup)
+        predictions = [confident(y) for y in y_weak]
+        for index, (p, c) in zip(indices.tolist(), predictions, strict=True):
+            if p > self.args.threshold:
+                self.bank[index] = c
+        return [(p > thresholds[c], c) for p, c in predictions]
+
+
+class DebiasMatch(FixMatch):
+    def begin_epoch(self) -> None:
+        if self.epoch == 0 or not self.args.persistent_q_hat:
+            self.q_hat = torch.full((self.num_classes,), 1 / self.num_classes, dtype=torch.float64)
+
+    def bias(self) -> Tensor:
+        return (self.args.tau * self.q_hat.log()).float()
+
+    def select(self, y_weak: Tensor, indices: Tensor) -> list:
+        m = self.args.momentum
+        self.q_hat = m * self.q_hat + (1 - m) * mean([softmax(y.double()) for y in y_weak])
+        return super().select(y_weak - self.bias(), indices)
+
+
+class SelfTuning(Method):
+    tenth = ("backbone", "projector")
+
+    def prepare(self) -> None:
+        self.encoder_k = copy.deepcopy(self.net)
+        for p in self.encoder_k.parameters():
+            p.requires_grad = False
+        columns = torch.randn(self.args.projection_dim, self.num_classes * self.args.K)
+        self.queue = columns / columns.norm(dim=0)  # class c in the columns from cK on
+        self.pointers = [0] * self.num_classes
+
+    def rate(self) -> float:
+        passed = sum(self.epoch >= milestone for milestone in self.args.milestones)
+        return self.args.lr * self.args.lr_gamma**passed
+
+    @staticmethod
+    def encode(net: nn.Module, x: Tensor) -> tuple[Tensor, Tensor]:
+        features = net.bottleneck(net.backbone(x))
+        projected = net.projector(features)
+        return torch.stack([row / row.norm() for row in projected]), net.head(features)
+
+    @torch.no_grad()
+    def keys(self, x: Tensor) -> Tensor:
+        m = self.args.m
+        for mine, p in zip(self.encoder_k.parameters(), self.net.parameters(), strict=True):
+            mine.copy_(m * mine + (1 - m) * p)
+        return self.encode(self.encoder_k, x)[0]
+
+    def contrast(self, x_query: Tensor, x_key: Tensor, labels: list[int] | None) -> tuple[Tensor, Tensor]:
+        """The loss, and the logits of the queries. Without labels they are predicted by a pass of their own."""
+        if labels is None:
+            labels = [row.argmax().item() for row in self.encode(self.net, x_query)[1]]
+        h_q, y_q = self.encode(self.net, x_query)
+        h_k = self.keys(x_key)
+        loss = pgc_loss(h_q, h_k, labels, self.queue.clone(), self.args.K, self.args.T)
+        enqueue(self.queue, self.pointers, h_k, labels, self.args.K)
+        return loss, y_q
+
+    def backwards(self, batch_l, batch_u) -> dict:
+        (query, key), labels, _ = batch_l
+        loss_pgc_l, y = self.contrast(query, key, labels.tolist())
+        loss_cls = mean([cross_entropy(row, t) for row, t in zip(y, labels, strict=True)])
+        (loss_cls + loss_pgc_l).backward()
+        (query, key), _, _ = batch_u
+        loss_u, _ = self.contrast(query, key, None)
+        loss_u.backward()
+        metrics = {"loss_cls": loss_cls, "loss_pgc_l": loss_pgc_l, "loss_u": loss_u, "accuracy_l": accuracy(y, labels)}
+        return metrics | {"loss": loss_cls + loss_pgc_l + loss_u}
+
+
+def pgc_loss(queries: Tensor, keys: Tensor, labels: list[int], queue: Tensor, K: int, T: float) -> Tensor:
+    """KL divergence from the target that is uniform over the own key and the K keys of the class; a batch mean."""
+    losses = []
+    for query, key, label in zip(queries, keys, labels, strict=True):
+        mine = [column for column in range(queue.shape[1]) if column // K == label]
+        others = [column for column in range(queue.shape[1]) if column // K != label]
+        ordered = torch.cat([key[:, None], queue[:, mine], queue[:, others]], dim=1)
+        log_p = log_softmax(query @ ordered / T)
+        losses.append(sum((math.log(1 / (K + 1)) - log_p[j]) / (K + 1) for j in range(K + 1)))
+    return mean(losses)
+
+
+def enqueue(queue: Tensor, pointers: list[int], keys: Tensor, labels: list[int], K: int) -> None:
+    """One key after the other, in place."""
+    for key, label in zip(keys, labels, strict=True):
+        queue[:, label * K + pointers[label]] = key
+        pointers[label] = (pointers[label] + 1) % K
+
+
+class Dst(Method):
+    def prepare(self) -> None:
+        self.n = 0
+
+    def after_step(self) -> None:
+        self.n += 1
+
+    def all_heads(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+        """(features, their copy, main, worst, pseudo): the worst-case head stands on a copy cut off from the graph."""
+        features = self.net.bottleneck(self.net.backbone(x))
+        cut = features.detach().requires_grad_()
+        return features, cut, self.net.head(features), self.net.worst_head(cut), self.net.pseudo_head(features)
+
+    def backwards(self, batch_l, batch_u) -> dict:
+        (weak_l, strong_l), labels, _ = batch_l
+        (weak_u, strong_u), labels_u, _ = batch_u
+        args, B = self.args, len(labels)
+
+        y_strong = self.all_heads(strong_l)[2]
+        strong_loss = mean([cross_entropy(y, t) for y, t in zip(y_strong, labels, strict=True)])
+        (args.trade_off_cls_strong * strong_loss).backward()
+
+        features, cut, y, worst, _ = self.all_heads(torch.cat([weak_l, weak_u]))
+        loss_weak = mean([cross_entropy(row, t) for row, t in zip(y[:B], labels, strict=True)])
+        predictions = [row.argmax().item() for row in y]
+        agree = mean([cross_entropy(a, c) for a, c in zip(worst[:B], predictions[:B], strict=True)])
+        pairs = zip(worst[B:], predictions[B:], strict=True)
+        differ = mean([-(1 - softmax(a)[c] + 1e-6).clamp(max=1).log() for a, c in pairs])
+        loss_worst = args.eta * (args.eta_prime * agree + differ)
+        loss_worst.backward()  # the worst-case head's parameters, and the copy of the features
+        c = 2 * 0.1 / (1 + math.exp(-self.n / 1000)) - 0.1
+        torch.autograd.backward([loss_weak, features], [None, -c * cut.grad])
+
+        selected = [(p > args.threshold, t) for p, t in map(confident, y[B:])]
+        loss_u = self.self_training(selected, self.all_heads(strong_u)[4], args.trade_off_self_training)
+        loss_l = loss_weak + args.trade_off_cls_strong * strong_loss
+        loss = loss_l + loss_worst + args.trade_off_self_training * loss_u
+        metrics = {"loss": loss, "loss_l": loss_l, "loss_u": loss_u, "loss_worst": loss_worst}
+        return metrics | {"accuracy_l": accuracy(y[:B], labels)} | of_pseudo_labels(selected, labels_u)
+
+
+METHODS = {
+    "erm": Erm,
+    "pseudo_label": PseudoLabel,
+    "pi_model": PiModel,
+    "mean_teacher": MeanTeacher,
+    "uda": Uda,
+    "fixmatch": FixMatch,
+    "self_tuning": SelfTuning,
+    "flexmatch": FlexMatch,
+    "debiasmatch": DebiasMatch,
+    "dst": Dst,
+}
