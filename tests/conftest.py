@@ -12,7 +12,7 @@ import torch
 
 ROOT = Path(__file__).parent.parent
 SMALL = (
-    "data -d Digits -a wrn_10_1 --scratch --train-resizing native --val-resizing native --bottleneck-dim 16 "
+    "data -d Digits -a wrn_10_1_half --scratch --train-resizing native --val-resizing native --bottleneck-dim 16 "
     "--epochs 2 --iters-per-epoch 3 --batch-size 8 --print-freq 2 --workers 0 --device cpu"
 ).split()
 

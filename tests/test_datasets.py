@@ -13,7 +13,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 
 from common import datasets, splits
 from common.datasets import SPECS, sun397
@@ -29,11 +28,6 @@ TWO_STEPS = (
     "-a wrn_10_1 --scratch --image-size 32 --bottleneck-dim 16 -b 4 --workers 0 -i 2 --epochs 1 --device cpu "
     "--any-counts"
 ).split()
-
-
-@pytest.fixture(autouse=True)
-def _one_thread(_two_threads):
-    torch.set_num_threads(1)  # the networks are too small for two, which wait for each other on a busy machine
 
 
 @pytest.fixture(scope="session")

@@ -74,15 +74,6 @@ SHARED_CASES = [(method, flags) for method in FLAGS for flags in shared(method)]
 loaded = functools.cache(datasets.load)
 
 
-@pytest.fixture(autouse=True, scope="module")
-def _one_thread():
-    """For networks as small as this one, a second thread costs more than it gives."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 @functools.cache
 def outcome(method: str, flags: str) -> dict:
     """What a run with a small backbone ends with: the metrics of its epochs, the network and the method's state.

@@ -1,18 +1,20 @@
 """What every method has to have. A new method is one more entry of METHODS."""
 
 import importlib
+import itertools
 import os
 import re
 import shlex
 import signal
 import subprocess
+from pathlib import Path
 from unittest import mock
 
 import pytest
 
 from common.errors import Interrupted
 from scripts.results import published
-from tests.conftest import ROOT, assert_equal_states, final_state
+from tests.conftest import ROOT, assert_equal_states, final_state, train_small
 
 # Flags that let the method's own losses and state matter within six steps.
 METHODS = {
@@ -27,6 +29,11 @@ METHODS = {
     "debiasmatch": "--threshold 0.2 --momentum 0.5",
     "dst": "--threshold 0.2 --width 8",
 }
+VARIANTS = [
+    ("mean_teacher", "--warm-up-epochs 1 --alpha 0.5 --eval-teacher"),
+    ("debiasmatch", "--threshold 0.2 --momentum 0.5 --persistent-q-hat"),
+]
+STOPS = (2, 3, 5)  # in the middle of the first epoch, between its last step and its test, and in the second
 
 
 def test_every_script_has_an_entry():
@@ -34,28 +41,37 @@ def test_every_script_has_an_entry():
     assert scripts == METHODS.keys()
 
 
-@pytest.mark.parametrize("method", METHODS)
-def test_interrupted_and_continued_it_ends_with_the_same_bits(method, small_run, tmp_path):
-    script, flags = importlib.import_module(method), METHODS[method].split()
-    train_step, steps = script.train_step, []
+def stop_in_step(number: int, method: str, *flags: str, log: Path) -> None:
+    """Train, with a SIGTERM that arrives during this process's `number`-th step."""
+    script = importlib.import_module(method)
+    train_step, taken = script.train_step, []
 
     def interrupted(*args):
-        steps.append(1)
-        if len(steps) == 5:
+        taken.append(1)
+        if len(taken) == number:
             os.kill(os.getpid(), signal.SIGTERM)
         return train_step(*args)
 
-    flags += ["-a", "wrn_10_1_half"]
-    result = small_run(method, *flags, log=tmp_path / "whole")
     with mock.patch.object(script, "train_step", interrupted), pytest.raises(Interrupted):
-        small_run(method, *flags, log=tmp_path / "parts")
-    continued = small_run(method, *flags, log=tmp_path / "parts")
-    assert result["method"] == method
-    assert continued["last_top1"] == result["last_top1"]
-    states = [final_state(tmp_path / name) for name in ("whole", "parts")]
+        train_small(method, *flags, log=log)
+
+
+@pytest.mark.parametrize(("method", "flags"), [*METHODS.items(), *VARIANTS])
+def test_interrupted_and_continued_it_ends_with_the_same_bits(method, flags, tmp_path):
+    whole, parts, flags = tmp_path / "whole", tmp_path / "parts", flags.split()
+    result = train_small(method, *flags, log=whole)
+    for before, stop in itertools.pairwise((0, *STOPS)):
+        stop_in_step(stop - before, method, *flags, log=parts)
+        assert final_state(parts)["step"] == stop
+    continued = train_small(method, *flags, log=parts)
+
+    states = [final_state(folder) for folder in (whole, parts)]
     for state in states:
-        del state["seconds"], state["args"]
+        del state["seconds"], state["args"]  # the latter hold the folder
     assert_equal_states(*states)
+    assert (whole / "metrics.jsonl").read_bytes() == (parts / "metrics.jsonl").read_bytes()
+    assert result["method"] == method
+    assert all(continued[key] == result[key] for key in result if "top1" in key)
 
 
 @pytest.mark.parametrize("method", METHODS)
