@@ -20,7 +20,8 @@ own_flags() {
     case $1 in
         self_tuning) echo "--milestones 6 8" ;; # has no cosine schedule
         erm | dst) echo "--lr-scheduler cos --lr 0.01" ;;
-        pi_model | mean_teacher) echo "--lr-scheduler cos --warm-up-epochs 3" ;;
+        pi_model) echo "--lr-scheduler cos --warm-up-epochs 3 --trade-off-con 1" ;;
+        mean_teacher) echo "--lr-scheduler cos --warm-up-epochs 3" ;;
         pseudo_label) echo "--lr-scheduler cos --threshold 0.8" ;;
         uda) echo "--lr-scheduler cos --threshold 0.95" ;;
         *) echo "--lr-scheduler cos" ;;
