@@ -69,16 +69,7 @@ def backbone(
     """
     name = timm_name(arch)
     download = not scratch and file is None
-    if download and name not in timm.list_pretrained():
-        raise UserError(f"'{arch}' has no pretrained weights: add --scratch, or --pretrained-backbone FILE")
-    try:
-        model = timm.create_model(name, pretrained=download, num_classes=0)
-    except OSError as error:  # the hub's errors are OSErrors
-        reason = str(error).split("\n")[0]
-        raise UserError(
-            f"the weights of '{name}' could not be downloaded ({reason}): connect to the internet once, "
-            "or give --pretrained-backbone FILE or --scratch"
-        ) from None
+    model = _create(name, download)
     if no_pool and isinstance(model, timm.models.ResNet | WideResNet):
         raise UserError(f"'{arch}' ends in feature maps, which need pooling: drop --no-pool")
     if file is not None:
@@ -87,6 +78,19 @@ def backbone(
         _warn_of_other_statistics(model, name, norm_mean, norm_std)
     model.feature_dim = _feature_dim(model, name, image_size)
     return model
+
+
+def _create(name: str, download: bool) -> nn.Module:
+    if download and name not in timm.list_pretrained():
+        raise UserError(f"'{name}' has no pretrained weights: add --scratch, or --pretrained-backbone FILE")
+    try:
+        return timm.create_model(name, pretrained=download, num_classes=0)
+    except OSError as error:  # the hub's errors are OSErrors
+        reason = str(error).split("\n")[0]
+        raise UserError(
+            f"the weights of '{name}' could not be downloaded ({reason}): connect to the internet once, "
+            "or give --pretrained-backbone FILE or --scratch"
+        ) from None
 
 
 def _warn_of_other_statistics(model: nn.Module, name: str, mean: Sequence[float], std: Sequence[float]) -> None:

@@ -15,8 +15,6 @@ import torchvision
 
 from common import models
 
-SCHEMA = 1
-
 
 def result(
     method: str,
@@ -35,14 +33,12 @@ def result(
     epoch's. Scores of a second network keep its prefix, e.g. `teacher_last_top1`.
 
     Args:
-        args: all the flags.
-        history: the epochs' rows of `metrics.jsonl`.
+        args, history: all the flags; the epochs' rows of `metrics.jsonl`.
         official_split, any_counts, labeled_sha256: what was trained on; see `Data` and `splits`.
         seconds: of training and testing, over all resumptions.
     """
-    steps = args["epochs"] * args["iters_per_epoch"]
     return {
-        "schema": SCHEMA,
+        "schema": 1,
         "method": method,
         "dataset": args["data"],
         "arch": args["arch"],
@@ -54,7 +50,7 @@ def result(
         "any_counts": any_counts,
         "labeled_sha256": labeled_sha256,
         "seconds": seconds,
-        "steps_per_second": steps / seconds,
+        "steps_per_second": args["epochs"] * args["iters_per_epoch"] / seconds,
         "device": _device_name(device),
         "precision": "float32",
         "versions": _versions(),

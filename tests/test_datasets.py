@@ -25,7 +25,7 @@ PHOTOGRAPHS = [name for name in WRITERS if SPECS[name].native_size is None]
 SMALL = [name for name in WRITERS if SPECS[name].native_size is not None]
 LISTED = [name for name in PHOTOGRAPHS if name != "Caltech101"]  # the split is in the files
 TWO_STEPS = (
-    "-a wrn_10_1 --scratch --image-size 32 --bottleneck-dim 16 -b 4 --workers 0 -i 2 --epochs 1 --device cpu "
+    "-a wrn_10_1_half --scratch --image-size 32 --bottleneck-dim 16 -b 4 --workers 0 -i 2 --epochs 1 --device cpu "
     "--any-counts"
 ).split()
 

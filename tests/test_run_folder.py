@@ -56,7 +56,7 @@ def test_result(trained):
     assert result == returned
     assert sorted(result) == sorted(FIELDS)
     expected = {
-        "schema": 1, "method": method, "dataset": "Digits", "arch": "wrn_10_1", "pretraining": "scratch",
+        "schema": 1, "method": method, "dataset": "Digits", "arch": "wrn_10_1_half", "pretraining": "scratch",
         "pretraining_sha256": None, "num_samples_per_class": 4, "oracle": False, "seed": 0, "split_seed": 0,
         "epochs": 2, "iters_per_epoch": 3, "precision": "float32", "official_split": True, "any_counts": False,
     }  # fmt: skip
@@ -68,7 +68,7 @@ def test_result(trained):
     assert result["seconds"] > 0
     assert result["steps_per_second"] == pytest.approx(6 / result["seconds"])
     assert result["versions"]["torch"] == torch.__version__
-    assert result["command"].startswith(f"python {method}.py data -d Digits -a wrn_10_1 --scratch ")
+    assert result["command"].startswith(f"python {method}.py data -d Digits -a wrn_10_1_half --scratch ")
 
 
 def test_metrics_have_a_row_per_epoch(trained):
@@ -188,7 +188,7 @@ def test_a_backbone_file_is_recorded_by_its_stem_and_hash(tmp_path):
     import erm
 
     file = tmp_path / "moco_v2.pth"
-    torch.save(timm.create_model("wrn_10_1").state_dict(), file)
+    torch.save(timm.create_model("wrn_10_1_half").state_dict(), file)
     argv = [flag for flag in SMALL if flag != "--scratch"]
     argv += ["--pretrained-backbone", str(file), "--epochs", "1", "-i", "1", "--log", str(tmp_path / "run")]
     result = erm.main(erm.parse_args(argv))
