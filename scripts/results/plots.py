@@ -16,6 +16,7 @@ from scripts.results.runs import Cell, Place, differing
 
 mpl.use("Agg")  # no screen needed
 
+COLORS = [*(f"C{i}" for i in range(10)), "black", "gold"]  # ten methods and the oracle are eleven
 PUBLISHED_STYLE = {"marker": "o", "color": "0.4", "fillstyle": "none"}
 OURS_STYLE = {"marker": ".", "color": "C0"}
 METRICS = {
@@ -51,7 +52,7 @@ def _draw(cells: dict[str, Cell], metrics: dict[str, str], title: str, path: Pat
     figure, panels = plt.subplots(1, len(metrics), figsize=(7 * len(metrics), 4.5), layout="constrained", squeeze=False)
     for axes, (metric, ylabel) in zip(panels[0], metrics.items(), strict=True):
         for i, (label, cell) in enumerate(cells.items()):
-            _draw_curves(axes, curves(cell, metric), label, f"C{i % 10}")
+            _draw_curves(axes, curves(cell, metric), label, COLORS[i % len(COLORS)])
         axes.set(xlabel="epoch", ylabel=ylabel, title=title)
         axes.grid(alpha=0.3)
         if axes.get_lines():
