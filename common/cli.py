@@ -2,6 +2,7 @@
 
 import argparse
 import math
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
@@ -257,6 +258,9 @@ def launch(parse_args: Callable[[], Arguments], main: Callable[[Arguments], Any]
     except Interrupted as interruption:
         print(interruption, file=sys.stderr)
         sys.exit(128 + interruption.signum)
+    except KeyboardInterrupt:  # before the first step or after the last: the run heeds signals itself in between
+        print("stopped by SIGINT, with nothing new to save: the same command continues", file=sys.stderr)
+        sys.exit(128 + signal.SIGINT)
 
 
 def _number(convert: type, accepts: Callable[[Any], bool], what: str) -> Callable[[str], Any]:

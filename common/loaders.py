@@ -6,7 +6,10 @@ interruption changes a byte, and nothing is drawn from the main process's genera
 
 import itertools
 import logging
+import multiprocessing
+import os
 import signal
+import threading
 import warnings
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
@@ -155,7 +158,7 @@ def _data_loader(views: "_Views", keys: Sampler, workers: int, device: torch.dev
         num_workers=workers,
         persistent_workers=workers > 0,
         collate_fn=_collate,
-        worker_init_fn=_ignore_interrupt,
+        worker_init_fn=_leave_signals_to_the_parent,
         pin_memory=device.type == "cuda",
         generator=torch.Generator(),  # its own: otherwise each iterator draws from the main process's
     )
@@ -226,6 +229,19 @@ def _or_raise(batch):
     return batch
 
 
-def _ignore_interrupt(worker: int) -> None:
-    """Ctrl-C reaches the whole process group; the main process alone decides what to do about it."""
+def _leave_signals_to_the_parent(worker: int) -> None:
+    """Ctrl-C and a scheduler's SIGTERM reach the whole process group; the main process decides what to do about them.
+
+    A worker heeds the SIGTERM with which its parent, having failed, ends it at exit: ignored, that would be waited for
+    forever. A parent that was killed is noticed by PyTorch's worker loop within five seconds.
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if hasattr(signal, "sigwaitinfo"):  # macOS lacks it; a SIGTERM to the group ends its workers, and so the run
+        signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])  # threads begun from now on inherit this
+        threading.Thread(target=_heed_the_parent, args=(multiprocessing.parent_process().pid,), daemon=True).start()
+
+
+def _heed_the_parent(parent: int) -> None:
+    while signal.sigwaitinfo([signal.SIGTERM]).si_pid != parent:
+        pass
+    os._exit(0)

@@ -1,4 +1,4 @@
-"""Averages over an epoch that stay on the device until somebody reads them."""
+"""Averages over an epoch, and its first step gone wrong, which stay on the device until somebody reads them."""
 
 import torch
 from torch import Tensor
@@ -10,7 +10,7 @@ class Meters:
     """Running averages of the dictionaries that a training step returns.
 
     A metric is a scalar tensor, averaged over steps, or a pair (sum, weight), whose average is sum of sums / sum of
-    weights. Updating never waits for the device; `averages` does.
+    weights. Updating never waits for the device; reading does.
     """
 
     def __init__(self, device: torch.device):
@@ -20,20 +20,34 @@ class Meters:
     def reset(self) -> None:
         self.names: list[str] = []
         self.totals = torch.zeros(0, 2, dtype=torch.float64, device=self.device)
+        self._bad_step = torch.zeros((), dtype=torch.int64, device=self.device)
+        self._bad_values = self.totals
 
-    def update(self, metrics: dict[str, Metric]) -> None:
+    def update(self, metrics: dict[str, Metric], step: int) -> None:
+        """Add the metrics of the run's step number `step`, counted from 1."""
         one = torch.ones((), device=self.device)
         pairs = [metric if isinstance(metric, tuple) else (metric, one) for metric in metrics.values()]
         values = torch.stack([value.detach() for pair in pairs for value in pair]).double().view(-1, 2)
         if not self.names:
-            self.names, self.totals = list(metrics), torch.zeros_like(values)
+            self.names, self.totals, self._bad_values = list(metrics), torch.zeros_like(values), values
         self.totals += values
+        is_first_bad = ~values.isfinite().all() & (self._bad_step == 0)
+        self._bad_step = torch.where(is_first_bad, step, self._bad_step)
+        self._bad_values = torch.where(is_first_bad, values, self._bad_values)
 
     def averages(self) -> dict[str, float | None]:
         """name -> average; None where the weights sum to zero."""
-        totals = self.totals.tolist()  # the one synchronisation with the device
+        return self._divided(self.totals)
+
+    def first_not_finite(self) -> tuple[int, dict[str, float | None]] | None:
+        """The number and the metrics of the first step since `reset` with a metric that is not finite, if any."""
+        step = int(self._bad_step)
+        return (step, self._divided(self._bad_values)) if step else None
+
+    def _divided(self, pairs: Tensor) -> dict[str, float | None]:
         return {
-            name: total / weight if weight else None for name, (total, weight) in zip(self.names, totals, strict=True)
+            name: total / weight if weight else None
+            for name, (total, weight) in zip(self.names, pairs.tolist(), strict=True)
         }
 
     def state_dict(self) -> dict:
@@ -41,3 +55,4 @@ class Meters:
 
     def load_state_dict(self, state: dict) -> None:
         self.names, self.totals = state["names"], state["totals"].to(self.device)
+        self._bad_values = self.totals  # of the same shape; a checkpoint's steps were all good

@@ -1,11 +1,14 @@
 """What a person sees of a run: a bar on a terminal, plain lines otherwise, and both in `log.txt`."""
 
 import logging
+import sys
 import time
 from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
+
+from common.errors import UserError
 
 logger = logging.getLogger("common")
 
@@ -58,7 +61,17 @@ def log_to(path: Path | None) -> None:
     logger.propagate = False
     logger.addHandler(_Console())
     if path is not None:
-        logger.addHandler(logging.FileHandler(path, encoding="utf-8"))
+        logger.addHandler(_File(path, encoding="utf-8"))
+
+
+class _File(logging.FileHandler):
+    """A line that cannot be written ends the run: logging itself would print a traceback and go on."""
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 (logging's name)
+        error = sys.exception()
+        if not isinstance(error, OSError):
+            raise error
+        raise UserError(f"cannot write '{self.baseFilename}' ({error.strerror}): free some space and run again")
 
 
 class _Console(logging.Handler):

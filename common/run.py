@@ -6,7 +6,7 @@ labeled.json        which images are labeled
 views.png           a sheet of augmented samples
 metrics.jsonl       one object per epoch
 tensorboard/        the same, where --tensorboard asks for it
-checkpoints/        latest.pth (everything, to resume from), best.pth (the model, to use)
+checkpoints/        latest.pth (everything, to resume from; previous.pth, the one before), best.pth (the model, to use)
 result.json         written last: its presence means that the run is finished
 """
 
@@ -15,13 +15,12 @@ import fcntl
 import json
 import logging
 import math
-import os
 import shutil
 import signal
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import torch
@@ -31,6 +30,7 @@ from common import augment, checkpoint, cli, evaluate, progress, report, seeding
 from common.datasets import Data
 from common.errors import Interrupted, UserError
 from common.events import Events
+from common.files import write_whole
 from common.loaders import Batch, TestLoader, TrainLoader
 from common.meters import Meters, Metric
 
@@ -60,6 +60,9 @@ class Run:
         self.device = _find_device(args.device)
         self.step, self.history, self.seconds = 0, [], 0.0
         self.meters = Meters(self.device)
+        self.checkpoints = self.folder / "checkpoints"
+        self._rates: dict[int, list[float]] = {}  # step -> learning rates, since the last look at the metrics
+        self._saved_step = 0
         self._streams: list[Iterator[Batch]] | None = None
         self._signum: int | None = None
         self._events = Events(self.folder / "tensorboard") if args.tensorboard and args.phase == "train" else None
@@ -119,45 +122,58 @@ class Run:
                 run's own step, history, meters and random generators.
 
         Raises:
-            UserError: the checkpoint is damaged or does not fit.
+            UserError: the checkpoint does not fit, it and the one before are damaged, or the labeled images are others.
         """
         self.state = state
-        latest = self.folder / "checkpoints" / "latest.pth"
         if self.args.overwrite:
             _discard(self.folder)
-        if latest.is_file():
-            content = checkpoint.load(latest)
-            checkpoint.restore(state, content, latest)
-            self.step, self.history, self.seconds = content["step"], content["history"], content["seconds"]
-            self.meters.load_state_dict(content["meters"])
-            seeding.load_state_dict(content["rng"])
-            logger.info(f"resuming '{self.folder}' at step {self.step}, epoch {len(self.history) + 1}")
+        newest = checkpoint.load_newest(self.checkpoints / "latest.pth", self.checkpoints / "previous.pth")
+        if newest is None:
+            self._begin()
         else:
-            (self.folder / "checkpoints").mkdir(exist_ok=True)
-            _write_json(self.folder / "args.json", {"method": self.method, "args": vars(self.args)})
-            _write_json(
-                self.folder / "labeled.json",
-                {"labeled_sha256": self.labeled_sha256, "indices": np.sort(self.labeled).tolist()},
-            )
-            seeding.seed_all(self.args.seed, "training")
+            self._resume(*newest)
         self._write_history()
         self._started = time.perf_counter() - self.seconds
 
+    def _begin(self) -> None:
+        # args.json first: it says whose folder this is.
+        _write_json(self.folder / "args.json", {"method": self.method, "args": vars(self.args)})
+        indices = np.sort(self.labeled).tolist()
+        _write_json(self.folder / "labeled.json", {"labeled_sha256": self.labeled_sha256, "indices": indices})
+        self.checkpoints.mkdir(exist_ok=True)
+        seeding.seed_all(self.args.seed, "training")
+
+    def _resume(self, content: dict[str, Any], path: Path) -> None:
+        if _read_json(self.folder / "labeled.json").get("labeled_sha256") != self.labeled_sha256:
+            raise UserError(
+                f"'{self.folder}' was begun with other labeled images: the dataset in '{self.args.root}' has changed "
+                "since; restore it, or choose another --log"
+            )
+        checkpoint.restore(self.state, content, path, beside=("step", "history", "seconds", "meters", "rng"))
+        self.step, self.history, self.seconds = content["step"], content["history"], content["seconds"]
+        self._saved_step = self.step
+        self.meters.load_state_dict(content["meters"])
+        seeding.load_state_dict(content["rng"])
+        logger.info(f"resuming '{self.folder}' at step {self.step}, epoch {self.epoch + 1}")
+
     def save(self) -> None:
-        """Write `latest.pth`.
+        """Write `latest.pth`; what it was before becomes `previous.pth`.
 
         Raises:
-            UserError: the loss is no longer finite (the last good checkpoint stays), or the disk is full.
+            UserError: a loss or a weight is not finite (the last good checkpoint stays), or the disk is full.
         """
-        self._averages()  # refuses to keep a model whose loss is not finite
+        self._check_finite()
         self.seconds = time.perf_counter() - self._started
-        content = {"step": self.step, "history": self.history, "seconds": self.seconds, "args": vars(self.args)}
+        content = checkpoint.snapshot(self.state)
+        self._check_weights(content)
+        content |= {"step": self.step, "history": self.history, "seconds": self.seconds, "args": vars(self.args)}
         content |= {"meters": self.meters.state_dict(), "rng": seeding.state_dict()}
-        checkpoint.save(self.folder / "checkpoints" / "latest.pth", checkpoint.snapshot(self.state) | content)
+        checkpoint.save(self.checkpoints / "latest.pth", content, self.checkpoints / "previous.pth")
+        self._saved_step = self.step
 
     def _write_history(self) -> None:
         lines = "".join(json.dumps(row) + "\n" for row in self.history)
-        _write_whole(self.folder / "metrics.jsonl", lines)
+        write_whole(self.folder / "metrics.jsonl", lines.encode())
         if self._events is not None:
             self._events.write(self.history)
 
@@ -166,8 +182,8 @@ class Run:
     def epochs(self) -> Iterator[int]:
         """The numbers, from 0, of the epochs that are not finished. SIGTERM and SIGINT are heeded after a step."""
         with self._heeding_signals():
-            while len(self.history) < self.args.epochs:
-                yield len(self.history)
+            while self.epoch < self.args.epochs:
+                yield self.epoch
 
     @property
     def epoch(self) -> int:
@@ -177,7 +193,7 @@ class Run:
     @property
     def at_epoch_start(self) -> bool:
         """False where an epoch is resumed half-way: what begins an epoch has then been done."""
-        return self.step == len(self.history) * self.args.iters_per_epoch
+        return self.step == self.epoch * self.args.iters_per_epoch
 
     def steps(self, *loaders: TrainLoader) -> Iterator[tuple[Batch, ...]]:
         """One batch of each loader for every step that the epoch still lacks.
@@ -193,20 +209,23 @@ class Run:
                 augment.save_sheet(self.folder / "views.png", {title: v[:number] for title, v in samples.items()})
             self._streams = [loader.batches(self.step) for loader in loaders]
         per_epoch = self.args.iters_per_epoch
-        done = self.step - len(self.history) * per_epoch
+        done = self.step - self.epoch * per_epoch
         with progress.Progress(self.epoch, self.args.epochs, per_epoch, done) as shown:
             while done < per_epoch:
-                yield tuple(next(stream) for stream in self._streams)
+                batches = tuple(next(stream) for stream in self._streams)
+                self._rates[self.step + 1] = [group["lr"] for group in self.state["optimizer"].param_groups]
+                yield batches
                 done += 1
                 self.step += 1
                 shown.advance()
                 if done % self.args.print_freq == 0 or done == per_epoch:
-                    shown.report(self._averages())
+                    self._check_finite()
+                    shown.report(self.meters.averages())
                 self._stop_if_asked()
 
     def update(self, metrics: dict[str, Metric]) -> None:
         """Add a step's metrics to the epoch's averages; does not wait for the device."""
-        self.meters.update(metrics)
+        self.meters.update(metrics, self.step + 1)
 
     def end_epoch(self, scores: dict[str, float]) -> None:
         """Append the epoch's row, keep the best model, and save.
@@ -214,15 +233,17 @@ class Run:
         Args:
             scores: of the test set; `top1` chooses the best model.
         """
-        averages = self._averages()
+        self._check_finite()
+        averages = self.meters.averages()
         is_best = scores["top1"] > max((row["top1"] for row in self.history), default=-math.inf)
-        epoch = len(self.history) + 1
+        epoch = self.epoch + 1
         self.history.append({"epoch": epoch, "step": self.step, **averages, **scores})
         self.meters.reset()
         if is_best:
-            content = {"model": self.state["model"].state_dict(), "classes": self.data.classes}
-            content |= {"args": vars(self.args), "epoch": epoch}
-            checkpoint.save(self.folder / "checkpoints" / "best.pth", content)
+            content = {"model": self.state["model"].state_dict()}
+            self._check_weights(content)
+            content |= {"classes": self.data.classes, "args": vars(self.args), "epoch": epoch}
+            checkpoint.save(self.checkpoints / "best.pth", content)
         self.save()
         self._write_history()
         shown = ", ".join(f"{name} {value:.2f}" for name, value in scores.items())
@@ -242,6 +263,7 @@ class Run:
             device=self.device,
         )
         _write_json(self.folder / "result.json", result)
+        (self.checkpoints / "previous.pth").unlink(missing_ok=True)
         return self.show()
 
     def show(self) -> dict[str, Any]:
@@ -252,7 +274,7 @@ class Run:
 
     def test(self, model: nn.Module, loader: TestLoader) -> dict[str, float]:
         """Load `--checkpoint` into the model, and print and return its scores."""
-        path = self.folder / "checkpoints" / f"{self.args.checkpoint}.pth"
+        path = self.checkpoints / f"{self.args.checkpoint}.pth"
         checkpoint.restore({"model": model}, checkpoint.load(path), path)
         scores = evaluate.evaluate(model, loader, len(self.data.classes))
         logger.info(f"'{path}': " + ", ".join(f"{name} {value:.2f}" for name, value in scores.items()))
@@ -260,22 +282,36 @@ class Run:
 
     # Stopping
 
-    def _averages(self) -> dict[str, float | None]:
-        averages = self.meters.averages()
-        broken = [name for name, value in averages.items() if value is not None and not math.isfinite(value)]
-        if broken:
-            rates = ", ".join(f"{group['lr']:g}" for group in self.state["optimizer"].param_groups)
-            raise UserError(
-                f"{', '.join(broken)} not finite by step {self.step} (learning rates {rates}): the last checkpoint is "
-                "kept; try a smaller --lr"
-            )
-        return averages
+    def _check_finite(self) -> None:
+        """The device keeps the first bad step, so that the host waits for it only here: at prints and saves."""
+        bad = self.meters.first_not_finite()
+        if bad is not None:
+            step, metrics = bad
+            metrics = {name: value for name, value in metrics.items() if value is not None}
+            broken = ", ".join(name for name, value in metrics.items() if not math.isfinite(value))
+            self._refuse(broken, step, ", ".join(f"{name} {value:.4g}" for name, value in metrics.items()))
+        self._rates = {step: rates for step, rates in self._rates.items() if step == self.step}
+
+    def _check_weights(self, state: dict[str, Any]) -> None:
+        """The last step's loss may be finite and its gradient not."""
+        name = checkpoint.not_finite(state)
+        if name is not None:
+            self._refuse(name, self.step, "found while saving")
+
+    def _refuse(self, what: str, step: int, details: str) -> NoReturn:
+        rates = ", ".join(f"{rate:g}" for rate in self._rates.get(step, [])) or "see --lr"
+        kept = f"the checkpoint of step {self._saved_step} is kept" if self._saved_step else "nothing was saved yet"
+        raise UserError(
+            f"{what} not finite at step {step}: {details} (learning rates {rates}); {kept}: "
+            "start anew with a smaller --lr, in another --log or with --overwrite"
+        )
 
     @contextlib.contextmanager
     def _heeding_signals(self) -> Iterator[None]:
         def heed(signum: int, frame: Any) -> None:
             self._signum = signum
-            signal.signal(signum, signal.SIG_DFL)  # the second one stops at once
+            for s in (signal.SIGTERM, signal.SIGINT):
+                signal.signal(s, signal.SIG_DFL)  # the second one stops at once
 
         before = {s: signal.signal(s, heed) for s in (signal.SIGTERM, signal.SIGINT)}
         try:
@@ -309,21 +345,16 @@ def _find_device(name: str | None) -> torch.device:
 
 
 def _discard(folder: Path) -> None:
-    """Remove what a run wrote, and nothing else."""
+    """Remove what a run wrote, and nothing else: first what says that it is finished, last what says whose it is."""
+    (folder / "result.json").unlink(missing_ok=True)
     for name in ("checkpoints", "tensorboard"):
         shutil.rmtree(folder / name, ignore_errors=True)
-    for name in ("result.json", "metrics.jsonl", "args.json", "labeled.json", "views.png"):
+    for name in ("metrics.jsonl", "labeled.json", "views.png", "args.json"):
         (folder / name).unlink(missing_ok=True)
 
 
-def _write_whole(path: Path, text: str) -> None:
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)
-
-
 def _write_json(path: Path, content: dict[str, Any]) -> None:
-    _write_whole(path, json.dumps(content, indent=2) + "\n")
+    write_whole(path, (json.dumps(content, indent=2) + "\n").encode())
 
 
 def _read_json(path: Path) -> dict[str, Any]:

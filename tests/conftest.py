@@ -10,6 +10,8 @@ from unittest import mock
 import pytest
 import torch
 
+from common import cli
+
 ROOT = Path(__file__).parent.parent
 SMALL = (
     "data -d Digits -a wrn_10_1_half --scratch --train-resizing native --val-resizing native --bottleneck-dim 16 "
@@ -72,3 +74,20 @@ def assert_equal_states(a, b) -> None:
             assert_equal_states(x, y)
     else:
         assert a == b
+
+
+def assert_same_run(a: Path, b: Path) -> None:
+    """Two finished runs wrote the same, but for times and for flags that change no number."""
+    for name in ("latest.pth", "best.pth"):
+        states = [torch.load(folder / "checkpoints" / name, weights_only=True) for folder in (a, b)]
+        for state in states:
+            state.pop("seconds", None)
+            state["args"] = {key: value for key, value in state["args"].items() if key not in cli.FREE}
+        assert_equal_states(*states)
+    assert read_rows(a) == read_rows(b)
+    results = [json.loads((folder / "result.json").read_text()) for folder in (a, b)]
+    for result in results:
+        for key in ("seconds", "steps_per_second", "command"):
+            del result[key]
+    assert results[0] == results[1]
+    assert (a / "labeled.json").read_bytes() == (b / "labeled.json").read_bytes()

@@ -93,24 +93,24 @@ def test_meters_weight_masked_accuracies_by_the_number_selected():
     meters, ones = Meters(CPU), torch.ones(3, dtype=torch.int64)
     for mask, right in (([1, 0, 0], [1, 0, 0]), ([1, 1, 1], [0, 1, 0]), ([0, 0, 0], [1, 1, 1])):
         pair = ev.masked_accuracy(torch.tensor(right), ones, torch.tensor(mask))
-        meters.update({"accuracy": pair, "loss": torch.tensor(float(sum(mask)), requires_grad=True)})
+        meters.update({"accuracy": pair, "loss": torch.tensor(float(sum(mask)), requires_grad=True)}, 1)
     assert meters.averages() == {"accuracy": 50, "loss": pytest.approx(4 / 3)}
 
 
 def test_meters_without_weight_are_none_and_reset_forgets():
     meters = Meters(CPU)
     assert meters.averages() == {}
-    meters.update({"accuracy": (torch.tensor(0.0), torch.tensor(0.0))})
+    meters.update({"accuracy": (torch.tensor(0.0), torch.tensor(0.0))}, 1)
     assert meters.averages() == {"accuracy": None}
     meters.reset()
-    meters.update({"loss": torch.tensor(2.0)})
+    meters.update({"loss": torch.tensor(2.0)}, 1)
     assert meters.averages() == {"loss": 2}
 
 
 def test_meters_go_through_a_checkpoint():
     a, b = Meters(CPU), Meters(CPU)
-    a.update({"loss": torch.tensor(1.0)})
+    a.update({"loss": torch.tensor(1.0)}, 1)
     b.load_state_dict(copy.deepcopy(a.state_dict()))
     for meters in (a, b):
-        meters.update({"loss": torch.tensor(4.0)})
+        meters.update({"loss": torch.tensor(4.0)}, 1)
     assert a.averages() == b.averages() == {"loss": 2.5}

@@ -9,15 +9,14 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import pytest
 import torch
 
-from common import checkpoint, cli, report
+from common import checkpoint, report, run
 from common.errors import Interrupted, UserError
 from common.run import Run
-from tests.conftest import ROOT, SMALL, assert_equal_states, final_state, read_rows, train_small
+from tests.conftest import ROOT, SMALL, assert_equal_states, assert_same_run, final_state, read_rows, train_small
 
 METHODS = ["erm", "fixmatch"]
 FLAGS = ("--lr", "0.1")  # far enough from the start that each step shows
@@ -40,20 +39,6 @@ def uninterrupted(tmp_path_factory):
 def finished(uninterrupted, tmp_path):
     """A copy of the finished FixMatch run, to be spoiled."""
     return shutil.copytree(uninterrupted["fixmatch"], tmp_path / "run")
-
-
-def assert_same_run(a: Path, b: Path) -> None:
-    states = [final_state(folder) for folder in (a, b)]
-    for state in states:
-        del state["seconds"]
-        state["args"] = {key: value for key, value in state["args"].items() if key not in cli.FREE}
-    assert_equal_states(*states)
-    assert read_rows(a) == read_rows(b)
-    best = [torch.load(folder / "checkpoints" / "best.pth", weights_only=True) for folder in (a, b)]
-    for content in best:
-        del content["args"]
-    assert_equal_states(*best)
-    assert (a / "labeled.json").read_bytes() == (b / "labeled.json").read_bytes()
 
 
 def at_call(monkeypatch, target, name: str, number: int, act) -> None:
@@ -280,6 +265,97 @@ def test_a_damaged_checkpoint_is_refused_in_one_line(finished, small_run, kind):
     assert (finished / "metrics.jsonl").read_bytes() == rows
 
 
+@pytest.fixture
+def interrupted(small_run, tmp_path, monkeypatch):
+    """A run stopped in its second epoch: latest.pth is of step 5, previous.pth of step 3."""
+    import fixmatch
+
+    with monkeypatch.context() as patch:
+        at_call(patch, fixmatch, "train_step", 5, lambda: os.kill(os.getpid(), signal.SIGTERM))
+        with pytest.raises(Interrupted):
+            small_run("fixmatch", *FLAGS)
+    return tmp_path / "run"
+
+
+@pytest.mark.parametrize("kind", ["empty", "text", "half", "a byte short", "one bit of the weights"])
+def test_the_checkpoint_before_a_damaged_one_is_taken_loudly(uninterrupted, interrupted, small_run, kind, capsys):
+    latest = interrupted / "checkpoints" / "latest.pth"
+    spoiled = damaged(latest.read_bytes(), kind, final_state(interrupted)["model"]["head.weight"].numpy().tobytes())
+    latest.write_bytes(spoiled)
+    capsys.readouterr()
+    small_run("fixmatch", *FLAGS)
+    shown = capsys.readouterr().out
+    assert f"WARNING: checkpoint '{latest}' is damaged" in shown
+    assert f"resuming '{interrupted}' at step 3, epoch 2" in shown
+    assert latest.with_name("damaged.pth").read_bytes() == spoiled
+    assert_same_run(interrupted, uninterrupted["fixmatch"])
+
+
+def test_killed_right_after_taking_the_previous_checkpoint(uninterrupted, interrupted, small_run, monkeypatch):
+    """The damaged file must not have taken its place."""
+    import fixmatch
+
+    (interrupted / "checkpoints" / "latest.pth").write_bytes(b"damaged")
+    for target, name in ((fixmatch, "train_step"), (Run, "save")):
+        with monkeypatch.context() as patch:
+            at_call(patch, target, name, 1, kill)
+            with pytest.raises(Killed):
+                small_run("fixmatch", *FLAGS)
+    small_run("fixmatch", *FLAGS)
+    assert_same_run(interrupted, uninterrupted["fixmatch"])
+
+
+@pytest.mark.parametrize("number", [1, 2])
+def test_killed_between_the_renames_of_a_save(uninterrupted, interrupted, small_run, monkeypatch, number):
+    """The first makes latest.pth the previous one, the second puts the new one in its place."""
+    with monkeypatch.context() as patch:
+        at_call(patch, os, "replace", number, kill)
+        with pytest.raises(Killed):
+            checkpoint.save(
+                interrupted / "checkpoints" / "latest.pth", {"new": 1}, interrupted / "checkpoints" / "previous.pth"
+            )
+    assert (interrupted / "checkpoints" / "latest.pth").exists() == (number == 1)
+    small_run("fixmatch", *FLAGS)
+    assert_same_run(interrupted, uninterrupted["fixmatch"])
+
+
+def test_two_damaged_checkpoints_are_refused_and_left(interrupted, small_run):
+    for name in ("latest.pth", "previous.pth"):
+        (interrupted / "checkpoints" / name).write_bytes(b"damaged")
+    with pytest.raises(UserError, match=r"previous\.pth' is damaged .*--overwrite"):
+        small_run("fixmatch", *FLAGS)
+    assert {path.name for path in (interrupted / "checkpoints").iterdir()} == {"best.pth", "latest.pth", "previous.pth"}
+
+
+def test_a_checkpoint_of_something_else_is_no_reason_for_the_previous_one(interrupted, small_run):
+    checkpoint.save(interrupted / "checkpoints" / "latest.pth", {"model": {}, "more": 1})
+    with pytest.raises(UserError, match="holds no 'optimizer': it is another script's"):
+        small_run("fixmatch", *FLAGS)
+
+
+def test_a_finished_run_keeps_no_previous_checkpoint(uninterrupted):
+    kept = {path.name for path in (uninterrupted["erm"] / "checkpoints").iterdir()}
+    assert kept == {"latest.pth", "best.pth"}
+
+
+def test_a_dataset_that_changed_since_is_refused(interrupted, small_run):
+    file = interrupted / "labeled.json"
+    file.write_text(file.read_text().replace('"labeled_sha256": "', '"labeled_sha256": "0'))
+    with pytest.raises(UserError, match="the dataset in 'data' has changed"):
+        small_run("fixmatch", *FLAGS)
+
+
+@pytest.mark.parametrize("number", [1, 2, 3])
+def test_killed_while_a_new_folder_is_begun(uninterrupted, small_run, tmp_path, monkeypatch, number):
+    """Before args.json, labeled.json, and the empty metrics.jsonl."""
+    with monkeypatch.context() as patch:
+        at_call(patch, run, "write_whole", number, kill)
+        with pytest.raises(Killed):
+            small_run("fixmatch", *FLAGS)
+    small_run("fixmatch", *FLAGS)
+    assert_same_run(tmp_path / "run", uninterrupted["fixmatch"])
+
+
 def test_any_flipped_bit_is_noticed_or_harmless(tmp_path):
     path = tmp_path / "small.pth"
     saved = {"x": torch.arange(5), "step": 3}
@@ -306,19 +382,6 @@ def test_a_folder_of_something_else_is_refused(tmp_path, small_run, name):
     with pytest.raises(UserError, match=r"no args\.json"):
         small_run("erm")
     assert file.read_text() == "mine"
-
-
-def test_a_loss_that_is_not_finite_stops_the_run_and_is_not_saved(small_run, tmp_path, monkeypatch):
-    import erm
-
-    original = erm.train_step
-    steps = iter(range(100))
-    monkeypatch.setattr(
-        erm, "train_step", lambda *a: original(*a) | ({"loss": torch.tensor(float("nan"))} if next(steps) > 3 else {})
-    )
-    with pytest.raises(UserError, match="loss not finite by step"):
-        small_run("erm")
-    assert final_state(tmp_path / "run")["step"] == 3
 
 
 def test_a_real_process_killed_and_resumed(uninterrupted, tmp_path):
