@@ -84,8 +84,8 @@ class ScaleGradient(torch.autograd.Function):
 class DebiasedClassifier(models.ImageClassifier):
     """The classifier with a pseudo head and, behind a gradient reversal, a worst-case head; only `head` is tested."""
 
-    def __init__(self, backbone, num_classes, bottleneck_dim, width):
-        super().__init__(backbone, num_classes, bottleneck_dim)
+    def __init__(self, backbone, num_classes, bottleneck_dim, width, precision="float32"):
+        super().__init__(backbone, num_classes, bottleneck_dim, precision)
         self.reversal = GradientReversal()
         self.worst_head, self.pseudo_head = (
             nn.Sequential(nn.Linear(bottleneck_dim, width), nn.ReLU(), nn.Dropout(0.5), nn.Linear(width, num_classes))
@@ -177,7 +177,8 @@ def main(args):
     backbone = models.backbone(
         args.arch, args.image_size, args.norm_mean, args.norm_std, args.scratch, args.pretrained_backbone, args.no_pool
     )
-    model = DebiasedClassifier(backbone, len(data.classes), args.bottleneck_dim, args.width).to(run.device)
+    model = DebiasedClassifier(backbone, len(data.classes), args.bottleneck_dim, args.width, args.precision)
+    model.to(run.device)
     optimizer = SGD(model.parameter_groups(args.lr, args.finetune), momentum=0.9, weight_decay=args.wd, nesterov=True)
     steps = args.epochs * args.iters_per_epoch
     scheduler = optim.schedule(optimizer, args.lr_scheduler, args.lr_gamma, args.lr_decay, steps)

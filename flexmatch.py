@@ -154,7 +154,7 @@ def main(args):
     backbone = models.backbone(
         args.arch, args.image_size, args.norm_mean, args.norm_std, args.scratch, args.pretrained_backbone, args.no_pool
     )
-    model = models.ImageClassifier(backbone, len(data.classes), args.bottleneck_dim).to(run.device)
+    model = models.ImageClassifier(backbone, len(data.classes), args.bottleneck_dim, args.precision).to(run.device)
     curriculum = Curriculum(len(images_u), len(data.classes)).to(run.device)
     optimizer = SGD(model.parameter_groups(args.lr, args.finetune), momentum=0.9, weight_decay=args.wd, nesterov=True)
     steps = args.epochs * args.iters_per_epoch

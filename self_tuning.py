@@ -59,8 +59,8 @@ def parse_args(argv=None):
 class Encoder(models.ImageClassifier):
     """The classifier, with a projector beside the head: both read the same bottleneck features."""
 
-    def __init__(self, backbone, num_classes, bottleneck_dim, projection_dim):
-        super().__init__(backbone, num_classes, bottleneck_dim)
+    def __init__(self, backbone, num_classes, bottleneck_dim, projection_dim, precision="float32"):
+        super().__init__(backbone, num_classes, bottleneck_dim, precision)
         self.projector = nn.Linear(bottleneck_dim, projection_dim)
 
     def project(self, x):
@@ -187,7 +187,8 @@ def main(args):
     backbone = models.backbone(
         args.arch, args.image_size, args.norm_mean, args.norm_std, args.scratch, args.pretrained_backbone, args.no_pool
     )
-    model = Encoder(backbone, len(data.classes), args.bottleneck_dim, args.projection_dim).to(run.device)
+    model = Encoder(backbone, len(data.classes), args.bottleneck_dim, args.projection_dim, args.precision)
+    model.to(run.device)
     key_encoder = KeyEncoder(model, args.m).to(run.device)
     queue = Queue(len(data.classes), args.K, args.projection_dim).to(run.device)
     optimizer = SGD(model.parameter_groups(args.lr, args.finetune), momentum=0.9, weight_decay=args.wd, nesterov=True)

@@ -119,6 +119,12 @@ def _add_model(p: Parser) -> None:
     )
     start.add_argument("--scratch", action="store_true", help="start from random weights")
     g.add_argument("--finetune", action="store_true", help="the backbone learns at a tenth of the rate")
+    g.add_argument(
+        "--precision",
+        choices=("float32", "bf16"),
+        default="float32",
+        help="of backbone and bottleneck; bf16 is faster, and other numbers (default: float32)",
+    )
 
 
 def _add_optimization(p: Parser, unlabeled: bool, schedule: bool) -> None:

@@ -184,10 +184,13 @@ class ImageClassifier(nn.Module):
         backbone: gives features [B, backbone.feature_dim].
         num_classes: C.
         bottleneck_dim: width of the bottleneck (Linear, BatchNorm, ReLU, Dropout 0.5).
+        precision: of backbone and bottleneck: `float32`, or `bf16` for autocast to bfloat16. Weights and what comes
+            out, features and logits, are float32 either way.
     """
 
-    def __init__(self, backbone: nn.Module, num_classes: int, bottleneck_dim: int = 1024):
+    def __init__(self, backbone: nn.Module, num_classes: int, bottleneck_dim: int = 1024, precision: str = "float32"):
         super().__init__()
+        self.precision = precision
         self.backbone = backbone
         self.bottleneck = nn.Sequential(
             nn.Linear(backbone.feature_dim, bottleneck_dim), nn.BatchNorm1d(bottleneck_dim), nn.ReLU(), nn.Dropout(0.5)
@@ -200,7 +203,9 @@ class ImageClassifier(nn.Module):
 
     def features(self, images: Tensor) -> Tensor:
         """The bottleneck's output [B, bottleneck_dim], after dropout in train mode."""
-        return self.bottleneck(self.backbone(images)).float()
+        with torch.autocast(images.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
+            features = self.bottleneck(self.backbone(images))
+        return features.float()
 
     def forward(self, images: Tensor) -> Tensor:
         return self.head(self.features(images))

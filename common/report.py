@@ -52,7 +52,7 @@ def result(
         "seconds": seconds,
         "steps_per_second": args["epochs"] * args["iters_per_epoch"] / seconds,
         "device": _device_name(device),
-        "precision": "float32",
+        "precision": args["precision"],
         "versions": _versions(),
         "git_commit": _git_commit(),
         "command": shlex.join(["python", *sys.argv]),

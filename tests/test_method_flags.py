@@ -56,7 +56,7 @@ FLAGS = {
 SHARED = [
     *("--num-samples-per-class 3", "--split-seed 1", "--auto-augment rand-m1-n2", "--norm-mean .1 .1 .1"),
     *("--norm-std .5 .5 .5", "--bottleneck-dim 12", "--finetune", "--batch-size 6", "--lr 0.05", "--wd 0.1"),
-    *("--epochs 3", "--iters-per-epoch 3", "--seed 1"),
+    *("--epochs 3", "--iters-per-epoch 3", "--seed 1", "--precision bf16"),
 ]
 UNLABELED = ["--unlabeled-batch-size 6"]
 SCHEDULE = ["--lr-scheduler cos", "--lr-gamma 0.5", "--lr-gamma 0.5 --lr-decay 0.5"]
@@ -171,7 +171,7 @@ DEFAULTS = {
 # Flags that the published runs did not have, at what leaves those runs as they were.
 ADDED = {
     **{"image_size": 224, "scratch": False, "device": None, "checkpoint": "best", "overwrite": False},
-    **{"seed": 0, "split_seed": 0},
+    **{"seed": 0, "split_seed": 0, "precision": "float32"},
 }
 ADDED_BY = {
     "mean_teacher": {"eval_teacher": False},

@@ -10,6 +10,7 @@ import timm
 import torch
 from safetensors.torch import save_file
 from torch import nn
+from torch.nn import functional as F
 
 from common import models
 from common.errors import UserError
@@ -137,6 +138,33 @@ def test_the_classifier():
     assert torch.equal(model(x), model.head(model.features(x)))
     assert model.features(x).shape == (4, 1024)
     assert torch.equal(model.features(x), model.bottleneck(model.backbone(x)))
+
+
+@pytest.mark.parametrize(("precision", "inside"), [("float32", torch.float32), ("bf16", torch.bfloat16)])
+def test_precision_is_inside_and_float32_outside(precision, inside):
+    torch.manual_seed(0)
+    model = models.ImageClassifier(scratch("wrn_10_1"), 10, precision=precision)
+    seen = []
+    for module in (model.backbone.conv1, model.bottleneck[0], model.head):
+        module.register_forward_hook(lambda module, args, output: seen.append(output.dtype))
+    x = torch.randn(4, 3, 32, 32)
+    logits = model(x)
+    F.cross_entropy(logits, torch.arange(4)).backward()
+    assert seen == [inside, inside, torch.float32]
+    assert logits.dtype == model.features(x).dtype == torch.float32
+    assert {p.dtype for p in model.parameters()} == {p.grad.dtype for p in model.parameters()} == {torch.float32}
+    assert model.eval()(x).dtype == torch.float32
+
+
+def test_bf16_has_the_same_names_and_nearly_the_same_logits():
+    torch.manual_seed(0)
+    exact = models.ImageClassifier(scratch("wrn_10_1"), 10).eval()
+    rough = models.ImageClassifier(scratch("wrn_10_1"), 10, precision="bf16").eval()
+    rough.load_state_dict(exact.state_dict())
+    x = torch.randn(4, 3, 32, 32)
+    a, b = exact(x), rough(x)
+    assert not torch.equal(a, b)
+    assert (a - b).abs().max() < 0.02 * a.abs().max()
 
 
 @pytest.mark.parametrize(("finetune", "rates"), [(True, [0.003, 0.03, 0.03]), (False, [0.03] * 3)])
