@@ -5,6 +5,7 @@ import os
 import resource
 import signal
 import time
+from pathlib import Path
 
 import pytest
 
@@ -54,6 +55,19 @@ def test_a_signal_to_the_whole_group(undisturbed, tmp_path, signum):
     assert life.errors.read_text() == f"stopped by {name} after step {step}, and saved: the same command continues\n"
     assert life.group_is_gone()
     resumes(log, undisturbed)
+
+
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_to_the_loaders_processes_alone_does_nothing(undisturbed, tmp_path, signum):
+    log = tmp_path / "run"
+    life = Life("fixmatch", log, "-j", "2")
+    assert life.wait_until(lambda: life.moment == "evaluating")  # all of them have begun
+    workers = Path(f"/proc/{life.pid}/task/{life.pid}/children").read_text().split()
+    assert len(workers) >= 4  # two each for labeled and unlabeled images
+    for worker in workers:
+        os.kill(int(worker), signum)
+    assert life.wait() == 0, life.errors.read_text()
+    assert_same_run(log, undisturbed)
 
 
 @pytest.fixture
