@@ -75,9 +75,15 @@ def test_nothing_is_read_from_the_device_between_prints(small_run, monkeypatch):
     assert len(reads) == 4  # at two prints, before the epoch's row, and before its save
 
 
-def test_a_signal_does_not_save_what_is_not_finite(small_run, tmp_path, monkeypatch):
+def break_weight(metrics, model):
+    with torch.no_grad():
+        model.head.weight[0, 0] = float("inf")
+
+
+@pytest.mark.parametrize("change", [nan_loss, break_weight])
+def test_a_signal_does_not_save_what_is_not_finite(small_run, tmp_path, monkeypatch, change):
     """The signal comes in the very step, long before the next print."""
-    spoil(monkeypatch, 4, lambda *a: os.kill(os.getpid(), signal.SIGTERM) or nan_loss(*a))
+    spoil(monkeypatch, 4, lambda *a: os.kill(os.getpid(), signal.SIGTERM) or change(*a))
     with pytest.raises(UserError, match="at step 4"):
         small_run("erm", "--print-freq", "100")
     assert final_state(tmp_path / "run")["step"] == 3
@@ -86,11 +92,6 @@ def test_a_signal_does_not_save_what_is_not_finite(small_run, tmp_path, monkeypa
 @pytest.mark.parametrize("number", [3, 6])
 def test_weights_that_went_bad_in_an_epochs_last_step_are_not_saved(small_run, tmp_path, monkeypatch, number):
     """Its loss was computed before the update, and was still finite."""
-
-    def break_weight(metrics, model):
-        with torch.no_grad():
-            model.head.weight[0, 0] = float("inf")
-
     spoil(monkeypatch, number, break_weight)
     checkpoints = tmp_path / "run" / "checkpoints"
     with pytest.raises(UserError, match=rf"model\.head\.weight not finite at step {number}: .*learning rates 0\.0029"):
