@@ -76,25 +76,6 @@ def test_unlabeled_images_come_last_and_are_never_drawn(root):
     assert set(unlabeled) >= {5, 6, 7, 8}
 
 
-@pytest.mark.parametrize(
-    ("mode", "color", "rgb"),
-    [
-        ("L", 90, (90, 90, 90)),
-        ("1", 1, (255, 255, 255)),
-        ("P", 0, None),
-        ("LA", (90, 128), (90, 90, 90)),
-        ("RGBA", (10, 20, 30, 128), (10, 20, 30)),
-        ("I;16", 90, None),
-    ],
-)
-def test_every_mode_becomes_rgb(root, mode, color, rgb):
-    save(root / "train" / "ant" / "0.png", color, mode)
-    image = datasets.load("ImageFolder", root).train.load(0)
-    assert image.mode == "RGB"
-    assert image.size == (12, 8)
-    assert rgb is None or image.getpixel((3, 3)) == rgb
-
-
 @pytest.mark.parametrize("folder", ["", "train", "test"])
 def test_a_missing_folder_is_named(root, folder):
     shutil.rmtree(root / folder)

@@ -31,7 +31,7 @@ class ImageSet:
         return len(self.labels)
 
     def load(self, index: int) -> Image.Image:
-        """The image as RGB; grey becomes three equal channels.
+        """The image as RGB, the first one of an animation; grey becomes three equal channels, transparency is dropped.
 
         Raises:
             UserError: the file is missing or cannot be decoded.
@@ -41,7 +41,7 @@ class ImageSet:
         path = self.images[index]
         try:
             with Image.open(path) as image:
-                return image.convert("RGB")
+                return _to_rgb(image)
         except FileNotFoundError:
             raise UserError(f"image '{path}' is missing: restore it, or remove it from the dataset's lists") from None
         except UNREADABLE as error:
@@ -53,3 +53,14 @@ class ImageSet:
         if isinstance(self.images, np.ndarray):
             return ImageSet(self.images[indices], self.labels[indices])
         return ImageSet([self.images[i] for i in indices], self.labels[indices])
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    # Pillow turns grey images of more than 8 bits into RGB by clipping them at 255: nearly all white.
+    if image.mode.startswith("I;16") or (image.mode == "I" and image.format in ("PNG", "PPM")):
+        image = Image.fromarray(np.rint(np.asarray(image, dtype=np.float64) / 257).astype(np.uint8))
+    elif image.mode in ("I", "F"):
+        raise ValueError("pixels of 32 bits, whose range is not known: save it with 8 or 16 bits")
+    elif image.mode == "P" and "transparency" in image.info:
+        image = image.convert("RGBA")  # directly, Pillow would warn
+    return image.convert("RGB")
