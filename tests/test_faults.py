@@ -64,8 +64,10 @@ def test_a_signal_to_the_loaders_processes_alone_does_nothing(undisturbed, tmp_p
     assert life.wait_until(lambda: life.moment == "evaluating")  # all of them have begun
     workers = Path(f"/proc/{life.pid}/task/{life.pid}/children").read_text().split()
     assert len(workers) >= 4  # two each for labeled and unlabeled images
-    for worker in workers:
-        os.kill(int(worker), signum)
+    for _ in range(2):
+        for worker in workers:
+            os.kill(int(worker), signum)
+        time.sleep(0.05)
     assert life.wait() == 0, life.errors.read_text()
     assert_same_run(log, undisturbed)
 
