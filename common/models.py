@@ -148,7 +148,7 @@ def load_backbone(model: nn.Module, file: str | Path) -> None:
     """Load a backbone file strictly: it must hold every tensor of the model, and beyond them only a classifier.
 
     Raises:
-        UserError: see `read_state_dict`; or keys are missing, left over, or of other shapes.
+        UserError: see `read_state_dict`; or keys are missing, left over, of other shapes, or not finite.
     """
     state = read_state_dict(file)
     if any(".encoder_q." in key or key.startswith(("module.encoder", "module.base_encoder")) for key in state):
@@ -168,6 +168,9 @@ def load_backbone(model: nn.Module, file: str | Path) -> None:
         if keys:
             more = f" and {len(keys) - 3} more" if len(keys) > 3 else ""
             raise UserError(f"'{file}' {problem} {', '.join(keys[:3])}{more}: it is a file for another --arch")
+    broken = checkpoint.not_finite(state)
+    if broken is not None:
+        raise UserError(f"'{file}' holds NaN or infinity in {broken}: train, convert or download it again")
     model.load_state_dict(state, strict=False)
 
 

@@ -7,11 +7,10 @@ import subprocess
 import sys
 
 import pytest
-from PIL import Image
 
 from common import cli
 from common.errors import UserError
-from tests.conftest import ROOT, SMALL
+from tests.conftest import ROOT
 
 # The published table's defaults, less --data (required), --seed (was None) and --log (was the method's name). The
 # resizings and statistics are those of a dataset without its own.
@@ -134,106 +133,6 @@ def test_arguments_are_plain_values(method):
     assert json.loads(json.dumps(args)) == args
 
 
-BAD_FLAGS = {
-    "-d Cifar10": "unknown dataset 'Cifar10'.* CIFAR10",
-    "": "--data",
-    "-d Digits --threshold 1.5": "--threshold.* '1.5'",
-    "-d Digits --threshold -0.1": "--threshold.* '-0.1'",
-    "-d Digits --threshold nan": "--threshold.* 'nan'",
-    "-d Digits --lr nan": "--lr.* 'nan'",
-    "-d Digits --lr 0": "--lr.* '0'",
-    "-d Digits --lr inf": "--lr.* 'inf'",
-    "-d Digits --wd -1": "--wd.* '-1'",
-    "-d Digits -b 0": "--batch-size.* '0'",
-    "-d Digits -b 2.5": "--batch-size.* '2.5'",
-    "-d Digits --unlabeled-batch-size 0": "--unlabeled-batch-size.* '0'",
-    "-d Digits --epochs 0": "--epochs.* '0'",
-    "-d Digits --iters-per-epoch 0": "--iters-per-epoch.* '0'",
-    "-d Digits --workers -1": "--workers.* '-1'",
-    "-d Digits --print-freq 0": "--print-freq.* '0'",
-    "-d Digits --seed -1": "--seed.* '-1'",
-    "-d Digits --seed 4294967296": "--seed.* '4294967296'",
-    "-d Digits --num-samples-per-class 0": "--num-samples-per-class.* '0'",
-    "-d Digits --bottleneck-dim 0": "--bottleneck-dim.* '0'",
-    "-d Digits --trade-off-cls-strong -1": "--trade-off-cls-strong.* '-1'",
-    "-d Digits --trade-off-self-training inf": "--trade-off-self-training.* 'inf'",
-    "-d Digits --norm-std 1 0 1": "--norm-std.* '0'",
-    "-d Digits --norm-mean 0.5": "--norm-mean takes 3 values.* got 1",
-    "-d Digits --norm-std 1 1 1 1": "--norm-std takes 3 values.* got 4",
-    "-d Digits --lr-scheduler step": "--lr-scheduler.* 'step'",
-    "-d Digits --phase analysis": "--phase.* 'analysis'",
-    "-d Digits --thresh 0.9": "--thresh",
-    "-d Digits --oracle": "--oracle",
-    "-d Digits extra": "extra",
-    "-d Digits --auto-augment rnad-m10": "--auto-augment 'rnad-m10'",
-    "-d Digits --scratch --pretrained-backbone x.pth": "--pretrained-backbone.* --scratch",
-    "-d Digits --train-resizing native": "--train-resizing and --val-resizing",
-    "-d Digits --train-resizing native --val-resizing native --image-size 64": "--image-size 64.* 32",
-    "-d ImageFolder --train-resizing native --val-resizing native": "--train-resizing native.* ImageFolder",
-    "-d ImageFolder --val-resizing cifar": "--val-resizing cifar.* ImageFolder",
-}
-
-
-@pytest.mark.parametrize("flags", BAD_FLAGS)
-def test_bad_flags_are_one_line_that_names_them(flags):
-    with pytest.raises(UserError, match=BAD_FLAGS[flags]) as error:
-        parse("fixmatch", f"data {flags}")
-    assert "\n" not in str(error.value)
-
-
-@pytest.fixture
-def folder_of_images(tmp_path):
-    """Two classes of three training images and a test image."""
-    for split, number in (("train", 3), ("test", 1)):
-        for name in ("cat", "dog"):
-            folder = tmp_path / "images" / split / name
-            folder.mkdir(parents=True)
-            for i in range(number):
-                Image.new("RGB", (40, 30), (80 * i, 0, 0)).save(folder / f"{i}.png")
-    return tmp_path / "images"
-
-
-BAD_INPUT = {
-    "-a resnet5": "unknown model 'resnet5'",
-    "-a wrn_10_1": "'wrn_10_1' has no pretrained weights: add --scratch",
-    "-a wrn_10_1 --scratch --root /nowhere": "folder '/nowhere'",
-    "-a wrn_10_1 --scratch --num-samples-per-class 4": "class 'cat' has 3 training images",
-    "-a wrn_10_1 --scratch --num-samples-per-class 3": "the unlabeled set is empty",
-    "-a wrn_10_1 --scratch --batch-size 1": "labeled batch of one image",
-    "-a wrn_10_1 --scratch --no-pool": "drop --no-pool",
-    "-a wrn_10_1 --pretrained-backbone /nowhere.pth": "file '/nowhere.pth' does not exist",
-    "-a vit_tiny_patch16_224 --scratch --image-size 32": "--image-size 224",
-    "-a wrn_10_1 --scratch --device cuda:99": "--device cuda:99",
-    "-a wrn_10_1 --scratch --device tpu": "--device tpu",
-    "-a wrn_10_1 --scratch --phase test": "holds no run to test",
-}
-
-
-@pytest.mark.parametrize("flags", BAD_INPUT)
-def test_bad_input_is_one_line_and_leaves_no_trace_of_a_run(folder_of_images, tmp_path, flags):
-    import fixmatch
-
-    flags, _, root = flags.partition(" --root ")
-    log = tmp_path / "run"
-    defaults = "--num-samples-per-class 2 -b 2 --workers 0 --device cpu --image-size 64"
-    command = f"{root or folder_of_images} -d ImageFolder {defaults} --log {log} {flags}"
-    with pytest.raises(UserError, match=BAD_INPUT[flags + (f" --root {root}" if root else "")]) as error:
-        fixmatch.main(fixmatch.parse_args(shlex.split(command)))
-    assert "\n" not in str(error.value)
-    assert not {"args.json", "checkpoints", "result.json"} & {path.name for path in log.glob("*")}
-
-
-def test_a_log_folder_that_cannot_be_made(tmp_path):
-    import erm
-
-    file = tmp_path / "file"
-    file.write_text("mine")
-    for log in (file, file / "run"):
-        with pytest.raises(UserError, match=f"cannot write to '{log}'"):
-            erm.main(erm.parse_args([*SMALL, "--log", str(log)]))
-    assert file.read_text() == "mine"
-
-
 def test_help_texts_name_every_flag(capsys):
     for method in DEFAULTS:
         with pytest.raises(SystemExit) as end:
@@ -253,6 +152,16 @@ def test_launch_passes_a_result_and_turns_errors_into_exit_codes(capsys):
         cli.launch(lambda: None, bad)
     assert end.value.code == 2
     assert capsys.readouterr() == ("", "error: this is wrong\n")
+
+
+def test_launch_ends_with_130_where_ctrl_c_comes_before_the_first_step(capsys):
+    def interrupted(args):
+        raise KeyboardInterrupt
+
+    with pytest.raises(SystemExit) as end:
+        cli.launch(lambda: None, interrupted)
+    assert end.value.code == 130
+    assert capsys.readouterr().err == "stopped by SIGINT, with nothing new to save: the same command continues\n"
 
 
 @pytest.mark.parametrize(

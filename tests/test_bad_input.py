@@ -1,0 +1,434 @@
+"""Whatever is wrong with the input: one line that names it and says what to do, exit code 2, nothing touched.
+
+`python -m pytest tests/test_bad_input.py` counts them.
+"""
+
+import importlib
+import json
+import os
+import re
+import shlex
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+import timm
+import torch
+from PIL import Image
+
+from common import cli
+from tests import datasets_on_disk
+from tests.conftest import SMALL, train_small
+from tests.test_convert_moco import small_moco
+from tests.test_images import png
+
+Spoil = Callable[[Path], None]
+
+
+class Bad(NamedTuple):
+    """A command, after what `spoil` did to the world, and the line that it must end with (a regular expression).
+
+    The command begins with the script; where no data root follows, it trains on the world's images. `@` stands for
+    the world's folder.
+    """
+
+    command: str
+    message: str
+    spoil: Spoil = lambda world: None
+
+
+def write(path: str, content: bytes) -> Spoil:
+    return lambda world: (world / path).write_bytes(content)
+
+
+def remove(path: str) -> Spoil:
+    return lambda world: shutil.rmtree(world / path) if (world / path).is_dir() else (world / path).unlink()
+
+
+def cut(path: str, kind: str) -> Spoil:
+    """A real image file, of which the second half is missing."""
+
+    def spoil(world: Path) -> None:
+        Image.effect_noise((64, 64), 50).convert("RGB").save(world / path, kind)
+        os.truncate(world / path, (world / path).stat().st_size // 2)
+
+    return spoil
+
+
+def image(path: str, mode: str) -> Spoil:
+    return lambda world: Image.new(mode, (40, 30)).save(world / path)
+
+
+def link(path: str, target: str) -> Spoil:
+    def spoil(world: Path) -> None:
+        (world / path).unlink(missing_ok=True)
+        (world / path).symlink_to(target)
+
+    return spoil
+
+
+def saved(path: str, content: object) -> Spoil:
+    return lambda world: torch.save(content, world / path)
+
+
+def backbone(change: Callable[[dict], dict]) -> Spoil:
+    """The world's backbone file, with other tensors."""
+    return lambda world: torch.save(change(torch.load(world / "backbone.pth")), world / "backbone.pth")
+
+
+def edited(path: str, **values: object) -> Spoil:
+    """A JSON file with other values."""
+    return lambda world: (world / path).write_text(json.dumps(json.loads((world / path).read_text()) | values))
+
+
+def dataset(name: str, file: str, content: bytes | None) -> Spoil:
+    """A small dataset in its own format in the folder `data`, one of whose files is replaced or removed."""
+
+    def spoil(world: Path) -> None:
+        datasets_on_disk.WRITERS[name](world / "data")
+        (remove if content is None else lambda path: write(path, content))(f"data/{file}")(world)
+
+    return spoil
+
+
+CAT = "images/train/cat/0.png"
+RUN = "fixmatch data -d Digits @run"  # the flags of the finished run follow in `argv`
+HELP = r" \(--help lists all flags\)"
+
+BAD = [
+    # Flags that all scripts share
+    Bad("erm data", f"required: -d/--data{HELP}"),
+    Bad("erm -d Digits --log", "argument --log: expected one argument"),
+    Bad("erm data -d Cifar10", "unknown dataset 'Cifar10': choose from .*CIFAR10"),
+    Bad("erm data -d Digits extra", f"unrecognized arguments: extra{HELP}"),
+    Bad("erm --learning 1", f"unrecognized arguments: --learning 1{HELP}"),
+    Bad("erm --lr nan", "--lr.* must be a finite number above 0, got 'nan'"),
+    Bad("erm --lr 0", "--lr.* must be a finite number above 0, got '0'"),
+    Bad("erm --lr=-0.1", "--lr.* must be a finite number above 0, got '-0.1'"),
+    Bad("erm --lr inf", "--lr.* must be a finite number above 0, got 'inf'"),
+    Bad("erm --lr 0,1", "--lr.* must be a finite number above 0, got '0,1'"),
+    Bad("erm --wd=-1", "--wd.* must be a finite number of 0 or more, got '-1'"),
+    Bad("erm --wd nan", "--wd.* must be a finite number of 0 or more, got 'nan'"),
+    Bad("erm --lr-gamma=-1", "--lr-gamma.* must be a finite number of 0 or more, got '-1'"),
+    Bad("erm --lr-decay nan", "--lr-decay.* must be a finite number of 0 or more, got 'nan'"),
+    Bad("erm --lr-scheduler step", "--lr-scheduler: invalid choice: 'step' .*exp"),
+    Bad("erm --trade-off-cls-strong=-1", "--trade-off-cls-strong.* 0 or more, got '-1'"),
+    Bad("erm -b 0", "--batch-size: must be a whole number of 1 or more, got '0'"),
+    Bad("erm -b 2.5", "--batch-size: must be a whole number of 1 or more, got '2.5'"),
+    Bad("erm -b 1", "a labeled batch of one image cannot pass BatchNorm: two images or more are needed"),
+    Bad("erm --unlabeled-batch-size 4", "unrecognized arguments: --unlabeled-batch-size 4"),
+    Bad("erm --epochs 0", "--epochs: must be a whole number of 1 or more, got '0'"),
+    Bad("erm --iters-per-epoch 0", "--iters-per-epoch: must be a whole number of 1 or more, got '0'"),
+    Bad("erm --workers=-1", "--workers: must be a whole number of 0 or more, got '-1'"),
+    Bad("erm --print-freq 0", "--print-freq: must be a whole number of 1 or more, got '0'"),
+    Bad("erm --seed=-1", "--seed: must be a whole number from 0 to 4294967295, got '-1'"),
+    Bad("erm --seed 4294967296", "--seed: must be a whole number from 0 to 4294967295, got '4294967296'"),
+    Bad("erm --split-seed 1e3", "--split-seed: must be a whole number from 0 to 4294967295, got '1e3'"),
+    Bad("erm --num-samples-per-class 0", "--num-samples-per-class: must be a whole number of 1 or more, got '0'"),
+    Bad("erm --bottleneck-dim 0", "--bottleneck-dim: must be a whole number of 1 or more, got '0'"),
+    Bad("erm --image-size 0", "--image-size: must be a whole number of 1 or more, got '0'"),
+    Bad("erm --norm-mean 0.5", "--norm-mean takes 3 values, one per channel, got 1"),
+    Bad("erm --norm-std 1 1 1 1", "--norm-std takes 3 values, one per channel, got 4"),
+    Bad("erm --norm-std 1 0 1", "--norm-std: must be a finite number above 0, got '0'"),
+    Bad("erm --norm-mean 0 nan 0", "--norm-mean: must be a finite number, got 'nan'"),
+    Bad("erm --auto-augment rnad-m10", "--auto-augment 'rnad-m10' is not .* such as rand-m10-n2-mstd2"),
+    Bad(
+        "erm --train-resizing native --val-resizing native",
+        "--train-resizing native .* ImageFolder has not: use default",
+    ),
+    Bad("erm --val-resizing cifar", "--val-resizing cifar .* ImageFolder has not: use default"),
+    Bad("erm data -d Digits --train-resizing native", "--train-resizing and --val-resizing must both be native"),
+    Bad(
+        "erm data -d Digits --train-resizing native --val-resizing native --image-size 64",
+        "--image-size 64 contradicts native resizing: Digits has 32 pixels",
+    ),
+    Bad("erm --generated-split", "--generated-split is not for ImageFolder: leave it out"),
+    Bad("erm --precision fp16", "--precision: invalid choice: 'fp16' .*bf16"),
+    Bad("erm --phase analysis", "--phase: invalid choice: 'analysis' .*test"),
+    Bad("erm --checkpoint last", "--checkpoint: invalid choice: 'last' .*latest"),
+    Bad("erm --device cuda:99", "--device cuda:99 cannot be used .*: try --device cpu"),
+    Bad("erm --device tpu", "--device tpu cannot be used .*: try --device cpu"),
+    # Flags of single methods
+    Bad("fixmatch --threshold 7", "--threshold: must be a number from 0 to 1, got '7'"),
+    Bad("fixmatch --threshold=-0.1", "--threshold: must be a number from 0 to 1, got '-0.1'"),
+    Bad("fixmatch --threshold nan", "--threshold: must be a number from 0 to 1, got 'nan'"),
+    Bad("fixmatch --thresh 0.9", "unrecognized arguments: --thresh 0.9"),
+    Bad("fixmatch --oracle", "unrecognized arguments: --oracle"),
+    Bad("fixmatch --trade-off-self-training inf", "--trade-off-self-training: must be .* 0 or more, got 'inf'"),
+    Bad("fixmatch --unlabeled-batch-size 0", "--unlabeled-batch-size: must be .* 1 or more, got '0'"),
+    Bad("fixmatch --unlabeled-batch-size 1", "unlabeled batch of one image cannot pass BatchNorm: two images or more"),
+    Bad("pi_model --warm-up-epochs=-1", "--warm-up-epochs: must be .* 0 or more, got '-1'"),
+    Bad("pi_model --trade-off-con nan", "--trade-off-con: must be .* 0 or more, got 'nan'"),
+    Bad("mean_teacher --alpha 1.5", "--alpha: must be a number from 0 to 1, got '1.5'"),
+    Bad("uda --T 0", "--T: must be a finite number above 0, got '0'"),
+    Bad("uda --uda-variant mine", "--uda-variant: invalid choice: 'mine' .*paper"),
+    Bad("self_tuning --K 0", "--K: must be a whole number of 1 or more, got '0'"),
+    Bad("self_tuning --m 2", "--m: must be a number from 0 to 1, got '2'"),
+    Bad("self_tuning --milestones 3 x", "--milestones: must be a whole number of 1 or more, got 'x'"),
+    Bad("self_tuning --projection-dim 0", "--projection-dim: must be a whole number of 1 or more, got '0'"),
+    Bad("self_tuning --lr-scheduler cos", "unrecognized arguments: --lr-scheduler cos"),
+    Bad("debiasmatch --tau=-1", "--tau: must be a finite number of 0 or more, got '-1'"),
+    Bad("debiasmatch --momentum nan", "--momentum: must be a number from 0 to 1, got 'nan'"),
+    Bad("dst --eta=-1", "--eta: must be a finite number of 0 or more, got '-1'"),
+    Bad("dst --width 0", "--width: must be a whole number of 1 or more, got '0'"),
+    # Models and backbone files
+    Bad("erm -a resnet5", "unknown model 'resnet5': did you mean resnet50"),
+    Bad("erm -a resnet50.mine", r"unknown model 'resnet50\.mine': did you mean resnet50\."),
+    Bad("erm --no-pool", "'wrn_10_1_half' ends in feature maps, which need pooling: drop --no-pool"),
+    Bad("erm -a vit_tiny_patch16_224", r"'vit_tiny_patch16_224' cannot take 32-pixel images .*: try --image-size 224"),
+    Bad("erm --pretrained-backbone x.pth --scratch", "--scratch: not allowed with argument --pretrained-backbone"),
+    Bad("erm --pretrained-backbone @/näh.pth", "file '@/näh.pth' does not exist"),
+    Bad("erm --pretrained-backbone @/images", "file '@/images' does not exist"),
+    Bad("erm --pretrained-backbone @/b.pth", "'@/b.pth' is not a checkpoint .* safely", write("b.pth", b"")),
+    Bad("erm --pretrained-backbone @/b.pth", "'@/b.pth' is not a checkpoint .* safely", write("b.pth", b"<html>")),
+    Bad(
+        "erm --pretrained-backbone @/b.safetensors",
+        "'@/b.safetensors' is not a checkpoint",
+        write("b.safetensors", b"x"),
+    ),
+    Bad("erm --pretrained-backbone @/b.pth", "'@/b.pth' does not hold a dictionary of tensors", saved("b.pth", [1])),
+    Bad(
+        "erm --pretrained-backbone @/backbone.pth -a resnet18",
+        "'@/backbone.pth' lacks .*: it is a file for another --arch",
+    ),
+    Bad(
+        "erm --pretrained-backbone @/backbone.pth",
+        "'@/backbone.pth' lacks bn.weight: it is a file for another --arch",
+        backbone(lambda state: {key: value for key, value in state.items() if key != "bn.weight"}),
+    ),
+    Bad(
+        "erm --pretrained-backbone @/backbone.pth",
+        "'@/backbone.pth' holds NaN or infinity in bn.bias: .* download it again",
+        backbone(lambda state: state | {"bn.bias": state["bn.bias"] / 0}),
+    ),
+    Bad(
+        "erm --pretrained-backbone @/b.pth",
+        "'@/b.pth' is an unconverted MoCo checkpoint: run python convert_moco_to_pretrained.py @/b.pth ",
+        saved("b.pth", small_moco()),
+    ),
+    # The converter
+    Bad("convert_moco_to_pretrained @/in.pth @/out.pth", "required: FC_OUT"),
+    Bad("convert_moco_to_pretrained @/in.pth @/a.pth @/b.pth", "file '@/in.pth' does not exist"),
+    Bad("convert_moco_to_pretrained @/images @/a.pth @/b.pth", "file '@/images' does not exist"),
+    Bad(
+        "convert_moco_to_pretrained @/in.pth @/a.pth @/b.pth", "'@/in.pth' is not a checkpoint", write("in.pth", b"PK")
+    ),
+    Bad("convert_moco_to_pretrained @/backbone.pth @/a.pth @/b.pth", "'@/backbone.pth' holds no query encoder"),
+    Bad(
+        "convert_moco_to_pretrained @/in.pth @/in.pth @/b.pth",
+        "must be three different files",
+        saved("in.pth", small_moco()),
+    ),
+    Bad(
+        "convert_moco_to_pretrained @/in.pth @/in.pth/a @/b.pth",
+        "cannot make the folder of",
+        saved("in.pth", small_moco()),
+    ),
+    Bad(
+        "convert_moco_to_pretrained @/in.pth @/images @/b.pth",
+        r"cannot save '@/images' \(Is a directory\)",
+        saved("in.pth", small_moco()),
+    ),
+    # Folders of images
+    Bad("erm @/nirgends -d ImageFolder", "folder '@/nirgends' is missing: ImageFolder needs ROOT/train"),
+    Bad("erm @/backbone.pth -d ImageFolder", "folder '@/backbone.pth' is missing: ImageFolder needs ROOT/train"),
+    Bad("erm", "folder '@/images/train' is missing: ImageFolder needs", remove("images/train")),
+    Bad("erm", "folder '@/images/test' is missing: ImageFolder needs", remove("images/test")),
+    Bad("erm", "'@/images/test' has no images: put them into one folder per class", remove("images/test/cat/0.png")),
+    Bad("erm", "class 'äffchen' has 0 training images, fewer than", lambda w: (w / "images/train/äffchen").mkdir()),
+    Bad(
+        "erm",
+        "the class 'äffchen', which the train folder lacks: add or",
+        lambda w: (w / "images/test/äffchen").mkdir(),
+    ),
+    Bad("erm --num-samples-per-class 4", "class 'cat' has 3 training images, fewer than"),
+    Bad("fixmatch --num-samples-per-class 3", "the unlabeled set is empty: ask for fewer", remove("images/unlabeled")),
+    # Images
+    Bad("erm --oracle", f"image '@/{CAT}' cannot be read .*: replace or remove it", write(CAT, b"")),
+    Bad(
+        "erm --oracle",
+        f"image '@/{CAT}' cannot be read .*: replace or remove it",
+        write(CAT, b"<html>not found</html>"),
+    ),
+    Bad("erm --oracle", f"image '@/{CAT}' cannot be read .*truncated.*: replace or remove it", cut(CAT, "PNG")),
+    Bad("erm --oracle", f"image '@/{CAT}' cannot be read .*truncated.*: replace or remove it", cut(CAT, "JPEG")),
+    Bad("erm --oracle -j 1", f"image '@/{CAT}' cannot be read .*: replace or remove it", cut(CAT, "JPEG")),
+    Bad(
+        "erm --oracle", f"image '@/{CAT}' cannot be read .*bomb.*: replace", write(CAT, png(20_000, 20_000, 8, 0, b""))
+    ),
+    Bad("erm --oracle", f"image '@/{CAT}' is missing: restore it", link(CAT, "nowhere")),
+    Bad("erm --oracle -b 7", "tif' cannot be read .pixels of 32 bits.*: replace", image("images/train/cat/f.tif", "F")),
+    Bad("erm", "image '@/images/test/cat/ö 1.png' cannot be read", write("images/test/cat/ö 1.png", b"\x89PNG")),
+    Bad("erm -j 1", "image '@/images/test/cat/ö 1.png' cannot be read", write("images/test/cat/ö 1.png", b"\x89PNG")),
+    Bad(
+        "fixmatch -b 2 --unlabeled-batch-size 6",
+        "unlabeled/0.png' cannot be read",
+        write("images/unlabeled/0.png", b"GIF"),
+    ),
+    # Lists and archives of the known datasets
+    Bad(
+        "erm @/data -d StanfordCars", "'@/data/stanford_cars.*' is missing, and StanfordCars cannot be downloaded, for"
+    ),
+    Bad("erm @/data -d SUN397", "'@/data/SUN397.*' is missing, and SUN397 cannot be downloaded, for"),
+    Bad("erm @/data -d DTD --any-counts", "train1.txt", dataset("DTD", "dtd/dtd/labels/train1.txt", None)),
+    Bad(
+        "erm @/data -d DTD --any-counts",
+        "DTD under '@/data' is incomplete or damaged .*: restore its files",
+        dataset("DTD", "dtd/dtd/labels/test1.txt", b"\xff\xfe\n"),
+    ),
+    Bad("erm @/data -d CUB200 --any-counts", "images.txt", dataset("CUB200", "CUB_200_2011/images.txt", b"1 a b c\n")),
+    Bad("erm @/data -d CUB200 --any-counts", "images.txt", dataset("CUB200", "CUB_200_2011/images.txt", b"")),
+    Bad(
+        "erm @/data -d Food101 --any-counts",
+        "Food101 under '@/data' is incomplete or damaged .*: restore its files",
+        dataset("Food101", "food-101/meta/test.json", b"[1, 2"),
+    ),
+    Bad(
+        "erm @/data -d Food101 --any-counts",
+        "Food101 under '@/data' has 'apple_pie' in the list of one split only: restore",
+        dataset("Food101", "food-101/meta/train.json", b"{}"),
+    ),
+    Bad(
+        "erm @/data -d OxfordIIITPets --any-counts",
+        "OxfordIIITPet under '@/data' is incomplete or damaged .*: restore its files",
+        dataset("OxfordIIITPets", "oxford-iiit-pet/annotations/trainval.txt", b"nobody_1 x y z\n"),
+    ),
+    Bad(
+        "erm @/data -d SUN397 --any-counts",
+        "image '@/data/SUN397/a/abbey/no_such.jpg' is missing, one of 1: restore them",
+        dataset("SUN397", "SUN397/Partitions/Testing_01.txt", b"/a/abbey/no_such.jpg\n"),
+    ),
+    Bad("erm @/data -d CIFAR10", "CIFAR10.*: ", dataset("CIFAR10", "cifar-10-batches-py/data_batch_1", b"\x80")),
+    # The log folder
+    Bad("erm --log @/backbone.pth", "cannot write to '@/backbone.pth' .*: choose another --log"),
+    Bad("erm --log @/backbone.pth/run", "cannot write to '@/backbone.pth/run' .*: choose another --log"),
+    Bad("erm --log /proc/run", "cannot write to '/proc/run' .*: choose another --log"),
+    Bad(
+        "erm --log @/images", "'@/images' holds files, but no args.json .*: choose", write("images/result.json", b"{}")
+    ),
+    Bad(
+        "erm --phase test --log @/images", "'@/images' holds no run to test: train first, or name its folder with --log"
+    ),
+    # A run that is there already
+    Bad(f"{RUN} --lr 0.5", r"'@/run' holds a run with other arguments: --lr 0\.5 \(was 0\.003\); choose another --log"),
+    Bad(f"{RUN} --seed 1", r"other arguments: --seed 1 \(was 0\), --split-seed 1 \(was 0\); choose another --log"),
+    Bad(f"{RUN} -a wrn_10_1", r"other arguments: --arch wrn_10_1 \(was wrn_10_1_half\); choose another --log"),
+    Bad(RUN.replace("fixmatch", "erm"), r"other arguments: method erm \(was fixmatch\).*; choose another --log"),
+    Bad(RUN.replace("fixmatch", "pseudo_label"), r"method pseudo_label \(was fixmatch\); choose another --log"),
+    Bad(f"{RUN} --overwrite --num-samples-per-class 500", "fewer than"),
+    Bad(RUN, "'@/run/args.json' cannot be read .*: remove it, or choose another --log", write("run/args.json", b"{")),
+    Bad(RUN, "'@/run/args.json' is not a run's: remove it", write("run/args.json", b"{}")),
+    Bad(
+        RUN, "'@/run/result.json' cannot be read .*: remove it, or choose another --log", write("run/result.json", b"")
+    ),
+    Bad(
+        f"{RUN} --phase test",
+        "checkpoint '@/run/checkpoints/best.pth' does not exist",
+        remove("run/checkpoints/best.pth"),
+    ),
+    Bad(f"{RUN} --phase test", "best.pth' is damaged .*: remove it", write("run/checkpoints/best.pth", b"PK\3\4")),
+    Bad(
+        f"{RUN} --phase test",
+        "best.pth' holds no 'model': it is another script's",
+        saved("run/checkpoints/best.pth", {}),
+    ),
+    Bad(
+        f"{RUN} --phase test --checkpoint latest",
+        "the 'model' of checkpoint '@/run/checkpoints/latest.pth' does not fit .*: choose another --log",
+        saved("run/checkpoints/latest.pth", {"model": {"head.weight": torch.zeros(3)}}),
+    ),
+    Bad(f"{RUN} --continue", "unrecognized arguments: --continue"),
+    # The other programs
+    Bad("scripts.collect_results @/images", "no finished run below @/images"),
+    Bad(
+        "scripts.collect_results @/run",
+        "'@/run/args.json' is damaged .*: run its command again, or remove it",
+        write("run/args.json", b"{"),
+    ),
+    Bad(
+        "scripts.collect_results @/run",
+        "'@/run/result.json' is damaged .*: run its command again, or remove it",
+        write("run/result.json", b"["),
+    ),
+    Bad("scripts.collect_results @/run --csv @/images", r"cannot write '@/images' \(Is a directory\)"),
+    Bad("common.datasets.__main__ --check DTD", "--check and --download need the folder .*: name it first"),
+    Bad("common.datasets.__main__ @/nirgends --check DTD", "DTD is not under '@/nirgends': try --download DTD"),
+    Bad("common.datasets.__main__ @/nirgends --check Mine", "--check: invalid choice: 'Mine'"),
+]
+SCRATCH = (
+    "-a wrn_10_1_half --scratch --image-size 32 --num-samples-per-class 2 -b 2 --bottleneck-dim 8 --epochs 1 "
+    "--iters-per-epoch 4 --workers 0 --device cpu --any-counts"
+).split()
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("finished") / "run"
+    train_small("fixmatch", log=folder)
+    return folder
+
+
+@pytest.fixture
+def world(tmp_path, finished) -> Path:
+    """A folder with images, a backbone file and a finished run, which has spaces and an umlaut in its name."""
+    world = tmp_path / "die Wörld"
+    for name in ("train/cat", "train/dog", "test/cat", "test/dog", "unlabeled"):
+        (world / "images" / name).mkdir(parents=True)
+    for name in ("train/cat/0", "train/cat/1", "train/cat/2", "train/dog/0", "train/dog/1", "train/dog/2"):
+        Image.new("RGB", (40, 30), (80, 0, 0)).save(world / "images" / f"{name}.png")
+    for name in ("test/cat/0", "unlabeled/0", "unlabeled/1", "unlabeled/2", "unlabeled/3"):
+        Image.new("RGB", (40, 30), (0, 80, 0)).save(world / "images" / f"{name}.png")
+    torch.save(timm.create_model("wrn_10_1_half", num_classes=0).state_dict(), world / "backbone.pth")
+    shutil.copytree(finished, world / "run")
+    return world
+
+
+def argv(command: str, world: Path) -> tuple[str, list[str]]:
+    """The module and its arguments: a later flag replaces an earlier one."""
+    script, *words = shlex.split(command)
+    if "@run" in words:
+        words = [*SMALL, "--log", "@/run", *words[words.index("@run") + 1 :]]
+    elif "." not in script and "moco" not in script:
+        named = words and not words[0].startswith("-")
+        data = [] if named else ["@/images"] if "-d" in words else ["@/images", "-d", "ImageFolder"]
+        start = [flag for flag in SCRATCH if flag != "--scratch" or "--pretrained-backbone" not in words]
+        words = [*words[: 3 if named else 0], *data, *start, "--log", "@/new", *words[3 if named else 0 :]]
+        words += ["--scratch"] if "--pretrained-backbone x.pth --scratch" in command else []
+    return script, [word.replace("@", str(world)) for word in words]
+
+
+def files(world: Path) -> dict[Path, bytes]:
+    """All but logs and locks, which a run that only looked may leave."""
+    paths = [path for path in world.rglob("*") if path.is_file() and path.name not in ("log.txt", ".lock", "views.png")]
+    return {path: path.read_bytes() for path in paths}
+
+
+@pytest.mark.parametrize("bad", BAD, ids=[f"{i}: {bad.command}" for i, bad in enumerate(BAD)])
+def test_one_line_and_nothing_touched(bad, world, capsys):
+    bad.spoil(world)
+    before = files(world)
+    script, words = argv(bad.command, world)
+    module = importlib.import_module(script)
+    with pytest.raises(SystemExit) as end:
+        cli.launch(lambda: module.parse_args(words), module.main)
+    shown = capsys.readouterr().err
+    assert end.value.code == 2
+    assert shown.startswith("error: ")
+    assert shown.count("\n") == 1
+    assert re.search(bad.message.replace("@", re.escape(str(world))), shown)
+    after = files(world)
+    assert {path: after.get(path) for path in before} == before
+    assert not [path for path in after if path.suffix in (".pth", ".tmp") and path not in before]
+    assert not (world / "new" / "result.json").exists()
+
+
+def test_names_with_spaces_and_umlauts_are_fine(world):
+    """What is in the table is refused for its own sake."""
+    for command in ("erm --oracle", "fixmatch --pretrained-backbone @/backbone.pth --log '@/mein Lauf'"):
+        script, words = argv(command, world)
+        module = importlib.import_module(script)
+        module.main(module.parse_args(words))
+    assert (world / "new" / "result.json").exists()
+    assert (world / "mein Lauf" / "checkpoints" / "best.pth").exists()
