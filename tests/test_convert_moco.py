@@ -2,7 +2,6 @@
 
 import argparse
 import os
-import pickle
 
 import pytest
 import timm
@@ -130,28 +129,6 @@ def test_files_without_a_query_encoder_are_refused(kind, tmp_path):
         convert(content, tmp_path)
     assert "\n" not in str(error.value)
     assert not (tmp_path / "out").exists()
-
-
-class Malicious:
-    def __init__(self, path):
-        self.path = path
-
-    def __reduce__(self):
-        return os.mkdir, (str(self.path),)
-
-
-def test_code_in_a_file_is_not_run(tmp_path):
-    for content in (
-        Malicious(tmp_path / "owned"),
-        {"state_dict": {"module.encoder_q.x": Malicious(tmp_path / "owned")}},
-    ):
-        with pytest.raises(UserError, match="loaded safely"):
-            convert(content, tmp_path)
-    (tmp_path / "plain.pth").write_bytes(pickle.dumps(Malicious(tmp_path / "owned"), protocol=2))
-    argv = [str(tmp_path / name) for name in ("plain.pth", "backbone.pth", "fc.pth")]
-    with pytest.raises(UserError, match="loaded safely"):
-        converter.main(converter.parse_args(argv))
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["input.pth.tar", "plain.pth"]
 
 
 def small_moco() -> dict:

@@ -7,7 +7,6 @@ import io
 import multiprocessing
 import os
 import socket
-import stat
 import tarfile
 import threading
 import time
@@ -330,55 +329,6 @@ def test_jobs_that_start_together_download_once(server, packed, tmp_path):
     assert [job.exitcode for job in jobs[:3]] == [0, 0, 0]
     assert len(server.requests) == 1
     assert tree(tmp_path) == WHOLE
-
-
-# Hostile archives
-
-
-def _member(name: str, kind: bytes = tarfile.REGTYPE, link: str = "") -> tarfile.TarInfo:
-    info = tarfile.TarInfo(name)
-    info.type, info.linkname = kind, link
-    return info
-
-
-def _zip_link() -> zipfile.ZipInfo:
-    info = zipfile.ZipInfo("set/link")
-    info.external_attr = (stat.S_IFLNK | 0o777) << 16
-    return info
-
-
-@pytest.mark.parametrize(
-    ("name", "content"),
-    [
-        ("a.tar.gz", tar([_member("../evil")])),
-        ("a.tar.gz", tar([_member("set/../../evil")])),
-        ("a.tar.gz", tar([_member("/tmp/evil_of_test_download")])),
-        ("a.tar.gz", tar([_member("set/link", tarfile.SYMTYPE, "../../.."), _member("set/link/evil")])),
-        ("a.tar.gz", tar([_member("set/link", tarfile.SYMTYPE, "/etc")])),
-        ("a.tar.gz", tar([_member("set/link", tarfile.LNKTYPE, "../../secret")])),
-        ("a.tar.gz", tar([_member("set/pipe", tarfile.FIFOTYPE)])),
-        ("a.zip", zipped({"../evil": b"x"})),
-        ("a.zip", zipped({"set\\..\\..\\evil": b"x"})),
-        ("a.zip", zipped({"/tmp/evil_of_test_download": b"x"})),
-        ("a.zip", zipped({_zip_link(): b"/etc"})),
-    ],
-)
-def test_hostile_archives_are_refused(name, content, server, tmp_path):
-    (tmp_path / "secret").write_text("secret")
-    root = tmp_path / "root"
-    with pytest.raises(UserError, match="not safe to unpack"):
-        fetch("Set", root, [server.serve(name, content)], ["set"])
-    assert not (root / "set").exists()
-    assert not list(tmp_path.rglob("*evil*"))
-    assert not Path("/tmp/evil_of_test_download").exists()
-    unpacked = root / ".Set.download" / "unpacked"
-    assert not any(path.is_symlink() or path.is_fifo() for path in unpacked.rglob("*"))
-
-
-def test_a_link_within_the_archive_is_kept(server, tmp_path):
-    file = server.serve("a.tar.gz", tar([_member("set/file"), _member("set/link", tarfile.SYMTYPE, "file")]))
-    fetch("Set", tmp_path, [file], ["set"])
-    assert (tmp_path / "set" / "link").read_bytes() == b"x"
 
 
 # The datasets themselves

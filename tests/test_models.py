@@ -1,8 +1,6 @@
 """timm's families by name, strict loading of backbone files, and the classifier."""
 
 import copy
-import os
-import pickle
 import socket
 
 import pytest
@@ -235,27 +233,6 @@ def test_unfit_backbone_files_are_refused(tmp_path, change, message):
         models.backbone("resnet18", 32, MEAN, STD, file=file)
     assert file in str(error.value)
     assert "\n" not in str(error.value)
-
-
-class RunsCode:
-    """A pickle of this makes the folder `path`."""
-
-    def __init__(self, path):
-        self.path = path
-
-    def __reduce__(self):
-        return os.mkdir, (str(self.path),)
-
-
-@pytest.mark.parametrize(
-    "save", [lambda o, f: f.write_bytes(pickle.dumps(o, protocol=2)), torch.save], ids=["pickle", "torch"]
-)
-def test_a_file_that_would_run_code_is_refused_and_does_not(tmp_path, save):
-    save({"conv1.weight": RunsCode(tmp_path / "executed")}, tmp_path / "evil.pth")
-    with pytest.raises(UserError, match=r"evil\.pth' is not a checkpoint that can be loaded safely") as error:
-        models.read_state_dict(tmp_path / "evil.pth")
-    assert "\n" not in str(error.value)
-    assert not (tmp_path / "executed").exists()
 
 
 @pytest.mark.parametrize("name", ["bad.pth", "bad.safetensors"])
