@@ -136,6 +136,8 @@ class Life:
             except ProcessLookupError:
                 return True
             time.sleep(0.01)
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.pid, signal.SIGKILL)
         return False
 
 

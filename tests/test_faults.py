@@ -1,6 +1,7 @@
 """Real processes that are killed, signalled, and starved of disk space."""
 
 import contextlib
+import multiprocessing
 import os
 import resource
 import signal
@@ -9,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from common import seeding
+from common import loaders, seeding
 from tests import faults
 from tests.conftest import assert_same_run, final_state
 from tests.faults import Life
@@ -100,6 +101,22 @@ def test_loader_processes_leave_with_a_killed_parent(stuck):
     assert not stuck.group_is_gone(seconds=0.5)
     assert stuck.kill()
     assert stuck.group_is_gone()
+
+
+def test_a_parent_killed_before_its_loaders_processes_have_begun(tmp_path, monkeypatch):
+    begin = loaders._leave_signals_to_the_parent
+
+    def late(worker):
+        (tmp_path / "forked").touch()
+        while os.getppid() == multiprocessing.parent_process().pid:
+            time.sleep(0.01)
+        begin(worker)
+
+    monkeypatch.setattr(loaders, "_leave_signals_to_the_parent", late)
+    life = Life("fixmatch", tmp_path / "run", "-j", "1")
+    assert life.wait_until((tmp_path / "forked").exists)
+    assert life.kill()
+    assert life.group_is_gone()
 
 
 def test_an_unforeseen_error_keeps_its_traceback_and_leaves_no_process(tmp_path, monkeypatch):
