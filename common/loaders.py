@@ -105,7 +105,7 @@ class TrainLoader:
         yield from _one_ahead(batches, self.device) if self.device.type == "cuda" else batches
 
     def _on_device(self, batch: tuple[Tensor, Tensor]) -> Batch:
-        views, facts = (tensor.to(self.device, non_blocking=True) for tensor in batch)
+        views, facts = (_to(self.device, tensor) for tensor in batch)
         return Batch(tuple(map(self.normalizer, views)), *facts)
 
     def sample(self, number: int) -> dict[str, Tensor]:
@@ -156,7 +156,7 @@ class TestLoader:
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         for batch in self.kept or self._read_and_keep():
-            views, labels = (tensor.to(self.device, non_blocking=True) for tensor in batch)
+            views, labels = (_to(self.device, tensor) for tensor in batch)
             yield self.normalizer(views), labels
 
     def _read_and_keep(self) -> Iterator[tuple[Tensor, Tensor]]:
@@ -164,7 +164,8 @@ class TestLoader:
         for (views,), (labels, _) in _read(self.loader):
             yield views, labels
             if self.number * views[0].nbytes <= self.room:
-                kept.append((views if views.is_pinned() else views.clone(), labels))  # the clone is no shared memory
+                # A clone: in shared memory each tensor holds an open file, and pinned it takes a power of two.
+                kept.append((views.clone(), labels))
         if kept:
             self.kept, self.loader = kept, None  # the workers leave
 
@@ -194,10 +195,14 @@ def _read(loader: DataLoader) -> Iterator[tuple[Tensor, Tensor]]:
             if batch is None:
                 return
             views, facts = _or_raise(batch)
-            facts = torch.from_numpy(facts)
-            yield views, facts.pin_memory() if views.is_pinned() else facts
+            yield views, torch.from_numpy(facts)
     finally:
         del iterator, loader  # the workers leave now, not when an error's traceback is forgotten
+
+
+def _to(device: torch.device, tensor: Tensor) -> Tensor:
+    """Only from pinned memory does a copy not hold up the main process; what is pinned already is left as it is."""
+    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
 
 
 def _one_ahead(batches: Iterator[Batch], device: torch.device) -> Iterator[Batch]:
