@@ -104,7 +104,7 @@ def main(args):
         data.spec, args.train_resizing, args.val_resizing, args.image_size, args.auto_augment, args.norm_mean
     )
     normalizer = augment.Normalizer(args.norm_mean, args.norm_std)
-    options = {"workers": args.workers, "normalizer": normalizer, "device": run.device}
+    options = {"workers": args.workers, "cache": args.cache, "normalizer": normalizer, "device": run.device}
     images_l, images_u = data.train.subset(labeled), data.train.subset(unlabeled)
     loader_l = TrainLoader(images_l, [weak, strong], args.batch_size, "labeled", args.seed, **options)
     loader_u = TrainLoader(images_u, [weak, strong], args.unlabeled_batch_size, "unlabeled", args.seed, **options)

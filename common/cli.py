@@ -11,7 +11,7 @@ from common import augment, datasets
 from common.errors import Interrupted, UserError
 
 # These flags may differ when a run is resumed: none of them can change a number.
-FREE = {"root", "log", "workers", "print_freq", "phase", "checkpoint", "device", "overwrite", "tensorboard"}
+FREE = {"root", "log", "workers", "cache", "print_freq", "phase", "checkpoint", "device", "overwrite", "tensorboard"}
 
 
 class Arguments(argparse.Namespace):
@@ -172,6 +172,14 @@ def _add_run(p: Parser, method: str) -> None:
         default=4,
         metavar="N",
         help="loader processes of each set (default: 4)",
+    )
+    g.add_argument(
+        "--cache",
+        type=non_negative_int,
+        default=1024,
+        metavar="MIB",
+        help="memory for decoded images: the labeled, the unlabeled and the test images are each decoded once where "
+        "they take no more (default: 1024)",
     )
     g.add_argument(
         "-p", "--print-freq", type=positive_int, default=100, metavar="N", help="steps between lines (default: 100)"

@@ -2,8 +2,13 @@
 
 The law: what a training batch holds depends on (seed, stream, step) alone. Neither the number of workers nor an
 interruption changes a byte, and nothing is drawn from the main process's generators.
+
+What makes it fast, measured in docs/performance.md: workers live as long as their loader and send one uint8 tensor a
+batch; photographs are decoded once where they fit into memory, and test images resized once; on CUDA the next batch
+travels while the network trains on this one.
 """
 
+import contextlib
 import itertools
 import logging
 import multiprocessing
@@ -13,16 +18,19 @@ import sys
 import threading
 import warnings
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 
 from common import seeding
 from common.augment import Transform
-from common.datasets.images import ImageSet
+from common.datasets.images import UNREADABLE, ImageSet
 from common.errors import UserError
 
 logger = logging.getLogger(__name__)
@@ -51,11 +59,12 @@ class TrainLoader:
 
     Args:
         images: the set to draw from.
-        transforms: one per view; views of an image are independent draws.
+        transforms: one per view, all to one size; views of an image are independent draws.
         batch_size: images per batch.
         stream: name of the set, for the random streams (`labeled`, `unlabeled`).
         seed: of the run.
         workers: processes; they live until the loader goes.
+        cache: MiB; files whose decoded images take no more are decoded once, before the workers begin.
         normalizer: uint8 -> float32, applied on the device.
         device: where batches go.
 
@@ -72,6 +81,7 @@ class TrainLoader:
         seed: int,
         *,
         workers: int,
+        cache: int = 0,
         normalizer: nn.Module,
         device: torch.device,
     ):
@@ -84,7 +94,7 @@ class TrainLoader:
                 f"the {stream} set has {len(images)} images, fewer than a batch of {batch_size}: each batch is all"
             )
         self.batch_size = min(batch_size, len(images))
-        self.stream, self.seed, self.workers = stream, seed, workers
+        self.stream, self.seed, self.workers, self.cache = stream, seed, workers, cache
         self.views = _Views(images, transforms, seed, stream)
         self.normalizer, self.device = normalizer.to(device), device
 
@@ -95,24 +105,19 @@ class TrainLoader:
             UserError: an image cannot be read.
         """
         keys = _Passes(len(self.views), self.batch_size, self.seed, self.stream, step)
-        iterator = iter(_data_loader(self.views, keys, self.workers, self.device))
-        try:
-            while True:
-                with seeding.preserved():  # without workers, the views are made here
-                    views, labels, indices = _or_raise(next(iterator))
-                views = tuple(self.normalizer(self._move(view)) for view in views)
-                yield Batch(views, self._move(labels), self._move(indices))
-        finally:
-            del iterator  # its workers leave now, not when an error's traceback is forgotten
+        self.views.keep_decoded(self.cache * 2**20)
+        batches = map(self._on_device, _read(_data_loader(self.views, keys, self.workers, self.device)))
+        yield from _one_ahead(batches, self.device) if self.device.type == "cuda" else batches
 
-    def _move(self, tensor: Tensor) -> Tensor:
-        return tensor.to(self.device, non_blocking=True)
+    def _on_device(self, batch: tuple[Tensor, Tensor]) -> Batch:
+        views, facts = (_to(self.device, tensor) for tensor in batch)
+        return Batch(tuple(map(self.normalizer, views)), *facts)
 
     def sample(self, number: int) -> dict[str, Tensor]:
         """The first views of the run, for a person to look at: title -> uint8 [number, 3, H, W]."""
         keys = next(iter(_Passes(len(self.views), self.batch_size, self.seed, self.stream, 0)))[:number]
         with seeding.preserved():
-            views, _, _ = _or_raise(_collate([self.views[key] for key in keys]))
+            views, _ = _or_raise(_collate([self.views[key] for key in keys]))
         return {
             f"{self.stream} {i + 1}: {t.name}": v
             for i, (t, v) in enumerate(zip(self.views.transforms, views, strict=True))
@@ -121,6 +126,15 @@ class TrainLoader:
 
 class TestLoader:
     """The test set in order, as often as you like: (images float32 [B, 3, H, W], labels int64 [B]) on the device.
+
+    Args:
+        images: the test set.
+        transform: the only view.
+        workers: processes; they leave when the whole set is in memory.
+        cache: MiB; a set whose uint8 views take no more is kept from the first pass on.
+        normalizer: uint8 -> float32, applied on the device.
+        device: where batches go.
+        batch_size: images per batch.
 
     Raises:
         UserError: an image cannot be read (while iterating).
@@ -134,23 +148,31 @@ class TestLoader:
         transform: Transform,
         *,
         workers: int,
+        cache: int = 0,
         normalizer: nn.Module,
         device: torch.device,
         batch_size: int = 64,
     ):
         self.normalizer, self.device = normalizer.to(device), device
+        self.number, self.room = len(images), cache * 2**20
         views = _Views(images, [transform], seed=0, stream="test")
         self.loader = _data_loader(views, _InOrder(len(images), batch_size), workers, device)
+        self.kept: list[tuple[Tensor, Tensor]] = []  # the uint8 views and labels of the whole set, or nothing
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        iterator = iter(self.loader)
-        while True:
-            with seeding.preserved():
-                batch = next(iterator, None)
-            if batch is None:
-                return
-            (view,), labels, _ = _or_raise(batch)
-            yield self.normalizer(view.to(self.device, non_blocking=True)), labels.to(self.device, non_blocking=True)
+        for batch in self.kept or self._read_and_keep():
+            views, labels = (_to(self.device, tensor) for tensor in batch)
+            yield self.normalizer(views), labels
+
+    def _read_and_keep(self) -> Iterator[tuple[Tensor, Tensor]]:
+        kept = []
+        for (views,), (labels, _) in _read(self.loader):
+            yield views, labels
+            if self.number * views[0].nbytes <= self.room:
+                # A clone: in shared memory each tensor holds an open file, and pinned it takes a power of two.
+                kept.append((views.clone(), labels))
+        if kept:
+            self.kept, self.loader = kept, None  # the workers leave
 
 
 def _data_loader(views: "_Views", keys: Sampler, workers: int, device: torch.device) -> DataLoader:
@@ -167,11 +189,61 @@ def _data_loader(views: "_Views", keys: Sampler, workers: int, device: torch.dev
     )
 
 
+def _read(loader: DataLoader) -> Iterator[tuple[Tensor, Tensor]]:
+    """uint8 views [V, B, 3, H, W], and int64 [2, B]: labels and indices."""
+    iterator = iter(loader)
+    # Without workers, the views are made here.
+    guard = contextlib.nullcontext if loader.num_workers else seeding.preserved
+    try:
+        while True:
+            with guard():
+                batch = next(iterator, None)
+            if batch is None:
+                return
+            views, facts = _or_raise(batch)
+            yield views, torch.from_numpy(facts)
+    finally:
+        del iterator, loader  # the workers leave now, not when an error's traceback is forgotten
+
+
+def _to(device: torch.device, tensor: Tensor) -> Tensor:
+    """Only from pinned memory does a copy not hold up the main process; what is pinned already is left as it is."""
+    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
+
+
+def _one_ahead(batches: Iterator[Batch], device: torch.device) -> Iterator[Batch]:
+    """The next batch is copied and normalised, on a stream of its own, while the network works on this one."""
+    side = torch.cuda.Stream(device)
+    side.wait_stream(torch.cuda.current_stream(device))  # the normalizer's table
+
+    def following() -> Batch:
+        with torch.cuda.stream(side):
+            return next(batches)
+
+    batch = following()
+    while True:
+        current = torch.cuda.current_stream(device)
+        current.wait_stream(side)
+        for tensor in (*batch.views, batch.labels, batch.indices):
+            tensor.record_stream(current)  # its memory is not the side stream's again before the network is done
+        ahead = following()
+        yield batch
+        batch = ahead
+
+
 class _Views(Dataset):
     """(step, position, index) -> (views, label, index); an unreadable image comes back as its UserError."""
 
     def __init__(self, images: ImageSet, transforms: Sequence[Transform], seed: int, stream: str):
         self.images, self.transforms, self.seed, self.stream = images, transforms, seed, stream
+        self.decoded: list[Image.Image] = []  # all of them, or none
+
+    def keep_decoded(self, room: int) -> None:
+        """Decode the files once and for all if that takes `room` bytes at most: forked workers share the memory."""
+        if self.decoded or isinstance(self.images.images, np.ndarray) or not _fit(self.images.images, room):
+            return
+        with contextlib.suppress(UserError), ThreadPoolExecutor() as pool:  # what is broken is named when it is drawn
+            self.decoded = list(pool.map(self.images.load, range(len(self.images))))
 
     def __len__(self) -> int:
         return len(self.images)
@@ -179,7 +251,7 @@ class _Views(Dataset):
     def __getitem__(self, key: tuple[int, int, int]):
         step, position, index = key
         try:
-            image = self.images.load(index)
+            image = self.decoded[index] if self.decoded else self.images.load(index)
         except UserError as error:
             return error  # raised in a worker, it would arrive as the worker's traceback
         views = []
@@ -222,14 +294,33 @@ class _InOrder(Sampler):
 
 
 def _collate(samples: list):
+    """One tensor for all views: handing a tensor over to another process costs more than making a small image."""
     errors = [sample for sample in samples if isinstance(sample, UserError)]
-    return errors[0] if errors else default_collate(samples)
+    if errors:
+        return errors[0]
+    views, labels, indices = zip(*samples, strict=True)
+    views = [view.movedim(0, -1) for column in zip(*views, strict=True) for view in column]  # as Pillow has them
+    views = default_collate(views).unflatten(0, (-1, len(samples))).movedim(-1, 2)
+    return views, np.array([labels, indices], dtype=np.int64)
 
 
 def _or_raise(batch):
     if isinstance(batch, UserError):
         raise UserError(str(batch))  # a new one: raised itself, it would hold its frame, and that the workers
     return batch
+
+
+def _fit(paths: Sequence[str | Path], room: int) -> bool:
+    """Whether all the images take `room` bytes at most once they are decoded. Reads no more than their headers."""
+    try:
+        for path in paths:
+            with Image.open(path) as image:
+                room -= 4 * image.width * image.height  # Pillow's RGB has a fourth byte
+            if room < 0:
+                return False
+    except UNREADABLE:
+        return False
+    return True
 
 
 def _leave_signals_to_the_parent(worker: int) -> None:

@@ -1,26 +1,52 @@
-"""Time one training step of every method, in one process and in turn, on batches prepared before.
+"""This project against plain mode, in one process and in turn: loading, steps, whole cells, evaluation, memory.
 
-    python scripts/benchmark.py [--arch wrn_10_1] [--image-size 32] [--rounds 15] [--methods fixmatch uda ...]
+    python scripts/benchmark.py [--sections data steps ...] [--json FILE] [-- FURTHER FLAGS, such as -a resnet18]
 
-`ratio` is to FixMatch, as the median over rounds of the two times of one round, so that a machine whose speed drifts
-does not matter. `images` is what the method's forward and backward passes alone would cost by the number of images
-(a backward pass counts as two forward passes), again relative to FixMatch.
+Plain mode is how the ancestor works; scripts/bench/plain.py says what that means. A ratio is how many times as fast
+(or as small) as plain mode: the median over rounds of the two times of one round, so that a machine whose speed drifts
+does not matter, with its quartiles. Sections:
+
+    memory   the height of a whole cell: of the host with all workers, and of CUDA
+    data     pairs of views per second of one worker core, over a FixMatch step's mix of labeled and unlabeled images:
+             Digits at 32 pixels, and JPEG photographs of 500 x 375 at 224
+    steps    a step of every method on a batch made before; `images` is what the forward and backward passes alone
+             would cost by the number of images, relative to FixMatch (a backward pass counts as two forward passes)
+    cell     a cell of 40 labels by FixMatch: from the loaders' start over the first steps to the end of the first
+             evaluation, the steps after that, and the passes over the test set
+    state    FlexMatch's thresholds and bank, Self-Tuning's loss and queue, as large as the published table needs them
+
+With `steps` and `cell`, the hours that all 242 cells of the published table would take are worked out; that means
+something with the table's own network: --setting photographs, the default with CUDA.
 """
 
 import argparse
-import importlib
-import inspect
+import json
+import logging
+import os
+import platform
+import shlex
 import statistics
+import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from importlib import import_module
+from importlib.metadata import version
 from pathlib import Path
 
 import torch
 
-sys.path.insert(0, str(Path(__file__).parent.parent))
+ROOT = Path(__file__).parent.parent
+sys.path.insert(0, str(ROOT))
+from common.datasets import SPECS  # noqa: E402
+from scripts.bench import measures  # noqa: E402
 
+SECTIONS = ("memory", "data", "steps", "cell", "state")
+SETTINGS = {
+    "digits": "-d Digits --scratch -a wrn_10_1_half --train-resizing native --val-resizing native",
+    # The cache holds the labeled and the test images; the unlabeled ones must not fit, as they do not in the table's.
+    "photographs": "-d ImageFolder --scratch -a resnet50 --finetune --cache 100",
+}
 # Images that pass forward and backward in a step, for batches of 32 + 32.
 IMAGES = {
     "fixmatch": (128, 96),
@@ -34,85 +60,135 @@ IMAGES = {
     "debiasmatch": (128, 96),
     "dst": (128, 128),
 }
+BATCHES = {"digits": 5, "photographs": 1}  # of both sets, a round
+QUICK = {"rounds": 1, "iters": 2, "repeats": 1, "workers": 1, "photographs": 8, "methods": ["fixmatch"]}
 
 
-class Captured(Exception):  # noqa: N818 (no error: it carries the arguments out of main)
-    """What a script's main hands to train_one_epoch, by name."""
-
-    def __init__(self, values: dict):
-        super().__init__()
-        self.values = values
-
-
-def prepared_step(method: str, argv: list[str]) -> Callable[[], None]:
-    """One training step of the script, with everything that its own `main` builds and a batch drawn once."""
-    script = importlib.import_module(method)
-    signature = inspect.signature(script.train_one_epoch)
-
-    def capture(*arguments):
-        raise Captured(signature.bind(*arguments).arguments)
-
-    original, script.train_one_epoch = script.train_one_epoch, capture
-    try:
-        script.main(script.parse_args(argv))
-    except Captured as captured:
-        values = captured.values
-    finally:
-        script.train_one_epoch = original
-    values["model"].train()
-    for name in ("l", "u"):
-        if f"loader_{name}" in values:
-            values[f"batch_{name}"] = next(values[f"loader_{name}"].batches(0))
-    values["weight_u"] = torch.tensor(0.1, device=values["run"].device)
-    arguments = [values[name] for name in inspect.signature(script.train_step).parameters]
-    return lambda: script.train_step(*arguments)
+def parse_args(argv=None):
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--sections", nargs="+", choices=SECTIONS, default=SECTIONS, help="default: all")
+    parser.add_argument("--setting", choices=SETTINGS, help="of steps, cell and memory (default: digits on the CPU)")
+    parser.add_argument("--methods", nargs="+", choices=IMAGES, default=list(IMAGES), help="of steps (default: all)")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--workers", type=int, default=4, help="of each set (default: %(default)s)")
+    parser.add_argument("--rounds", type=int, default=7, help="default: %(default)s")
+    parser.add_argument("--iters", type=int, default=100, help="steps of an epoch of a cell (default: %(default)s)")
+    parser.add_argument("--repeats", type=int, default=2, help="steps per method and round (default: %(default)s)")
+    parser.add_argument("--photographs", type=int, default=60, help="training images per class (default: %(default)s)")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write everything there")
+    parser.add_argument("--quick", action="store_true", help="one short round of everything, to see that it runs")
+    parser.add_argument("flags", nargs="*", metavar="-- FLAGS", help="further flags of the methods' scripts")
+    args = parser.parse_args(argv)
+    if args.quick:
+        vars(args).update(QUICK)
+    args.setting = args.setting or ("photographs" if args.device.startswith("cuda") else "digits")
+    args.methods = ["fixmatch", *(name for name in args.methods if name != "fixmatch")]
+    return args
 
 
-def seconds(step: Callable[[], None], steps: int) -> float:
-    """Seconds per step, with the device's work done."""
-    start = time.perf_counter()
-    for _ in range(steps):
-        step()
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
-    return (time.perf_counter() - start) / steps
+def measure_all(args, folder):
+    """The rows of all sections, and the seconds of `steps`: method -> one for each round."""
+    measures.make_photographs(folder / "photographs", args.photographs)
+    roots = {"digits": "data", "photographs": str(folder / "photographs")}
+    flags = {name: [roots[name], *SETTINGS[name].split(), "--device", args.device, *args.flags] for name in SETTINGS}
+    own = flags[args.setting]
+    cell = [*own, "--iters-per-epoch", str(args.iters), "--workers", str(args.workers)]
+    rows, steps = [], {}
+    if "memory" in args.sections:
+        rows += measures.memory([*cell, "--epochs", "1"])
+    if "data" in args.sections:
+        rows += [measures.pairs(name, flags[name], batches, args.rounds) for name, batches in BATCHES.items()]
+    if "steps" in args.sections:
+        steps = measures.steps(args.methods, own, args.repeats, args.rounds)
+        rows.append(measures.row("step of FixMatch", "steps/s", steps["fixmatch"], steps["plain"], 1))
+    if "cell" in args.sections:
+        rows += measures.cell([*cell, "--epochs", "2"], args.rounds)
+    if "state" in args.sections:
+        rows += measures.state(torch.device(args.device), 40 if args.quick else 400, args.rounds)
+    return rows, steps
 
 
-def expected(method: str) -> float:
+def expected(method):
     """The method's passes relative to FixMatch's."""
     forward, backward = IMAGES[method]
     return (forward + 2 * backward) / (IMAGES["fixmatch"][0] + 2 * IMAGES["fixmatch"][1])
 
 
-def measure(methods: list[str], flags: list[str], rounds: int, steps: int) -> dict[str, list[float]]:
-    """method -> seconds per step in each round; the first round only warms up."""
-    with tempfile.TemporaryDirectory() as folder:
-        prepared = {name: prepared_step(name, [*flags, "--log", f"{folder}/{name}"]) for name in methods}
-    times = {name: [] for name in methods}
-    for _ in range(rounds + 1):
-        for name, step in prepared.items():
-            times[name].append(seconds(step, steps))
-    return {name: values[1:] for name, values in times.items()}
+def published_cells():
+    """(method, arguments) of each cell that has a published number: there is none with 10 labels per class."""
+    command = ["bash", str(ROOT / "scripts" / "all.sh")]
+    lines = subprocess.run(
+        command, env=os.environ | {"DRY_RUN": "1", "ROWS": "4 oracle"}, check=True, capture_output=True, text=True
+    )
+    for line in lines.stdout.splitlines():
+        _, script, *argv = shlex.split(line)
+        yield Path(script).stem, import_module(Path(script).stem).parse_args(argv)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--arch", default="wrn_10_1", help="default: %(default)s")
-    parser.add_argument("--image-size", default="32", help="default: %(default)s")
-    parser.add_argument("--rounds", type=int, default=15, help="default: %(default)s")
-    parser.add_argument("--steps", type=int, default=2, help="per method and round (default: %(default)s)")
-    parser.add_argument("--methods", nargs="+", choices=IMAGES, default=list(IMAGES), help="default: all")
-    args = parser.parse_args()
-    methods = ["fixmatch", *(name for name in args.methods if name != "fixmatch")]
-    flags = f"data -d Digits --scratch --workers 0 -a {args.arch} --image-size {args.image_size}".split()
-    times = measure(methods, flags, args.rounds, args.steps)
+def hours(rows, steps):
+    """Of the whole table: every method's step is as much longer in a cell than FixMatch's as it is by itself."""
+    by_name, total = {row.name: row for row in rows}, {}
+    relative = {name: statistics.median(x) / statistics.median(steps["fixmatch"]) for name, x in steps.items()}
+    for mode in ("ours", "plain"):
+        step, first, later = (
+            1 / getattr(by_name[f"cell: {what}"], mode) for what in ("later steps", "first test", "later tests")
+        )
+        seconds = 0.0
+        for method, args in published_cells():
+            images = SPECS[args.data].counts.test
+            kept = 3 * images * args.image_size**2 <= args.cache * 2**20
+            seconds += args.epochs * args.iters_per_epoch * relative[method] * step
+            seconds += images * (first + (args.epochs - 1) * (later if kept else first))
+        total[mode] = seconds / 3600
+    return total
 
-    device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"{torch.get_num_threads()} CPU threads"
-    print(f"\n{args.arch}, {args.image_size} px, 32 + 32 images; {device}, torch {torch.__version__}\n")
-    print("| method       | ms per step | ratio | images |\n| ------------ | ----------- | ----- | ------ |")
-    for name, values in times.items():
-        ratio = statistics.median(a / b for a, b in zip(values, times["fixmatch"], strict=True))
-        print(f"| {name:12} | {1000 * statistics.median(values):11.1f} | {ratio:5.2f} | {expected(name):6.2f} |")
+
+def machine(args):
+    """Where and with what this was measured."""
+    cpu = next((x.split(": ")[1] for x in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in x), "")
+    return {
+        "date": time.strftime("%Y-%m-%d"),
+        "command": shlex.join(sys.argv),
+        "device": torch.cuda.get_device_name() if args.device.startswith("cuda") else "cpu",
+        "cpu": f"{cpu or platform.processor()}, {os.cpu_count()} cores, {torch.get_num_threads()} threads",
+        "versions": {name: version(name) for name in ("torch", "torchvision", "timm", "pillow", "numpy")},
+        "setting": SETTINGS[args.setting],
+    }
+
+
+def report(result):
+    """Print what the JSON file holds."""
+    for name in ("device", "cpu", "versions", "setting"):
+        print(f"{name}: {result[name]}")
+    print(f"\n| {'':26} | unit     |      ours |     plain | ratio | quartiles     |")
+    print(f"| {'-' * 26} | -------- | --------- | --------- | ----- | ------------- |")
+    for name, unit, *numbers in map(dict.values, result["rows"]):
+        print("| {:26} | {:8} | {:9.4g} | {:9.4g} | {:5.2f} | {:5.2f} - {:5.2f} |".format(name, unit, *numbers))
+    if result["steps"]:
+        print("\n| method       | ms per step | ratio | images |\n| ------------ | ----------- | ----- | ------ |")
+    for name, values in result["steps"].items():
+        ratio = statistics.median(a / b for a, b in zip(values, result["steps"]["fixmatch"], strict=True))
+        images = expected("fixmatch" if name == "plain" else name)
+        print(f"| {name:12} | {1000 * statistics.median(values):11.1f} | {ratio:5.2f} | {images:6.2f} |")
+    if result["hours"]:
+        print("\nAll 242 cells at these rates: {ours:.1f} hours, in plain mode {plain:.1f}".format(**result["hours"]))
+
+
+def main(argv=None):
+    args = parse_args(argv)
+    logging.disable(logging.INFO)
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            rows, steps = measure_all(args, Path(folder))
+    finally:
+        logging.disable(logging.NOTSET)
+    complete = {"steps", "cell"} <= set(args.sections) and set(steps) >= set(IMAGES)
+    result = machine(args) | {"rows": [row._asdict() for row in rows], "steps": steps}
+    result["hours"] = hours(rows, steps) if complete else {}
+    report(result)
+    if args.json:
+        args.json.write_text(json.dumps(result, indent=2) + "\n")
+    return result
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ import pytest
 import torch
 from PIL import Image
 from timm.data import auto_augment
+from torchvision.transforms import RandomCrop
 
 from common import augment, datasets, seeding
 from common.errors import UserError
@@ -76,6 +77,19 @@ def test_cifars_weak_view_is_a_shifted_and_reflected_crop(mode):
     assert set(views) <= known | mirrored
     assert 70 < sum(view in mirrored for view in views) < 130
     assert len(set(views)) > 80
+
+
+@pytest.mark.parametrize(("size", "width", "height"), [(32, 32, 32), (96, 96, 96), (32, 40, 33)])
+def test_the_reflected_crop_is_torchvisions(size, width, height):
+    ours = augment.ReflectCrop(size, size // 8)
+    theirs = RandomCrop(size, padding=size // 8, padding_mode="reflect")
+    image = photograph(width, height)
+    for seed in range(300):
+        views = []
+        for crop in (ours, theirs):
+            seeding.seed_cpu(seed)
+            views.append((crop(image).tobytes(), torch.rand(1)))
+        assert views[0] == views[1]  # and as many draws
 
 
 @pytest.mark.parametrize(("name", "flipped"), [("Digits", False), ("CIFAR10", True), ("CIFAR100", True)])

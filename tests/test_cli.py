@@ -50,6 +50,7 @@ OURS = {
     "image_size": 224,
     "scratch": False,
     "overwrite": False,
+    "cache": 1024,
     "tensorboard": False,
     "checkpoint": "best",
     "any_counts": False,

@@ -24,8 +24,8 @@ def image_set(number: int) -> ImageSet:
     return ImageSet(pixels, np.arange(number) % 5)
 
 
-def options(workers: int = 0) -> dict:
-    return {"workers": workers, "normalizer": augment.Normalizer(MEAN, STD), "device": CPU}
+def options(workers: int = 0, cache: int = 0) -> dict:
+    return {"workers": workers, "cache": cache, "normalizer": augment.Normalizer(MEAN, STD), "device": CPU}
 
 
 def train_loader(number=23, batch_size=4, transforms=(WEAK, STRONG), stream="unlabeled", seed=0, workers=0):
@@ -202,6 +202,59 @@ def test_a_missing_image_is_named(tmp_path):
         ImageSet([tmp_path / "gone.png"], [0]).load(0)
 
 
+@pytest.fixture
+def photographs(tmp_path) -> ImageSet:
+    """Twelve files; decoded, they take 12 x 4 x 600 x 100 bytes, 2.7 MiB."""
+    pixels = np.random.default_rng(0).integers(0, 256, size=(12, 100, 600, 3), dtype=np.uint8)
+    paths = [tmp_path / f"{i}.jpg" for i in range(12)]
+    for path, array in zip(paths, pixels, strict=True):
+        Image.fromarray(array).save(path)
+    return ImageSet(paths, np.arange(12))
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize(("cache", "kept"), [(0, False), (2, False), (3, True)])
+def test_files_are_decoded_once_where_they_fit(photographs, workers, cache, kept):
+    views = augment.transforms(datasets.SPECS["ImageFolder"], "default", "default", 32, "rand-m10-n2-mstd2", MEAN)
+    expected = take(TrainLoader(photographs, views[:2], 4, "labeled", 0, **options()), 7)
+    loader = TrainLoader(photographs, views[:2], 4, "labeled", 0, **options(workers, cache))
+    batches = loader.batches(0)
+    first = next(batches)
+    if kept:
+        for path in photographs.images:
+            path.unlink()
+    assert len(loader.views.decoded) == (12 if kept else 0)
+    assert_equal_batches([first, *itertools.islice(batches, 6)], expected)
+
+
+def test_a_corrupt_file_among_those_to_be_kept_is_named_when_it_is_drawn(with_a_corrupt_image):
+    images, bad = with_a_corrupt_image
+    batches = TrainLoader(images, [WEAK], 3, "labeled", 0, **options(cache=1)).batches(0)
+    assert f"image '{bad}' cannot be read" in error_of(batches)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize(("cache", "kept"), [(0, False), (1, False), (2, True)])
+def test_the_test_set_is_read_once_where_it_fits(workers, cache, kept):
+    """342 images of 3,072 bytes are a little more than a MiB."""
+    images = image_set(342)
+    loader = TestLoader(images, TEST, **options(workers, cache))
+    first = list(loader)
+    assert (loader.loader is None) is kept  # and with it its workers
+    if kept:
+        images.images[:] = 0
+    for (a, labels_a), (b, labels_b) in zip(first, loader, strict=True):
+        assert torch.equal(a, b)
+        assert torch.equal(labels_a, labels_b)
+
+
+def test_a_pass_over_the_test_set_that_was_left_is_not_kept():
+    loader = TestLoader(image_set(10), TEST, batch_size=4, **options(cache=1))
+    next(iter(loader))
+    assert not loader.kept
+    assert len(list(loader)) == 3
+
+
 @pytest.mark.parametrize("workers", [0, 2])
 def test_the_test_loader_keeps_the_order_and_the_rest(workers):
     images = image_set(10)
@@ -229,3 +282,21 @@ def test_normalizer_is_torchvisions_to_the_last_bit(statistics):
     levels = np.arange(256, dtype=np.uint8).reshape(16, 16, 1).repeat(3, axis=2)
     expected = Compose([ToTensor(), Normalize(*statistics)])(Image.fromarray(levels))
     assert torch.equal(augment.Normalizer(*statistics)(torch.tensor(levels).permute(2, 0, 1)[None])[0], expected)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+@pytest.mark.parametrize("workers", [0, 2])
+def test_batches_on_the_gpu_are_those_of_the_cpu(stream, workers):
+    """The network's work is long enough for the next copies to overtake it, did they not wait for one another."""
+    cuda = options(workers) | {"device": torch.device("cuda"), "normalizer": augment.Normalizer(MEAN, STD)}
+    batches = TrainLoader(image_set(23), [WEAK, STRONG], 4, "unlabeled", 0, **cuda).batches(0)
+    slow, seen = torch.randn(4000, 4000, device="cuda"), []
+    for expected, batch in zip(stream, batches, strict=False):
+        for _ in range(10):
+            slow = slow @ slow / 4000
+        views = tuple(view + 0 * slow[0, 0] for view in batch.views)  # read after the work, not when it is given out
+        seen.append((expected, batch._replace(views=views)))
+    for expected, batch in seen:
+        assert all(torch.equal(a, b.cpu()) for a, b in zip(expected.views, batch.views, strict=True))
+        assert torch.equal(expected.labels, batch.labels.cpu())
+        assert torch.equal(expected.indices, batch.indices.cpu())
