@@ -6,9 +6,6 @@ import json
 import os
 import shutil
 import signal
-import subprocess
-import sys
-import time
 
 import pytest
 import torch
@@ -16,7 +13,7 @@ import torch
 from common import checkpoint, report, run
 from common.errors import Interrupted, UserError
 from common.run import Run
-from tests.conftest import ROOT, SMALL, assert_equal_states, assert_same_run, final_state, read_rows, train_small
+from tests.conftest import SMALL, assert_equal_states, assert_same_run, final_state, read_rows, train_small
 
 METHODS = ["erm", "fixmatch"]
 FLAGS = ("--lr", "0.1")  # far enough from the start that each step shows
@@ -382,19 +379,3 @@ def test_a_folder_of_something_else_is_refused(tmp_path, small_run, name):
     with pytest.raises(UserError, match=r"no args\.json"):
         small_run("erm")
     assert file.read_text() == "mine"
-
-
-def test_a_real_process_killed_and_resumed(uninterrupted, tmp_path):
-    """With a loader process, and as many threads as in the runs of this one."""
-    folder = tmp_path / "run"
-    command = [sys.executable, "fixmatch.py", *SMALL, *FLAGS, "--log", str(folder), "-j", "1", "-p", "1"]
-    with open(tmp_path / "out.txt", "w") as out:
-        one_thread = os.environ | {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
-        process = subprocess.Popen(command, cwd=ROOT, stdout=out, stderr=out, env=one_thread)
-        deadline = time.monotonic() + 60
-        while "step 1/3" not in (tmp_path / "out.txt").read_text() and time.monotonic() < deadline:
-            time.sleep(0.01)
-        process.kill()
-        assert process.wait() == -signal.SIGKILL, (tmp_path / "out.txt").read_text()
-    train_small("fixmatch", *FLAGS, log=folder)
-    assert_same_run(folder, uninterrupted["fixmatch"])
