@@ -90,7 +90,7 @@ def write(state: dict[str, Tensor], path: Path) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise UserError(f"cannot make the folder of '{path}' ({error.strerror})") from None
+        raise UserError(f"cannot make the folder of '{path}' ({error.strerror}): choose another") from None
     checkpoint.save(path, state)
     buffers = ("running_mean", "running_var", "num_batches_tracked")
     parameters = sum(value.numel() for key, value in state.items() if not key.endswith(buffers))
@@ -102,8 +102,11 @@ def main(args):
     if len(set(paths)) < len(paths):
         raise UserError("INPUT, BACKBONE_OUT and FC_OUT must be three different files")
     name, backbone, head = split(read(args.input), args.input)
-    if not all(isinstance(value, Tensor) for value in (*backbone.values(), *head.values())):
-        raise UserError(f"the encoder of '{args.input}' holds more than tensors")
+    if not all(models.is_plain(value) for value in (*backbone.values(), *head.values())):
+        raise UserError(f"the encoder of '{args.input}' holds more than tensors: download it again")
+    broken = checkpoint.not_finite(backbone)
+    if broken is not None:
+        raise UserError(f"'{args.input}' holds NaN or infinity in {broken}: train or download it again")
     write(backbone, args.backbone_out)
     write(head, args.fc_out)
     arch = recognize(backbone)

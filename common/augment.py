@@ -5,6 +5,7 @@ generators, which the loaders seed anew for every view.
 """
 
 import functools
+import io
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,6 +21,7 @@ from torchvision.utils import make_grid
 
 from common.datasets import Spec
 from common.errors import UserError
+from common.files import write_whole
 
 BILINEAR, BICUBIC = T.InterpolationMode.BILINEAR, T.InterpolationMode.BICUBIC
 RESIZINGS = ("default", "cifar", "native")
@@ -109,7 +111,7 @@ def rand_augment(config: str, norm_mean: Sequence[float]):
     Raises:
         UserError: the string is none of RandAugment's.
     """
-    if not re.fullmatch(r"rand(-(m|n|p|mstd|mmax|inc)\d+(\.\d+)?)*", config):
+    if not re.fullmatch(r"rand(-((m|n|mmax|inc)\d+|(p|mstd)\d+(\.\d+)?))*", config):
         raise UserError(f"--auto-augment '{config}' is not a RandAugment string such as rand-m10-n2-mstd2")
     fill = tuple(min(255, round(255 * m)) for m in norm_mean)
     augment = rand_augment_transform(config, {"img_mean": fill, "interpolation": Image.Resampling.BILINEAR})
@@ -164,4 +166,6 @@ def save_sheet(path: Path, columns: dict[str, Tensor]) -> None:
     draw = ImageDraw.Draw(sheet)
     for i, title in enumerate(titles):
         draw.text((margin + i * (views.shape[3] + margin), 0), title, fill="black")
-    sheet.save(path)
+    buffer = io.BytesIO()
+    sheet.save(buffer, "PNG")
+    write_whole(path, buffer.getbuffer())

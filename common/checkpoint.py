@@ -4,6 +4,7 @@ import io
 import logging
 import os
 import pickle
+import warnings
 import zipfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -51,13 +52,19 @@ def load(path: Path) -> dict[str, Any]:
             broken = archive.testzip()
         if broken is not None:
             raise zipfile.BadZipFile(f"checksum of '{broken}' differs")
-        return torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings(action="ignore"):  # of old protocols and TorchScript: see the error
+            content = torch.load(path, map_location="cpu", weights_only=True)
+        if not isinstance(content, dict):
+            raise ValueError("not a dictionary")
+        return content
     except FileNotFoundError:
-        raise UserError(f"checkpoint '{path}' does not exist") from None
+        raise UserError(f"checkpoint '{path}' does not exist: train first, or name another --log") from None
     except PermissionError:
         raise UserError(f"checkpoint '{path}' may not be read: change its permissions") from None
     except UNREADABLE as error:
-        reason = str(error).strip().split("\n")[0]
+        reason = str(error).strip().split("\n")[0] or type(error).__name__
+        if "weights_only" in reason:  # torch's own words recommend to load it unsafely
+            reason = "neither tensors nor plain values, or not only them"
         raise DamagedError(
             f"checkpoint '{path}' is damaged ({reason}): remove it, or start anew with --overwrite"
         ) from None
@@ -121,7 +128,7 @@ def restore(objects: dict[str, Any], content: dict[str, Any], path: Path, beside
     for name, item in objects.items():
         try:
             item.load_state_dict(content[name])
-        except (RuntimeError, ValueError, KeyError) as error:
+        except (RuntimeError, ValueError, TypeError, LookupError, AttributeError) as error:
             reason = " ".join(str(error).split())[:200]
             raise UserError(
                 f"the '{name}' of checkpoint '{path}' does not fit ({reason}): choose another --log"

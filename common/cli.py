@@ -5,6 +5,7 @@ import math
 import signal
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, NoReturn
 
 from common import augment, datasets
@@ -47,7 +48,7 @@ def parser(method: str, doc: str, *, unlabeled: bool = True, schedule: bool = Tr
 
 def _add_data(p: Parser) -> None:
     g = p.add_argument_group("data")
-    g.add_argument("root", help="folder that holds the dataset")
+    g.add_argument("root", type=path, help="folder that holds the dataset")
     g.add_argument("-d", "--data", required=True, metavar="NAME", help=f"dataset: {', '.join(datasets.SPECS)}")
     g.add_argument(
         "--num-samples-per-class",
@@ -115,7 +116,11 @@ def _add_model(p: Parser) -> None:
     g.add_argument("--no-pool", action="store_true", help="the model pools its own features (refused for ResNets)")
     start = g.add_mutually_exclusive_group()
     start.add_argument(
-        "--pretrained-backbone", default=None, metavar="FILE", help="start from this .pth or .safetensors backbone"
+        "--pretrained-backbone",
+        type=path,
+        default=None,
+        metavar="FILE",
+        help="start from this .pth or .safetensors backbone",
     )
     start.add_argument("--scratch", action="store_true", help="start from random weights")
     g.add_argument("--finetune", action="store_true", help="the backbone learns at a tenth of the rate")
@@ -164,7 +169,9 @@ def _add_optimization(p: Parser, unlabeled: bool, schedule: bool) -> None:
 def _add_run(p: Parser, method: str) -> None:
     g = p.add_argument_group("run")
     g.add_argument("--seed", type=seed, default=0, help="of every random choice (default: 0)")
-    g.add_argument("--log", default=f"logs/{method}", metavar="DIR", help=f"output folder (default: logs/{method})")
+    g.add_argument(
+        "--log", type=path, default=f"logs/{method}", metavar="DIR", help=f"output folder (default: logs/{method})"
+    )
     g.add_argument(
         "-j",
         "--workers",
@@ -231,7 +238,8 @@ def resolve(args: argparse.Namespace) -> None:
         raise UserError("--train-resizing and --val-resizing must both be native, or neither")
     if native and args.image_size not in (None, spec.native_size):
         raise UserError(
-            f"--image-size {args.image_size} contradicts native resizing: {args.data} has {spec.native_size} pixels"
+            f"--image-size {args.image_size} contradicts native resizing: {args.data} has {spec.native_size} pixels; "
+            "leave it out"
         )
     if args.image_size is None:
         args.image_size = spec.native_size if native else 224
@@ -253,7 +261,11 @@ def differences(args: Arguments, saved: dict[str, Any]) -> list[str]:
     A flag that the saved run does not know, because it is younger, takes its default there.
     """
     before = argparse.Namespace(**{key: args.parser.get_default(key) for key in vars(args)} | saved)
-    resolve(before)
+    try:
+        resolve(before)
+    except (UserError, TypeError, ValueError) as error:
+        file = Path(args.log) / "args.json"
+        raise UserError(f"'{file}' is not what a run wrote ({error}): remove it, or choose another --log") from None
     keys = sorted((set(vars(args)) | set(saved)) - FREE)
     return [
         f"--{key.replace('_', '-')} {getattr(args, key, None)} (was {getattr(before, key)})"
@@ -267,7 +279,8 @@ def launch(parse_args: Callable[[], Arguments], main: Callable[[Arguments], Any]
     try:
         main(parse_args())
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        line = str(error).replace("\n", "\\n")  # the name of a file may have one
+        print(f"error: {line}", file=sys.stderr)
         sys.exit(2)
     except Interrupted as interruption:
         print(interruption, file=sys.stderr)
@@ -277,14 +290,27 @@ def launch(parse_args: Callable[[], Arguments], main: Callable[[Arguments], Any]
         sys.exit(128 + signal.SIGINT)
 
 
+def path(text: str) -> str:
+    """An empty path, from a variable that the shell does not know, would silently mean the current folder."""
+    if not text:
+        raise argparse.ArgumentTypeError("must be the name of a file or folder, got ''")
+    return text
+
+
+LARGEST = {int: 2**32, float: 3e38}  # what PyTorch's own integers and float32 can hold, with something to spare
+
+
 def _number(convert: type, accepts: Callable[[Any], bool], what: str) -> Callable[[str], Any]:
     def parse_number(text: str) -> Any:
         try:
             value = convert(text)
+            good = abs(value) < math.inf and accepts(value)
         except ValueError:
-            value = None
-        if value is None or not math.isfinite(value) or not accepts(value):
+            good = False
+        if not good:
             raise argparse.ArgumentTypeError(f"must be {what}, got '{text}'")
+        if abs(value) > LARGEST[convert]:
+            raise argparse.ArgumentTypeError(f"must be at most {LARGEST[convert]:g}, got '{text}'")
         return value
 
     return parse_number

@@ -25,7 +25,10 @@ class Events:
         """Add the rows that are new. A value that an epoch did not have, None, is left out."""
         if self.writer is None:
             shutil.rmtree(self.folder, ignore_errors=True)
-            self.writer = self.open_writer(self.folder)
+            try:
+                self.writer = self.open_writer(self.folder)
+            except OSError as error:
+                raise UserError(f"cannot write to '{self.folder}' ({error.strerror}): remove it") from None
         for row in history[self.written :]:
             for name, value in row.items():
                 if name not in {"epoch", "step"} and value is not None:

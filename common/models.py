@@ -3,6 +3,8 @@
 import difflib
 import hashlib
 import logging
+import os
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -106,9 +108,9 @@ def _feature_dim(model: nn.Module, name: str, image_size: int) -> int:
     was_training = model.training
     try:
         features = model.eval()(torch.zeros(1, 3, image_size, image_size))
-    except AssertionError as error:  # ViT and Swin take one size
-        size = model.pretrained_cfg["input_size"][-1]
-        raise UserError(f"'{name}' cannot take {image_size}-pixel images ({error}): try --image-size {size}") from None
+    except (AssertionError, RuntimeError) as error:  # ViT and Swin take one size, Inception no small ones
+        size, reason = model.pretrained_cfg["input_size"][-1], str(error).split("\n")[0]
+        raise UserError(f"'{name}' cannot take {image_size}-pixel images ({reason}): try --image-size {size}") from None
     model.train(was_training)
     return features.shape[1]
 
@@ -120,15 +122,21 @@ def read_checkpoint(file: str | Path) -> Any:
         UserError: the file is missing, not a checkpoint, or holds more than tensors and plain values.
     """
     file = Path(file)
-    if not file.is_file():
-        raise UserError(f"file '{file}' does not exist")
+    if not os.path.isfile(file):  # as Path's own, but false for names that are too long
+        what = "is a folder" if os.path.isdir(file) else "does not exist"
+        raise UserError(f"file '{file}' {what}: give the path of a .pth or .safetensors file")
     try:
         if file.suffix == ".safetensors":
             return load_file(file)
-        return torch.load(file, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings(action="ignore"):  # of old protocols, TorchScript, sparse tensors: see the errors
+            return torch.load(file, map_location="cpu", weights_only=True)
     except (*checkpoint.UNREADABLE, SafetensorError) as error:
-        reason = str(error).strip().split("\n")[0]
-        raise UserError(f"'{file}' is not a checkpoint that can be loaded safely ({reason})") from None
+        reason = str(error).strip().split("\n")[0] or type(error).__name__
+        if "weights_only" in reason:  # torch's own words recommend to load it unsafely
+            reason = "neither tensors nor plain values, or not only them"
+        raise UserError(
+            f"'{file}' is not a checkpoint that can be loaded safely ({reason}): download or convert it again"
+        ) from None
 
 
 def read_state_dict(file: str | Path) -> dict[str, Tensor]:
@@ -139,9 +147,16 @@ def read_state_dict(file: str | Path) -> dict[str, Tensor]:
     """
     state = read_checkpoint(file)
     state = state.get("state_dict", state) if isinstance(state, dict) else state
-    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
-        raise UserError(f"'{file}' does not hold a dictionary of tensors")
+    if not isinstance(state, dict) or not all(isinstance(key, str) and is_plain(state[key]) for key in state):
+        raise UserError(f"'{file}' does not hold a dictionary of tensors: save the state_dict of a backbone")
     return state
+
+
+def is_plain(value: Any) -> bool:
+    """Whether it is a tensor such as weights are: dense, real, not quantized, and with values."""
+    if not isinstance(value, Tensor) or value.is_meta or value.is_quantized:
+        return False
+    return value.layout == torch.strided and not value.is_complex()
 
 
 def load_backbone(model: nn.Module, file: str | Path) -> None:

@@ -61,7 +61,10 @@ def log_to(path: Path | None) -> None:
     logger.propagate = False
     logger.addHandler(_Console())
     if path is not None:
-        logger.addHandler(_File(path, encoding="utf-8"))
+        try:
+            logger.addHandler(_File(path, encoding="utf-8"))
+        except OSError as error:
+            raise UserError(f"cannot write '{path}' ({error.strerror}): remove it, or choose another --log") from None
 
 
 class _File(logging.FileHandler):

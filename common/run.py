@@ -15,6 +15,7 @@ import fcntl
 import json
 import logging
 import math
+import os
 import shutil
 import signal
 import time
@@ -73,7 +74,7 @@ class Run:
     def _open_folder(self) -> None:
         args_file = self.folder / "args.json"
         if self.args.phase == "test":
-            if not args_file.is_file():
+            if not os.path.isfile(args_file):  # as Path's own, but false for names that are too long
                 raise UserError(f"'{self.folder}' holds no run to test: train first, or name its folder with --log")
         else:
             self._make_and_lock()
@@ -140,7 +141,10 @@ class Run:
         _write_json(self.folder / "args.json", {"method": self.method, "args": vars(self.args)})
         indices = np.sort(self.labeled).tolist()
         _write_json(self.folder / "labeled.json", {"labeled_sha256": self.labeled_sha256, "indices": indices})
-        self.checkpoints.mkdir(exist_ok=True)
+        try:
+            self.checkpoints.mkdir(exist_ok=True)
+        except OSError as error:
+            raise UserError(f"cannot make '{self.checkpoints}' ({error.strerror}): choose another --log") from None
         seeding.seed_all(self.args.seed, "training")
 
     def _resume(self, content: dict[str, Any], path: Path) -> None:
@@ -149,11 +153,12 @@ class Run:
                 f"'{self.folder}' was begun with other labeled images: the dataset in '{self.args.root}' has changed "
                 "since; restore it, or choose another --log"
             )
-        checkpoint.restore(self.state, content, path, beside=("step", "history", "seconds", "meters", "rng"))
+        restored = self.state | {"meters": self.meters, "rng": seeding}
+        checkpoint.restore(restored, content, path, beside=("step", "history", "seconds"))
         self.step, self.history, self.seconds = content["step"], content["history"], content["seconds"]
+        if not isinstance(self.step, int) or not isinstance(self.history, list) or self.step < 0:
+            raise UserError(f"checkpoint '{path}' is another script's: choose another --log")
         self._saved_step = self.step
-        self.meters.load_state_dict(content["meters"])
-        seeding.load_state_dict(content["rng"])
         logger.info(f"resuming '{self.folder}' at step {self.step}, epoch {self.epoch + 1}")
 
     def save(self) -> None:
@@ -269,7 +274,10 @@ class Run:
     def show(self) -> dict[str, Any]:
         """Print a finished run's result, and return it."""
         result = _read_json(self.folder / "result.json")
-        logger.info(report.summary(result, self.folder))
+        try:
+            logger.info(report.summary(result, self.folder))
+        except (KeyError, ValueError, TypeError):
+            raise UserError(f"'{self.folder / 'result.json'}' is not a run's: remove it, and run again") from None
         return result
 
     def test(self, model: nn.Module, loader: TestLoader) -> dict[str, float]:
@@ -337,7 +345,7 @@ def _find_device(name: str | None) -> torch.device:
             logger.warning("no CUDA device found: running on the CPU, which is slow for anything but small networks")
     try:
         device = torch.device(name)
-        torch.empty(0, device=device)
+        torch.empty(1, device=device).item()  # the device `meta` has no values
     except (RuntimeError, AssertionError) as error:
         reason = str(error).split("\n")[0]
         raise UserError(f"--device {name} cannot be used ({reason}): try --device cpu") from None

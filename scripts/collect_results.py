@@ -73,7 +73,7 @@ def main(args):
             print(progress(run), file=sys.stderr)
     finished = [run for run in runs if run.result is not None]
     if not finished:
-        raise UserError(f"no finished run below {', '.join(map(str, args.logs))}")
+        raise UserError(f"no finished run below {', '.join(map(str, args.logs))}: finish one, or name another folder")
     table, notes = cells(finished)
     ours = {place: several for place, several in table.items() if published.holds(place)}
     others = {place: several for place, several in table.items() if place not in ours}
@@ -90,7 +90,7 @@ def main(args):
         write(args, table, titled, notes + more)
         draw(args.plots or args.logs[0], table, chosen)
     except OSError as error:
-        raise UserError(f"cannot write '{error.filename}' ({error.strerror})") from None
+        raise UserError(f"cannot write '{error.filename}' ({error.strerror}): choose another") from None
 
 
 def write(args, table: dict[Place, list[Cell]], titled: dict[str, tables.Table], notes: list[str]) -> None:

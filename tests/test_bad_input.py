@@ -9,6 +9,7 @@ import os
 import re
 import shlex
 import shutil
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -93,7 +94,51 @@ def dataset(name: str, file: str, content: bytes | None) -> Spoil:
     return spoil
 
 
+def complex_(state: dict) -> dict:
+    return state | {"bn.bias": state["bn.bias"].to(torch.complex64)}
+
+
+def on_meta(state: dict) -> dict:
+    return state | {"bn.bias": state["bn.bias"].to("meta")}
+
+
+def folder(path: str) -> Spoil:
+    return lambda world: (world / path).mkdir(parents=True)
+
+
+def argument(name: str, value: object) -> Spoil:
+    """The finished run's args.json, with another value of an argument."""
+
+    def spoil(world: Path) -> None:
+        file = world / "run" / "args.json"
+        content = json.loads(file.read_text())
+        content["args"][name] = value
+        file.write_text(json.dumps(content))
+
+    return spoil
+
+
+def latest(name: str, value: object) -> Spoil:
+    """The finished run, unfinished, with another part in its newest checkpoint."""
+
+    def spoil(world: Path) -> None:
+        (world / "run" / "result.json").unlink()
+        file = world / "run" / "checkpoints" / "latest.pth"
+        torch.save(torch.load(file) | {name: value}, file)
+
+    return spoil
+
+
+def tensorboard_file(world: Path) -> None:
+    pytest.importorskip("tensorboard")
+    (world / "new").mkdir()
+    (world / "new" / "tensorboard").write_text("mine")
+
+
 CAT = "images/train/cat/0.png"
+LONG = "x" * 300  # no file system has such a name
+NO_TENSORS = "'@/b.pth' does not hold a dictionary of tensors: save the state_dict"
+AGAIN = "run its command again, or remove it"
 RUN = "fixmatch data -d Digits @run"  # the flags of the finished run follow in `argv`
 HELP = r" \(--help lists all flags\)"
 
@@ -142,7 +187,7 @@ BAD = [
     Bad("erm data -d Digits --train-resizing native", "--train-resizing and --val-resizing must both be native"),
     Bad(
         "erm data -d Digits --train-resizing native --val-resizing native --image-size 64",
-        "--image-size 64 contradicts native resizing: Digits has 32 pixels",
+        "--image-size 64 contradicts native resizing: Digits has 32 pixels; leave it out",
     ),
     Bad("erm --generated-split", "--generated-split is not for ImageFolder: leave it out"),
     Bad("erm --precision fp16", "--precision: invalid choice: 'fp16' .*bf16"),
@@ -150,6 +195,17 @@ BAD = [
     Bad("erm --checkpoint last", "--checkpoint: invalid choice: 'last' .*latest"),
     Bad("erm --device cuda:99", "--device cuda:99 cannot be used .*: try --device cpu"),
     Bad("erm --device tpu", "--device tpu cannot be used .*: try --device cpu"),
+    Bad("erm --epochs 99999999999", r"--epochs: must be at most 4.29\S+, got '99999999999'"),
+    Bad(f"erm --iters-per-epoch {'9' * 400}", r"--iters-per-epoch: must be at most 4.29\S+, got '999"),
+    Bad(f"erm --seed {'9' * 400}", "--seed: must be a whole number from 0 to 4294967295, got '999"),
+    Bad("erm --lr 1e308", r"--lr.* must be at most 3e\+38, got '1e308'"),
+    Bad("erm --wd 1e308", r"--wd.* must be at most 3e\+38, got '1e308'"),
+    Bad("erm --auto-augment rand-n2.5", "--auto-augment 'rand-n2.5' is not .* such as rand-m10-n2-mstd2"),
+    Bad("erm --auto-augment rand-m1.5", "--auto-augment 'rand-m1.5' is not .* such as rand-m10-n2-mstd2"),
+    Bad("erm --auto-augment ''", "--auto-augment '' is not .* such as rand-m10-n2-mstd2"),
+    Bad("erm --log ''", "--log: must be the name of a file or folder, got ''"),
+    Bad("erm --pretrained-backbone ''", "--pretrained-backbone: must be the name of a file or folder, got ''"),
+    Bad("erm '' -d ImageFolder", "root: must be the name of a file or folder, got ''"),
     # Flags of single methods
     Bad("fixmatch --threshold 7", "--threshold: must be a number from 0 to 1, got '7'"),
     Bad("fixmatch --threshold=-0.1", "--threshold: must be a number from 0 to 1, got '-0.1'"),
@@ -179,16 +235,34 @@ BAD = [
     Bad("erm --no-pool", "'wrn_10_1_half' ends in feature maps, which need pooling: drop --no-pool"),
     Bad("erm -a vit_tiny_patch16_224", r"'vit_tiny_patch16_224' cannot take 32-pixel images .*: try --image-size 224"),
     Bad("erm --pretrained-backbone x.pth --scratch", "--scratch: not allowed with argument --pretrained-backbone"),
-    Bad("erm --pretrained-backbone @/näh.pth", "file '@/näh.pth' does not exist"),
-    Bad("erm --pretrained-backbone @/images", "file '@/images' does not exist"),
-    Bad("erm --pretrained-backbone @/b.pth", "'@/b.pth' is not a checkpoint .* safely", write("b.pth", b"")),
-    Bad("erm --pretrained-backbone @/b.pth", "'@/b.pth' is not a checkpoint .* safely", write("b.pth", b"<html>")),
+    Bad("erm -a inception_v3", r"'inception_v3' cannot take 32-pixel images .*: try --image-size 299"),
+    Bad("erm --pretrained-backbone @/näh.pth", "file '@/näh.pth' does not exist: give the path of a .pth"),
+    Bad("erm --pretrained-backbone @/images", "file '@/images' is a folder: give the path of a .pth"),
+    Bad(f"erm --pretrained-backbone @/{LONG}", f"file '@/{LONG}' does not exist: give the path of a .pth"),
+    Bad(
+        "erm --pretrained-backbone '@/zwei\nZeilen'", r"file '@/zwei\\nZeilen' does not exist: give the path of a .pth"
+    ),
+    Bad(
+        "erm --pretrained-backbone @/b.pth",
+        r"'@/b.pth' is not a checkpoint .* safely \(Ran out of input|EOFError\)",
+        write("b.pth", b""),
+    ),
+    Bad(
+        "erm --pretrained-backbone @/b.pth",
+        r"'@/b.pth' is not .* safely \(neither tensors nor",
+        write("b.pth", b"<html>"),
+    ),
     Bad(
         "erm --pretrained-backbone @/b.safetensors",
         "'@/b.safetensors' is not a checkpoint",
         write("b.safetensors", b"x"),
     ),
-    Bad("erm --pretrained-backbone @/b.pth", "'@/b.pth' does not hold a dictionary of tensors", saved("b.pth", [1])),
+    Bad("erm --pretrained-backbone @/b.pth", NO_TENSORS, saved("b.pth", [1])),
+    Bad("erm --pretrained-backbone @/b.pth", NO_TENSORS, saved("b.pth", torch.zeros(3))),
+    Bad("erm --pretrained-backbone @/b.pth", NO_TENSORS, saved("b.pth", {1: torch.zeros(3)})),
+    Bad("erm --pretrained-backbone @/b.pth", NO_TENSORS, saved("b.pth", {"state_dict": None})),
+    Bad("erm --pretrained-backbone @/backbone.pth", NO_TENSORS.replace("b.pth", "backbone.pth"), backbone(complex_)),
+    Bad("erm --pretrained-backbone @/backbone.pth", NO_TENSORS.replace("b.pth", "backbone.pth"), backbone(on_meta)),
     Bad(
         "erm --pretrained-backbone @/backbone.pth -a resnet18",
         "'@/backbone.pth' lacks .*: it is a file for another --arch",
@@ -211,7 +285,7 @@ BAD = [
     # The converter
     Bad("convert_moco_to_pretrained @/in.pth @/out.pth", "required: FC_OUT"),
     Bad("convert_moco_to_pretrained @/in.pth @/a.pth @/b.pth", "file '@/in.pth' does not exist"),
-    Bad("convert_moco_to_pretrained @/images @/a.pth @/b.pth", "file '@/images' does not exist"),
+    Bad("convert_moco_to_pretrained @/images @/a.pth @/b.pth", "file '@/images' is a folder: give the path"),
     Bad(
         "convert_moco_to_pretrained @/in.pth @/a.pth @/b.pth", "'@/in.pth' is not a checkpoint", write("in.pth", b"PK")
     ),
@@ -231,7 +305,22 @@ BAD = [
         r"cannot save '@/images' \(Is a directory\)",
         saved("in.pth", small_moco()),
     ),
+    Bad(
+        "convert_moco_to_pretrained @/in.pth @/a.pth @/b.pth",
+        "'@/in.pth' holds NaN or infinity in conv1.weight: train or download it again",
+        saved("in.pth", {"state_dict": {"module.encoder_q.conv1.weight": torch.zeros(3) / 0}}),
+    ),
+    Bad(
+        "convert_moco_to_pretrained @/in.pth @/a.pth @/b.pth",
+        "the encoder of '@/in.pth' holds more than tensors: download it again",
+        saved("in.pth", {"state_dict": {"module.encoder_q.conv1.weight": None}}),
+    ),
     # Folders of images
+    Bad(f"erm @/{LONG} -d ImageFolder", f"folder '@/{LONG}' is missing: ImageFolder needs ROOT/train"),
+    Bad(f"erm @/{LONG} -d SUN397", f"'@/{LONG}/SUN397.*' is missing, and SUN397 cannot be downloaded, for"),
+    Bad(f"erm @/{LONG} -d DTD", f"cannot download DTD to '@/{LONG}' .*: make room, or name another root"),
+    Bad("erm @/backbone.pth -d DTD", "cannot download DTD to '@/backbone.pth' .*: make room, or name another root"),
+    Bad("erm", "class 'x.png' has 0 training images, fewer", lambda w: (w / "images/train/x.png").mkdir()),
     Bad("erm @/nirgends -d ImageFolder", "folder '@/nirgends' is missing: ImageFolder needs ROOT/train"),
     Bad("erm @/backbone.pth -d ImageFolder", "folder '@/backbone.pth' is missing: ImageFolder needs ROOT/train"),
     Bad("erm", "folder '@/images/train' is missing: ImageFolder needs", remove("images/train")),
@@ -301,7 +390,25 @@ BAD = [
         dataset("SUN397", "SUN397/Partitions/Testing_01.txt", b"/a/abbey/no_such.jpg\n"),
     ),
     Bad("erm @/data -d CIFAR10", "CIFAR10.*: ", dataset("CIFAR10", "cifar-10-batches-py/data_batch_1", b"\x80")),
+    Bad(
+        "erm @/data -d Food101 --any-counts",
+        "Food101 under '@/data' is incomplete or damaged .*: restore its files",
+        dataset("Food101", "food-101/meta/train.json", b'["apple_pie"]'),
+    ),
+    Bad(
+        "erm @/data -d Food101 --any-counts",
+        "Food101 under '@/data' is incomplete or damaged .*: restore its files",
+        dataset("Food101", "food-101/meta/train.json", b'{"apple_pie": 5}'),
+    ),
+    Bad(
+        "erm @/data -d CUB200 --any-counts",
+        "'@/data/CUB_200_2011/classes.txt' cannot be read .lines must begin with a number.: restore it",
+        dataset("CUB200", "CUB_200_2011/classes.txt", b"one a\ntwo b\n"),
+    ),
     # The log folder
+    Bad("erm --log @/new", "cannot write '@/new/log.txt' .*: remove it, or choose", folder("new/log.txt")),
+    Bad("erm --log @/new", r"cannot save '@/new/views.png' \(Is a directory\)", folder("new/views.png")),
+    Bad("erm --log @/new --tensorboard", "cannot write to '@/new/tensorboard' .*: remove it", tensorboard_file),
     Bad("erm --log @/backbone.pth", "cannot write to '@/backbone.pth' .*: choose another --log"),
     Bad("erm --log @/backbone.pth/run", "cannot write to '@/backbone.pth/run' .*: choose another --log"),
     Bad("erm --log /proc/run", "cannot write to '/proc/run' .*: choose another --log"),
@@ -320,12 +427,15 @@ BAD = [
     Bad(f"{RUN} --overwrite --num-samples-per-class 500", "fewer than"),
     Bad(RUN, "'@/run/args.json' cannot be read .*: remove it, or choose another --log", write("run/args.json", b"{")),
     Bad(RUN, "'@/run/args.json' is not a run's: remove it", write("run/args.json", b"{}")),
+    Bad(RUN, "'@/run/args.json' is not what a run wrote .*: remove it, or choose", argument("data", "Nope")),
+    Bad(RUN, "'@/run/args.json' is not what a run wrote .*: remove it, or choose", argument("norm_mean", 5)),
+    Bad(RUN, "'@/run/args.json' is not what a run wrote .*: remove it, or choose", argument("auto_augment", None)),
     Bad(
         RUN, "'@/run/result.json' cannot be read .*: remove it, or choose another --log", write("run/result.json", b"")
     ),
     Bad(
         f"{RUN} --phase test",
-        "checkpoint '@/run/checkpoints/best.pth' does not exist",
+        "checkpoint '@/run/checkpoints/best.pth' does not exist: train first",
         remove("run/checkpoints/best.pth"),
     ),
     Bad(f"{RUN} --phase test", "best.pth' is damaged .*: remove it", write("run/checkpoints/best.pth", b"PK\3\4")),
@@ -339,6 +449,17 @@ BAD = [
         "the 'model' of checkpoint '@/run/checkpoints/latest.pth' does not fit .*: choose another --log",
         saved("run/checkpoints/latest.pth", {"model": {"head.weight": torch.zeros(3)}}),
     ),
+    *(
+        Bad(RUN, f"'{name}' of checkpoint '@/run/checkpoints/latest.pth' does not fit .*: choose", latest(name, value))
+        for name, value in {"model": [1], "optimizer": [], "scheduler": [1], "meters": None, "rng": {}}.items()
+    ),
+    Bad(RUN, "latest.pth' is another script's: choose another --log", latest("step", "x")),
+    Bad(RUN, "latest.pth' is another script's: choose another --log", latest("history", None)),
+    Bad(f"{RUN} --phase test", "best.pth' is damaged .not a dictionary.", saved("run/checkpoints/best.pth", [1])),
+    Bad(RUN, "'@/run/result.json' is not a run's: remove it", write("run/result.json", b"{}")),
+    Bad("erm --log @/new", "'@/new' holds files, but no args.json .*: choose", folder("new/checkpoints")),
+    Bad(f"erm --phase test --log @/{LONG}", f"'@/{LONG}' holds no run to test: train first"),
+    Bad("erm --device meta", "--device meta cannot be used .*: try --device cpu"),
     Bad(f"{RUN} --continue", "unrecognized arguments: --continue"),
     # The other programs
     Bad("scripts.collect_results @/images", "no finished run below @/images"),
@@ -352,7 +473,15 @@ BAD = [
         "'@/run/result.json' is damaged .*: run its command again, or remove it",
         write("run/result.json", b"["),
     ),
-    Bad("scripts.collect_results @/run --csv @/images", r"cannot write '@/images' \(Is a directory\)"),
+    Bad(f"scripts.collect_results @/{LONG}", f"folder '@/{LONG}' does not exist: name one that holds runs"),
+    Bad("scripts.collect_results @/run", f"args.json' is damaged .*object.*: {AGAIN}", edited("run/args.json", args=5)),
+    Bad("scripts.collect_results @/run", f"args.json' .*'epochs'.*: {AGAIN}", edited("run/args.json", args={})),
+    Bad("scripts.collect_results @/run", f"result.json' .*object.*: {AGAIN}", write("run/result.json", b"[]")),
+    Bad("scripts.collect_results @/run", f"result.json' .*'method'.*: {AGAIN}", write("run/result.json", b"{}")),
+    Bad("scripts.collect_results @/run", f"'last_top1'.*: {AGAIN}", edited("run/result.json", last_top1="high")),
+    Bad("scripts.collect_results @/run", f"'dataset'.*: {AGAIN}", edited("run/result.json", dataset=["CIFAR10"])),
+    Bad("scripts.collect_results @/run", f"metrics.jsonl' .*: {AGAIN}", write("run/metrics.jsonl", b"{}\n5\n")),
+    Bad("scripts.collect_results @/run --csv @/images", r"cannot write '@/images' \(Is a directory\): choose another"),
     Bad("common.datasets.__main__ --check DTD", "--check and --download need the folder .*: name it first"),
     Bad("common.datasets.__main__ @/nirgends --check DTD", "DTD is not under '@/nirgends': try --download DTD"),
     Bad("common.datasets.__main__ @/nirgends --check Mine", "--check: invalid choice: 'Mine'"),
@@ -399,29 +528,44 @@ def argv(command: str, world: Path) -> tuple[str, list[str]]:
     return script, [word.replace("@", str(world)) for word in words]
 
 
+REMEDY = (
+    "must|needs ROOT|takes|required|are needed|choose|--help|did you mean|leave it out|drop|try|give|use |ask for|"
+    "add|put|restore|replace|remove|download|convert|save the|free some space|make room|train first|name|run |such as|"
+    "not allowed with|another"
+)
+# What is found only after a run has begun: it goes on when that is put right.
+BEGUN = "cannot be read|is missing: restore it|views.png|tensorboard"
+
+
 def files(world: Path) -> dict[Path, bytes]:
     """All but logs and locks, which a run that only looked may leave."""
     paths = [path for path in world.rglob("*") if path.is_file() and path.name not in ("log.txt", ".lock", "views.png")]
     return {path: path.read_bytes() for path in paths}
 
 
-@pytest.mark.parametrize("bad", BAD, ids=[f"{i}: {bad.command}" for i, bad in enumerate(BAD)])
+@pytest.mark.parametrize("bad", BAD, ids=[f"{i}: {bad.command[:80]}" for i, bad in enumerate(BAD)])
 def test_one_line_and_nothing_touched(bad, world, capsys):
     bad.spoil(world)
     before = files(world)
     script, words = argv(bad.command, world)
     module = importlib.import_module(script)
-    with pytest.raises(SystemExit) as end:
-        cli.launch(lambda: module.parse_args(words), module.main)
+    with warnings.catch_warnings(record=True) as warned:
+        warnings.simplefilter("default")
+        with pytest.raises(SystemExit) as end:
+            cli.launch(lambda: module.parse_args(words), module.main)
+    assert not [str(each.message) for each in warned if issubclass(each.category, UserWarning | RuntimeWarning)]
     shown = capsys.readouterr().err
     assert end.value.code == 2
     assert shown.startswith("error: ")
     assert shown.count("\n") == 1
+    assert re.search(REMEDY, re.sub("'.*?'", "", shown))
     assert re.search(bad.message.replace("@", re.escape(str(world))), shown)
     after = files(world)
     assert {path: after.get(path) for path in before} == before
     assert not [path for path in after if path.suffix in (".pth", ".tmp") and path not in before]
     assert not (world / "new" / "result.json").exists()
+    if not re.search(BEGUN, bad.message):
+        assert not (world / "new" / "args.json").exists()
 
 
 def test_names_with_spaces_and_umlauts_are_fine(world):

@@ -5,10 +5,12 @@
 
 import contextlib
 import hashlib
+import json
 import os
 import pickle
 import shutil
 import stat
+import subprocess
 import tarfile
 import zipfile
 from collections.abc import Callable
@@ -23,6 +25,7 @@ import convert_moco_to_pretrained as converter
 from common import datasets
 from common.datasets.download import File, fetch
 from common.errors import UserError
+from scripts import collect_results
 from tests import datasets_on_disk
 from tests.conftest import SMALL, train_small
 from tests.test_download import tar, zipped
@@ -120,6 +123,7 @@ def test_no_pickle_runs_its_code(tmp_path, finished, kind, enter):
         enter(tmp_path / "evil.pth", finished)
     assert not executed.exists()
     assert "\n" not in str(error.value)
+    assert "weights_only" not in str(error.value)  # no advice to load it unsafely
     assert not (tmp_path / "a.pth").exists()
 
 
@@ -150,6 +154,26 @@ def test_the_pickles_of_a_dataset_are_verified_before_they_are_read(tmp_path, mo
     with pytest.raises(UserError, match="damaged"):
         datasets.load(name, root, any_counts=True)
     assert not (tmp_path / "executed").exists()
+
+
+# Names in files
+
+
+@pytest.mark.parametrize("method", ["{folder}/evil", "../{folder}/evil", "setup", "test", "os"])
+def test_no_result_names_a_program_to_run(tmp_path, monkeypatch, capsys, method):
+    """The collector asks a method's shell file for the published settings."""
+    started = []
+    monkeypatch.setattr(subprocess, "run", lambda command, **options: started.append(command))
+    result = dict.fromkeys(("num_samples_per_class", "seed", "split_seed", "epochs", "iters_per_epoch"), 4)
+    result |= dict.fromkeys(("last_top1", "best_top1", "seconds"), 1.0) | {"oracle": False}
+    result |= {"method": method.format(folder=tmp_path), "dataset": "CIFAR10", "pretraining": "supervised"}
+    (tmp_path / "result.json").write_text(json.dumps(result | {"arch": "resnet50"}))
+    (tmp_path / "args.json").write_text(json.dumps({"args": {"epochs": 4}}))
+    (tmp_path / "evil.sh").write_text(f"mkdir {tmp_path}/executed")
+    monkeypatch.setattr(collect_results, "draw", lambda *args: None)  # takes seconds
+    collect_results.main(collect_results.parse_args([str(tmp_path)]))
+    assert "resnet50, supervised" in capsys.readouterr().out
+    assert not started
 
 
 # Archives

@@ -105,6 +105,11 @@ def test_a_class_without_images_is_named_by_the_split(root):
         splits.split(data.train.labels, data.classes, 1, 0, data.candidates)
 
 
+def test_gifs_are_images(root):
+    Image.new("P", (12, 8)).save(root / "train" / "ant" / "2.GIF")
+    assert "train/ant/2.GIF" in relative(datasets.load("ImageFolder", root).train, root)
+
+
 def test_subset(root):
     subset = datasets.load("ImageFolder", root).train.subset(np.array([4, 1]))
     assert relative(subset, root) == ["train/dog/b.png", "train/cat/deep/er/y.PNG"]

@@ -278,7 +278,7 @@ def _provide(name: str, spec: Spec, root: Path) -> None:
     if spec.files:
         download.fetch(name, root, spec.files, spec.paths)
     elif not download.is_present(root, spec.paths):
-        missing = next(root / path for path in spec.paths if not (root / path).exists())
+        missing = next(root / path for path in spec.paths if not os.path.exists(root / path))
         raise UserError(
             f"'{missing}' is missing, and {name} cannot be downloaded, for {spec.by_hand.format(root=root)}"
         )

@@ -46,7 +46,10 @@ def _read_table(path: Path) -> dict[str, str]:
     """Lines `ID VALUE`, as a dictionary."""
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
-        return dict(line.split(" ", 1) for line in lines if line)
+        table = dict(line.split(" ", 1) for line in lines if line)
+        if not all(key.isdecimal() for key in table):
+            raise ValueError("lines must begin with a number")
+        return table
     except (OSError, ValueError) as error:
         raise UserError(
             f"'{path}' cannot be read ({error}): restore it, or remove CUB_200_2011 and run again"

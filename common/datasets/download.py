@@ -98,7 +98,7 @@ def fetch(name: str, root: Path, files: Sequence[File], paths: Sequence[str]) ->
 
 def is_present(root: Path, paths: Sequence[str]) -> bool:
     """Whether all `paths` exist below the root."""
-    return all((root / path).exists() for path in paths)
+    return all(os.path.exists(root / path) for path in paths)
 
 
 @contextlib.contextmanager

@@ -14,7 +14,10 @@ from common.datasets.images import ImageSet
 from common.errors import UserError
 
 # What torchvision raises for files that are missing or not what they should be.
-NOT_WHOLE = (OSError, RuntimeError, ValueError, LookupError, EOFError, AssertionError, MatReadError)
+NOT_WHOLE = (
+    *(OSError, RuntimeError, ValueError, TypeError, LookupError, AttributeError, EOFError, AssertionError),
+    MatReadError,
+)
 
 
 def construct(dataset: type, root: Path, **options):

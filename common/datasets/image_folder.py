@@ -13,6 +13,8 @@ from torchvision.datasets.folder import IMG_EXTENSIONS
 from common.datasets.images import ImageSet
 from common.errors import UserError
 
+EXTENSIONS = (*IMG_EXTENSIONS, ".gif")
+
 
 def load(root: Path) -> dict:
     """Classes are the folders of `train` in alphabetical order; images are ordered by (class, relative path).
@@ -21,10 +23,10 @@ def load(root: Path) -> dict:
         UserError: a folder is missing or empty, or `test` has a class that `train` lacks.
     """
     train_dir, test_dir = root / "train", root / "test"
-    if not test_dir.is_dir() and (root / "val").is_dir():
+    if not os.path.isdir(test_dir) and os.path.isdir(root / "val"):
         test_dir = root / "val"
     for folder in (root, train_dir, test_dir):
-        if not folder.is_dir():
+        if not os.path.isdir(folder):  # as Path's own, but false for names that are too long
             raise UserError(f"folder '{folder}' is missing: ImageFolder needs ROOT/train/CLASS/* and ROOT/test/CLASS/*")
     classes = _class_names(train_dir)
     extra = sorted(_images_in(root / "unlabeled"))
@@ -46,7 +48,7 @@ def _images_in(folder: Path) -> list[str]:
         os.path.join(parent, name)
         for parent, _, names in os.walk(folder, followlinks=True)
         for name in names
-        if name.lower().endswith(IMG_EXTENSIONS)
+        if name.lower().endswith(EXTENSIONS)
     ]
 
 
@@ -56,5 +58,5 @@ def _labeled_images(folder: Path, classes: list[str]) -> list[tuple[str, int]]:
         raise UserError(f"'{folder}' has the class '{unknown[0]}', which the train folder lacks: add or remove it")
     samples = [(path, c) for c, name in enumerate(classes) for path in sorted(_images_in(folder / name))]
     if not samples:
-        raise UserError(f"'{folder}' has no images: put them into one folder per class ({', '.join(IMG_EXTENSIONS)})")
+        raise UserError(f"'{folder}' has no images: put them into one folder per class ({', '.join(EXTENSIONS)})")
     return samples

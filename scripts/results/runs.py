@@ -1,6 +1,7 @@
 """Run folders, and the cells that they make up: runs that differ by their seed and nothing else."""
 
 import json
+import os
 import statistics
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterable
@@ -13,6 +14,15 @@ from common.errors import UserError
 
 # Beside the flags that change no number: seeds are what a cell averages over, and a backbone file is known by its hash.
 NOT_SETTINGS = cli.FREE | {"seed", "split_seed", "pretrained_backbone"}
+
+
+# What the tables need to know of a result.
+FIELDS = {
+    **dict.fromkeys(("method", "dataset", "arch", "pretraining"), str),
+    **dict.fromkeys(("num_samples_per_class", "seed", "split_seed", "epochs", "iters_per_epoch"), int),
+    **dict.fromkeys(("last_top1", "best_top1", "seconds"), int | float),
+    "oracle": bool,
+}
 
 
 class Place(NamedTuple):
@@ -85,18 +95,30 @@ def read_runs(roots: Iterable[Path]) -> list[Run]:
     """
     folders = set()
     for root in roots:
-        if not root.is_dir():
-            raise UserError(f"folder '{root}' does not exist")
+        if not os.path.isdir(root):
+            raise UserError(f"folder '{root}' does not exist: name one that holds runs")
         folders.update(file.parent for file in root.rglob("args.json"))
     return [_read_run(folder) for folder in sorted(folders)]
 
 
 def _read_run(folder: Path) -> Run:
-    args = _read(folder / "args.json", lambda text: json.loads(text)["args"])
-    result = _read(folder / "result.json", json.loads) if (folder / "result.json").exists() else None
-    rows = folder / "metrics.jsonl"
-    history = _read(rows, lambda text: [json.loads(line) for line in text.splitlines()]) if rows.exists() else []
+    args = _read(folder / "args.json", lambda text: _typed(json.loads(text)["args"], {"epochs": int}))
+    result, rows = folder / "result.json", folder / "metrics.jsonl"
+    result = _read(result, lambda text: _typed(json.loads(text), FIELDS)) if result.exists() else None
+    history = (
+        _read(rows, lambda text: [_typed(json.loads(line)) for line in text.splitlines()]) if rows.exists() else []
+    )
     return Run(folder, args, result, history)
+
+
+def _typed(content: Any, fields: dict[str, type] | None = None) -> dict[str, Any]:
+    """The content, if it is an object with these fields."""
+    if not isinstance(content, dict):
+        raise ValueError("not an object")
+    for name, kind in (fields or {}).items():
+        if not isinstance(content.get(name), kind):
+            raise ValueError(f"'{name}' is missing, or of another type")
+    return content
 
 
 def _read(file: Path, parse: Callable[[str], Any]) -> Any:
