@@ -166,10 +166,10 @@ def test_a_file_put_there_by_hand_is_used(server, packed, tmp_path):
     assert (tmp_path / "set.tar.gz").is_file()
 
 
-def test_a_wrong_file_put_there_by_hand_is_passed_over(server, packed, tmp_path, caplog):
+def test_a_wrong_file_put_there_by_hand_is_passed_over(server, packed, tmp_path, log):
     (tmp_path / "set.tar.gz").write_bytes(b"half")
     fetch("Set", tmp_path, [packed], ["set"])
-    assert f"'{tmp_path / 'set.tar.gz'}' is not used" in caplog.text
+    assert f"'{tmp_path / 'set.tar.gz'}' is not used" in log.text
     assert len(server.requests) == 1
     assert (tmp_path / "set.tar.gz").read_bytes() == b"half"
 

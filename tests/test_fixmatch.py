@@ -66,7 +66,7 @@ def test_gradient_is_numpys_and_only_the_strong_view_has_one():
 def test_threshold_is_strict():
     weak = torch.zeros(4, 2)  # the confidence is 1/2 to the last bit
     assert fixmatch.self_training_loss(weak, weak, 0.5)[2].sum() == 0
-    assert fixmatch.self_training_loss(weak, weak, np.nextafter(np.float32(0.5), 0).item())[2].sum() == 4
+    assert fixmatch.self_training_loss(weak, weak, np.nextafter(np.float32(0.5), np.float32(0)).item())[2].sum() == 4
     sure = torch.tensor([[200.0, 0.0]])  # and here 1
     assert fixmatch.self_training_loss(sure, sure, 1.0)[2].sum() == 0
 
