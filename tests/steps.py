@@ -45,7 +45,12 @@ def arguments(method: str, *flags: str):
     return importlib.import_module(method).parse_args(["data", "-d", "Digits", *flags])
 
 
-def build(method: str, args, dropout: float = 0.5) -> SimpleNamespace:
+def small_flags(method: str) -> list[str]:
+    """Widths to go with the small backbone."""
+    return ["--bottleneck-dim", "8"] + (["--K", "4", "--projection-dim", "6"] if method == "self_tuning" else [])
+
+
+def build(method: str, args, dropout: float = 0.5, device: str = "cpu") -> SimpleNamespace:
     """The script's network with its optimizer, and its method's own `state`; always from the same weights.
 
     Predictions of different confidence are wanted, so the weights of bottleneck and heads are larger than usual.
@@ -64,11 +69,16 @@ def build(method: str, args, dropout: float = 0.5) -> SimpleNamespace:
             module.weight.data.mul_(3)
         if isinstance(module, nn.Dropout):
             module.p = dropout
+    model.to(device)
+    state = own_state(script, method, model, args)
+    for module in state:
+        module.to(device)
+    weight_u = [torch.tensor(args.trade_off_con, device=device)] if method in ("pi_model", "mean_teacher") else []
     optimizer = torch.optim.SGD(
         model.parameter_groups(args.lr, args.finetune), momentum=0.9, weight_decay=args.wd, nesterov=True
     )
     return SimpleNamespace(
-        method=method, script=script, model=model, state=own_state(script, method, model, args), optimizer=optimizer
+        method=method, script=script, model=model, state=state, optimizer=optimizer, weight_u=weight_u
     )
 
 
@@ -100,13 +110,16 @@ def batches(method: str, step: int = 0, size: int = 8) -> tuple[Batch, ...]:
     return tuple(map(Batch, views, labels, indices))[: 1 if method in LABELED_ALONE else 2]
 
 
+def on_device(data: tuple[Batch, ...], device: str) -> tuple[Batch, ...]:
+    return tuple(Batch(tuple(v.to(device) for v in b.views), b.labels.to(device), b.indices.to(device)) for b in data)
+
+
 def train_step(setup: SimpleNamespace, args, *data: Batch) -> dict:
     """The script's own, in train mode, on `data` or on the batches of step 0."""
     setup.model.train()
     torch.manual_seed(1)
-    weight = [torch.tensor(args.trade_off_con)] if setup.method in ("pi_model", "mean_teacher") else []
     data = data or batches(setup.method)
-    return setup.script.train_step(setup.model, *setup.state, setup.optimizer, *data, *weight, args)
+    return setup.script.train_step(setup.model, *setup.state, setup.optimizer, *data, *setup.weight_u, args)
 
 
 class Epochs:

@@ -7,7 +7,6 @@ import pytest
 import torch
 
 from common import augment
-from common.loaders import Batch
 from common.meters import Meters
 from tests import steps
 from tests.conftest import final_state, read_rows, train_small
@@ -23,26 +22,13 @@ def no_waiting() -> Iterator[None]:
     torch.cuda.set_sync_debug_mode("default")
 
 
-def on_device(batches: tuple[Batch, ...]) -> tuple[Batch, ...]:
-    return tuple(
-        Batch(tuple(view.to(CUDA) for view in batch.views), batch.labels.to(CUDA), batch.indices.to(CUDA))
-        for batch in batches
-    )
-
-
-def flags(method: str) -> list[str]:
-    return ["--bottleneck-dim", "8"] + (["--K", "4", "--projection-dim", "6"] if method == "self_tuning" else [])
-
-
 @pytest.mark.parametrize("precision", ["float32", "bf16"])
 @pytest.mark.parametrize("method", steps.METHODS)
 def test_no_step_waits_for_the_device(no_waiting, method, precision):
-    args = steps.arguments(method, *flags(method))
-    setup = steps.build(method, args)
+    args = steps.arguments(method, *steps.small_flags(method))
+    setup = steps.build(method, args, device="cuda")
     setup.model.precision = precision
-    for module in (setup.model, *setup.state):
-        module.to(CUDA)
-    meters, data = Meters(CUDA), on_device(steps.batches(method))
+    meters, data = Meters(CUDA), steps.on_device(steps.batches(method), "cuda")
     meters.update(steps.train_step(setup, args, *data), 1)  # libraries set themselves up
     torch.cuda.synchronize()
     torch.cuda.set_sync_debug_mode("error")
@@ -53,14 +39,13 @@ def test_no_step_waits_for_the_device(no_waiting, method, precision):
 @pytest.mark.parametrize("method", steps.METHODS)
 def test_a_step_has_the_cpus_numbers(method):
     """Without dropout, whose masks differ."""
-    args = steps.arguments(method, *flags(method))
-    setups = [steps.build(method, args, dropout=0.0) for _ in range(2)]
-    for own, other in zip(setups[1].state, setups[0].state, strict=True):
+    args = steps.arguments(method, *steps.small_flags(method))
+    cpu, cuda = (steps.build(method, args, dropout=0.0, device=device) for device in ("cpu", "cuda"))
+    for own, other in zip(cuda.state, cpu.state, strict=True):
         own.load_state_dict(copy.deepcopy(other.state_dict()))
-    for module in (setups[1].model, *setups[1].state):
-        module.to(CUDA)
     data = steps.batches(method)
-    on_cpu, on_cuda = steps.train_step(setups[0], args, *data), steps.train_step(setups[1], args, *on_device(data))
+    on_cpu = steps.train_step(cpu, args, *data)
+    on_cuda = steps.train_step(cuda, args, *steps.on_device(data, "cuda"))
     for name in on_cpu:
         torch.testing.assert_close(on_cuda[name], on_cpu[name], rtol=1e-3, atol=1e-4, check_device=False)
 
