@@ -345,8 +345,8 @@ def _find_device(name: str | None) -> torch.device:
             logger.warning("no CUDA device found: running on the CPU, which is slow for anything but small networks")
     try:
         device = torch.device(name)
-        torch.empty(1, device=device).item()  # the device `meta` has no values
-    except (RuntimeError, AssertionError) as error:
+        torch.empty(1, dtype=torch.float64, device=device).item()  # `meta` has no values, and `mps` no float64
+    except (RuntimeError, AssertionError, TypeError) as error:
         reason = str(error).split("\n")[0]
         raise UserError(f"--device {name} cannot be used ({reason}): try --device cpu") from None
     return device

@@ -176,6 +176,8 @@ def report(result):
 
 def main(argv=None):
     args = parse_args(argv)
+    if torch.device(args.device).index is not None:
+        torch.cuda.set_device(args.device)  # what is waited for and looked at
     logging.disable(logging.INFO)
     try:
         with tempfile.TemporaryDirectory() as folder:

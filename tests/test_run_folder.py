@@ -196,6 +196,20 @@ def test_a_backbone_file_is_recorded_by_its_stem_and_hash(tmp_path):
     assert result["pretraining_sha256"] == hashlib.sha256(file.read_bytes()).hexdigest()
 
 
+def test_a_device_without_float64_is_refused(small_run, monkeypatch):
+    """Apple's `mps` is such a one: the meters need it."""
+    empty = torch.empty
+
+    def without_float64(*size, dtype=None, **kwargs):
+        if dtype == torch.float64:
+            raise TypeError("Cannot convert a MPS Tensor to float64 dtype")
+        return empty(*size, dtype=dtype, **kwargs)
+
+    monkeypatch.setattr(torch, "empty", without_float64)
+    with pytest.raises(UserError, match=r"--device cpu cannot be used \(Cannot convert .*: try --device cpu"):
+        small_run("erm", "--device", "cpu")
+
+
 def test_a_folder_in_use_by_another_process_is_refused(tmp_path, small_run):
     (tmp_path / "run").mkdir()
     lock = "import fcntl, sys; f = open(sys.argv[1], 'w'); fcntl.lockf(f, fcntl.LOCK_EX); print(flush=True); input()"
