@@ -163,7 +163,7 @@ def load_backbone(model: nn.Module, file: str | Path) -> None:
     """Load a backbone file strictly: it must hold every tensor of the model, and beyond them only a classifier.
 
     Raises:
-        UserError: see `read_state_dict`; or keys are missing, left over, of other shapes, or not finite.
+        UserError: see `read_state_dict`; or keys are missing, left over, of other shapes or types, or not finite.
     """
     state = read_state_dict(file)
     if any(".encoder_q." in key or key.startswith(("module.encoder", "module.base_encoder")) for key in state):
@@ -179,7 +179,9 @@ def load_backbone(model: nn.Module, file: str | Path) -> None:
     missing = [key for key in wanted if key not in state and not key.endswith("num_batches_tracked")]
     surplus = [key for key in state if key not in wanted]
     shapes = [key for key in wanted if key in state and state[key].shape != wanted[key].shape]
-    for problem, keys in (("lacks", missing), ("has, beyond the backbone,", surplus), ("has other shapes for", shapes)):
+    whole = [key for key in wanted if key in state and wanted[key].is_floating_point() > state[key].is_floating_point()]
+    problems = {"lacks": missing, "has, beyond the backbone,": surplus, "has other shapes for": shapes}
+    for problem, keys in (problems | {"has whole numbers for": whole}).items():
         if keys:
             more = f" and {len(keys) - 3} more" if len(keys) > 3 else ""
             raise UserError(f"'{file}' {problem} {', '.join(keys[:3])}{more}: it is a file for another --arch")

@@ -218,6 +218,7 @@ def test_backbone_files_are_loaded_whole(tmp_path, change, name):
         (lambda s: {}, "lacks conv1.weight, .* more"),
         (lambda s: s | {"layer5.weight": torch.zeros(1)}, r"beyond the backbone, layer5\.weight"),
         (lambda s: s | {"conv1.weight": torch.zeros(64, 3, 3, 3)}, r"other shapes for conv1\.weight"),
+        (lambda s: s | {"bn1.bias": torch.zeros(64, dtype=torch.int8)}, r"whole numbers for bn1\.bias"),
         (lambda s: {f"module.{k}": v for k, v in s.items()}, "lacks"),
         (lambda s: {"state_dict": s, "more": 1} and [1, 2], "does not hold a dictionary of tensors"),
         (
@@ -225,7 +226,7 @@ def test_backbone_files_are_loaded_whole(tmp_path, change, name):
             r"unconverted MoCo checkpoint: run python convert_moco_to_pretrained\.py .*weights\.pth ",
         ),
     ],
-    ids=["conv", "buffer", "empty", "surplus", "shape", "prefix", "list", "moco"],
+    ids=["conv", "buffer", "empty", "surplus", "shape", "type", "prefix", "list", "moco"],
 )
 def test_unfit_backbone_files_are_refused(tmp_path, change, message):
     _, file = backbone_file(tmp_path, change)
