@@ -1,9 +1,12 @@
 """Writing files whole or not at all."""
 
+import errno
 import os
 from pathlib import Path
 
 from common.errors import UserError
+
+FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
 def write_whole(path: Path, content: bytes | memoryview, previous: Path | None = None) -> None:
@@ -28,6 +31,5 @@ def write_whole(path: Path, content: bytes | memoryview, previous: Path | None =
         os.replace(temporary, path)
     except OSError as error:
         temporary.unlink(missing_ok=True)
-        raise UserError(
-            f"cannot save '{path}' ({error.strerror}): free some space and run the same command again"
-        ) from None
+        remedy = "free some space" if error.errno in FULL else "put that right"
+        raise UserError(f"cannot save '{path}' ({error.strerror}): {remedy}, and run the same command again") from None

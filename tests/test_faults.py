@@ -151,7 +151,7 @@ def test_a_full_disk(undisturbed, tmp_path, monkeypatch, evaluation):
         assert life.wait() == 2
     message = life.errors.read_text()
     assert message.startswith(f"error: cannot save '{log}/checkpoints/")
-    assert message.endswith("(File too large): free some space and run the same command again\n")
+    assert message.endswith("(File too large): free some space, and run the same command again\n")
     assert message.count("\n") == 1
     assert not list(log.rglob("*.tmp"))
     if evaluation == 2:
