@@ -278,6 +278,11 @@ BAD = [
         backbone(lambda state: state | {"bn.bias": state["bn.bias"] / 0}),
     ),
     Bad(
+        "erm --pretrained-backbone @/backbone.pth",
+        "'@/backbone.pth' has whole numbers for bn.bias: it is a file for another --arch",
+        backbone(lambda state: state | {"bn.bias": state["bn.bias"].long()}),
+    ),
+    Bad(
         "erm --pretrained-backbone @/b.pth",
         "'@/b.pth' is an unconverted MoCo checkpoint: run python convert_moco_to_pretrained.py @/b.pth ",
         saved("b.pth", small_moco()),
@@ -302,7 +307,7 @@ BAD = [
     ),
     Bad(
         "convert_moco_to_pretrained @/in.pth @/images @/b.pth",
-        r"cannot save '@/images' \(Is a directory\)",
+        r"cannot save '@/images' \(Is a directory\): put that right",
         saved("in.pth", small_moco()),
     ),
     Bad(
@@ -407,7 +412,9 @@ BAD = [
     ),
     # The log folder
     Bad("erm --log @/new", "cannot write '@/new/log.txt' .*: remove it, or choose", folder("new/log.txt")),
-    Bad("erm --log @/new", r"cannot save '@/new/views.png' \(Is a directory\)", folder("new/views.png")),
+    Bad(
+        "erm --log @/new", r"cannot save '@/new/views.png' \(Is a directory\): put that right", folder("new/views.png")
+    ),
     Bad("erm --log @/new --tensorboard", "cannot write to '@/new/tensorboard' .*: remove it", tensorboard_file),
     Bad("erm --log @/backbone.pth", "cannot write to '@/backbone.pth' .*: choose another --log"),
     Bad("erm --log @/backbone.pth/run", "cannot write to '@/backbone.pth/run' .*: choose another --log"),
@@ -426,6 +433,7 @@ BAD = [
     Bad(RUN.replace("fixmatch", "pseudo_label"), r"method pseudo_label \(was fixmatch\); choose another --log"),
     Bad(f"{RUN} --overwrite --num-samples-per-class 500", "fewer than"),
     Bad(RUN, "'@/run/args.json' cannot be read .*: remove it, or choose another --log", write("run/args.json", b"{")),
+    Bad(RUN, "'@/run/args.json' cannot be read .*recursion.*: remove it", write("run/args.json", b"[" * 100_000)),
     Bad(RUN, "'@/run/args.json' is not a run's: remove it", write("run/args.json", b"{}")),
     Bad(RUN, "'@/run/args.json' is not what a run wrote .*: remove it, or choose", argument("data", "Nope")),
     Bad(RUN, "'@/run/args.json' is not what a run wrote .*: remove it, or choose", argument("norm_mean", 5)),
@@ -467,6 +475,11 @@ BAD = [
         "scripts.collect_results @/run",
         "'@/run/args.json' is damaged .*: run its command again, or remove it",
         write("run/args.json", b"{"),
+    ),
+    Bad(
+        "scripts.collect_results @/run",
+        "'@/run/args.json' is damaged .*recursion.*: run its command again, or remove it",
+        write("run/args.json", b"[" * 100_000),
     ),
     Bad(
         "scripts.collect_results @/run",

@@ -124,7 +124,7 @@ def _typed(content: Any, fields: dict[str, type] | None = None) -> dict[str, Any
 def _read(file: Path, parse: Callable[[str], Any]) -> Any:
     try:
         return parse(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise UserError(f"'{file}' is damaged ({error}): run its command again, or remove it") from None
 
 
