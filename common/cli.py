@@ -8,11 +8,14 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
+import torch
+
 from common import augment, datasets
 from common.errors import Interrupted, UserError
 
 # These flags may differ when a run is resumed: none of them can change a number.
 FREE = {"root", "log", "workers", "cache", "print_freq", "phase", "checkpoint", "device", "overwrite", "tensorboard"}
+START = {"scratch", "pretrained_backbone"}  # where the weights come from before they are trained
 
 
 class Arguments(argparse.Namespace):
@@ -211,6 +214,8 @@ def parse(p: Parser, argv: Sequence[str] | None) -> Arguments:
     args = p.parse_args(argv, namespace=Arguments())
     args.parser = p
     resolve(args)
+    if args.phase == "test":  # a checkpoint holds all the weights: nothing is downloaded or looked for
+        args.scratch, args.pretrained_backbone = True, None
     return args
 
 
@@ -266,7 +271,8 @@ def differences(args: Arguments, saved: dict[str, Any]) -> list[str]:
     except (UserError, TypeError, ValueError) as error:
         file = Path(args.log) / "args.json"
         raise UserError(f"'{file}' is not what a run wrote ({error}): remove it, or choose another --log") from None
-    keys = sorted((set(vars(args)) | set(saved)) - FREE)
+    free = FREE | START if args.phase == "test" else FREE
+    keys = sorted((set(vars(args)) | set(saved)) - free)
     return [
         f"--{key.replace('_', '-')} {getattr(args, key, None)} (was {getattr(before, key)})"
         for key in keys
@@ -285,6 +291,10 @@ def launch(parse_args: Callable[[], Arguments], main: Callable[[Arguments], Any]
     except Interrupted as interruption:
         print(interruption, file=sys.stderr)
         sys.exit(128 + interruption.signum)
+    except torch.OutOfMemoryError as error:
+        reason = ". ".join(str(error).split(". ")[:2])  # what was asked for; the rest is about the allocator
+        print(f"error: {reason}: take a smaller --batch-size, or a device with more memory", file=sys.stderr)
+        sys.exit(2)
     except KeyboardInterrupt:  # before the first step or after the last: the run heeds signals itself in between
         print("stopped by SIGINT, with nothing new to save: the same command continues", file=sys.stderr)
         sys.exit(128 + signal.SIGINT)

@@ -7,6 +7,7 @@ import subprocess
 import sys
 
 import pytest
+import torch
 
 from common import cli
 from common.errors import UserError
@@ -153,6 +154,19 @@ def test_launch_passes_a_result_and_turns_errors_into_exit_codes(capsys):
         cli.launch(lambda: None, bad)
     assert end.value.code == 2
     assert capsys.readouterr() == ("", "error: this is wrong\n")
+
+
+def test_launch_says_what_to_do_where_a_gpus_memory_is_full(capsys):
+    def too_large(args):
+        raise torch.OutOfMemoryError(
+            "CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of 8.00 GiB"
+        )
+
+    with pytest.raises(SystemExit) as end:
+        cli.launch(lambda: None, too_large)
+    assert end.value.code == 2
+    line = "CUDA out of memory. Tried to allocate 2.00 GiB: take a smaller --batch-size, or a device with more memory"
+    assert capsys.readouterr() == ("", f"error: {line}\n")
 
 
 def test_launch_ends_with_130_where_ctrl_c_comes_before_the_first_step(capsys):

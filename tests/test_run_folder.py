@@ -194,6 +194,9 @@ def test_a_backbone_file_is_recorded_by_its_stem_and_hash(tmp_path):
     result = erm.main(erm.parse_args(argv))
     assert result["pretraining"] == "moco_v2"
     assert result["pretraining_sha256"] == hashlib.sha256(file.read_bytes()).hexdigest()
+    file.unlink()  # a test takes all the weights from the checkpoint
+    scores = erm.main(erm.parse_args([*argv, "--phase", "test", "--checkpoint", "latest"]))
+    assert scores["top1"] == result["last_top1"]
 
 
 def test_a_device_without_float64_is_refused(small_run, monkeypatch):
