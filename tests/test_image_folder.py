@@ -1,5 +1,6 @@
 """A user's own images."""
 
+import os
 import shutil
 
 import numpy as np
@@ -114,3 +115,62 @@ def test_subset(root):
     subset = datasets.load("ImageFolder", root).train.subset(np.array([4, 1]))
     assert relative(subset, root) == ["train/dog/b.png", "train/cat/deep/er/y.PNG"]
     assert subset.labels.tolist() == [2, 1]
+
+
+def test_an_animation_and_the_newer_kinds_are_images(root):
+    for name in ("a.gif", "b.jfif", "c.AVIF"):
+        shutil.copy(root / "train/dog/a.jpg", root / "train/ant" / name)
+    assert relative(datasets.load("ImageFolder", root).train, root)[1:4] == [
+        f"train/ant/{name}" for name in ("a.gif", "b.jfif", "c.AVIF")
+    ]
+
+
+def test_what_is_skipped_is_told(root, caplog):
+    for name in ("train/cat/x.heic", "train/dog/y.heic", "test/dog/README", "unlabeled/z.txt", "train/dog/.DS_Store"):
+        save(root / name if name.endswith("png") else root / f"{name}.png")
+        (root / f"{name}.png").rename(root / name)
+    datasets.load("ImageFolder", root)
+    assert "files that are not taken for images (2 .heic, 2 .txt, 1 README): they are skipped" in caplog.text
+
+
+def test_hidden_files_and_folders_are_left_out(root, caplog):
+    number = len(datasets.load("ImageFolder", root).train)
+    save(root / "train/dog/.ipynb_checkpoints/a-checkpoint.jpg")
+    save(root / "train/dog/._a.jpg")
+    assert len(datasets.load("ImageFolder", root).train) == number
+
+
+def test_a_link_back_up_adds_nothing(root):
+    number = len(datasets.load("ImageFolder", root).train)
+    (root / "train/cat/again").symlink_to(root / "train/cat")
+    (root / "train/cat/deep/er/up").symlink_to("..")
+    assert len(datasets.load("ImageFolder", root).train) == number
+
+
+def test_a_folder_that_may_not_be_read_is_named(root, monkeypatch):
+    scandir = os.scandir
+
+    def refuse(path):
+        if str(path).endswith("deep"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    with pytest.raises(UserError, match=r"train/cat/deep' cannot be read \(Permission denied\): change"):
+        datasets.load("ImageFolder", root)
+
+
+def test_the_fingerprint_is_of_names_and_labels_wherever_the_root_is(root, tmp_path_factory, monkeypatch):
+    original = datasets.load("ImageFolder", root).sha256
+    copy = tmp_path_factory.mktemp("elsewhere") / "copy"
+    shutil.copytree(root, copy)
+    monkeypatch.chdir(copy)
+    assert datasets.load("ImageFolder", copy).sha256 == datasets.load("ImageFolder", ".").sha256 == original
+    for old, new in (("train/dog/a.jpg", "train/dog/c.jpg"), ("train/dog/c.jpg", "train/cat/c.jpg"), ("test", "val")):
+        (copy / old).rename(copy / new)
+        changed = datasets.load("ImageFolder", copy).sha256
+        assert changed != original
+        original = changed
+    for part in ("train", "val"):
+        (copy / part / "dog").rename(copy / part / "fox")
+    assert datasets.load("ImageFolder", copy).sha256 != original
