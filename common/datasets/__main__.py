@@ -43,9 +43,11 @@ def main(args: argparse.Namespace) -> None:
         return print_table(None if args.root is None else Path(args.root))
     root = Path(args.root)
     if args.check and not _is_present(SPECS[name], root):
-        raise UserError(f"{name} is not under '{root}': try --download {name}")
+        remedy = SPECS[name].by_hand.format(root=root) if SPECS[name].by_hand else f"try --download {name}"
+        raise UserError(f"{name} is not under '{root}': {remedy}")
     data = datasets.load(name, root, args.any_counts, args.generated_split)
-    print(f"{name}: {data.counts}; {'the official' if data.official_split else 'not an official'} split")
+    split = "" if data.spec.counts is None else "; the official split" if data.official_split else "; no official split"
+    print(f"{name}: {data.counts}{split}")
     if args.check:
         unreadable = [problem for images in (data.train, data.test) for problem in check_images(images)]
         print("\n".join(unreadable) or f"all {len(data.train) + len(data.test):,} images can be read")

@@ -29,6 +29,7 @@ def load(root: Path) -> dict:
         "classes": [str(name) for name in digits.target_names],
         "train": ImageSet(images[~is_test], digits.target[~is_test]),
         "test": ImageSet(images[is_test], digits.target[is_test]),
+        "official_split": False,
     }
 
 
