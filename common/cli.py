@@ -13,7 +13,8 @@ import torch
 from common import augment, datasets
 from common.errors import Interrupted, UserError
 
-# These flags may differ when a run is resumed: none of them can change a number.
+# These flags may differ when a run is resumed: none of them can change a number, as far as devices agree. Whether
+# another root holds the same images is told by their fingerprint.
 FREE = {"root", "log", "workers", "cache", "print_freq", "phase", "checkpoint", "device", "overwrite", "tensorboard"}
 START = {"scratch", "pretrained_backbone"}  # where the weights come from before they are trained
 

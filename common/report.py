@@ -23,7 +23,7 @@ def result(
     *,
     official_split: bool,
     any_counts: bool,
-    labeled_sha256: str,
+    fingerprints: dict[str, str],
     seconds: float,
     device: torch.device,
 ) -> dict[str, Any]:
@@ -34,7 +34,8 @@ def result(
 
     Args:
         args, history: all the flags; the epochs' rows of `metrics.jsonl`.
-        official_split, any_counts, labeled_sha256: what was trained on; see `Data` and `splits`.
+        official_split, any_counts: of the data; see `Data`.
+        fingerprints: `labeled_sha256`, see `splits`, and `data_sha256`, see `Data`.
         seconds: of training and testing, over all resumptions.
     """
     return {
@@ -48,7 +49,7 @@ def result(
         **_scores(history),
         "official_split": official_split,
         "any_counts": any_counts,
-        "labeled_sha256": labeled_sha256,
+        **fingerprints,
         "seconds": seconds,
         "steps_per_second": args["epochs"] * args["iters_per_epoch"] / seconds,
         "device": _device_name(device),

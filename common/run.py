@@ -28,7 +28,7 @@ import torch
 from torch import nn
 
 from common import augment, checkpoint, cli, evaluate, progress, report, seeding, splits
-from common.datasets import Data
+from common.datasets import SPECS, Data
 from common.errors import Interrupted, UserError
 from common.events import Events
 from common.files import write_whole
@@ -78,22 +78,30 @@ class Run:
                 raise UserError(f"'{self.folder}' holds no run to test: train first, or name its folder with --log")
         else:
             self._make_and_lock()
-        if self.args.overwrite:
+        if self.args.overwrite and self.args.phase == "train":
             return
         if args_file.is_file():
             saved = _read_json(args_file)
             if not isinstance(saved.get("args"), dict) or "method" not in saved:
                 raise UserError(f"'{args_file}' is not a run's: remove it, or choose another --log")
-            differences = cli.differences(self.args, saved["args"])
-            if saved["method"] != self.method:
-                differences.insert(0, f"method {self.method} (was {saved['method']})")
-            if differences:
-                raise UserError(
-                    f"'{self.folder}' holds a run with other arguments: {', '.join(differences)}; "
-                    "choose another --log, or discard it with --overwrite"
-                )
+            self._compare(saved["method"], saved["args"])
         elif any((self.folder / name).exists() for name in ("result.json", "metrics.jsonl", "checkpoints")):
             raise UserError(f"'{self.folder}' holds files, but no args.json of a run: choose another --log")
+
+    def _compare(self, method: str, saved: dict[str, Any]) -> None:
+        differences = cli.differences(self.args, saved)
+        if self.finished and SPECS[self.args.data].counts is None:
+            # Any folder may be an ImageFolder, and nobody looks into it before a result is shown.
+            root, before = str(self.args.root), str(saved.get("root"))
+            if os.path.realpath(root) != os.path.realpath(before):
+                differences.insert(0, f"root {root} (was {before})")
+        if method != self.method:
+            differences.insert(0, f"method {self.method} (was {method})")
+        if differences:
+            remedy = "choose another --log, or discard it with --overwrite"
+            if self.args.phase == "test":
+                remedy = "give the run's own, and --phase test"
+            raise UserError(f"'{self.folder}' holds a run with other arguments: {', '.join(differences)}; {remedy}")
 
     def _make_and_lock(self) -> None:
         try:
@@ -112,8 +120,10 @@ class Run:
         return self.args.phase == "train" and not self.args.overwrite and (self.folder / "result.json").is_file()
 
     def describe(self, data: Data, labeled: np.ndarray) -> None:
-        """Remember the data for the reports: class names, whether the split is official, which images are labeled."""
-        self.data, self.labeled, self.labeled_sha256 = data, labeled, splits.sha256(labeled)
+        """Remember the data for the reports: class names, fingerprints, whether the split is official."""
+        self.data, self.labeled = data, labeled
+        self.fingerprints = {"labeled_sha256": splits.sha256(labeled), "data_sha256": data.sha256}
+        logger.info(f"{self.args.data}: {data.counts}; {len(labeled):,} of the training images are labeled")
 
     def start(self, state: dict[str, Any]) -> None:
         """Resume where the folder's run was stopped, or begin a new one.
@@ -139,8 +149,7 @@ class Run:
     def _begin(self) -> None:
         # args.json first: it says whose folder this is.
         _write_json(self.folder / "args.json", {"method": self.method, "args": vars(self.args)})
-        indices = np.sort(self.labeled).tolist()
-        _write_json(self.folder / "labeled.json", {"labeled_sha256": self.labeled_sha256, "indices": indices})
+        _write_json(self.folder / "labeled.json", self.fingerprints | {"indices": np.sort(self.labeled).tolist()})
         try:
             self.checkpoints.mkdir(exist_ok=True)
         except OSError as error:
@@ -148,10 +157,11 @@ class Run:
         seeding.seed_all(self.args.seed, "training")
 
     def _resume(self, content: dict[str, Any], path: Path) -> None:
-        if _read_json(self.folder / "labeled.json").get("labeled_sha256") != self.labeled_sha256:
+        before = {"data_sha256": self.data.sha256} | _read_json(self.folder / "labeled.json")  # older ones lack it
+        if any(before.get(name) != value for name, value in self.fingerprints.items()):
             raise UserError(
-                f"'{self.folder}' was begun with other labeled images: the dataset in '{self.args.root}' has changed "
-                "since; restore it, or choose another --log"
+                f"'{self.folder}' was begun with other images than '{self.args.root}' holds now: restore them, or "
+                "choose another --log"
             )
         restored = self.state | {"meters": self.meters, "rng": seeding}
         checkpoint.restore(restored, content, path, beside=("step", "history", "seconds"))
@@ -263,7 +273,7 @@ class Run:
             self.history,
             official_split=self.data.official_split,
             any_counts=self.data.any_counts,
-            labeled_sha256=self.labeled_sha256,
+            fingerprints=self.fingerprints,
             seconds=self.seconds,
             device=self.device,
         )
@@ -275,9 +285,10 @@ class Run:
         """Print a finished run's result, and return it."""
         result = _read_json(self.folder / "result.json")
         try:
-            logger.info(report.summary(result, self.folder))
+            summary = report.summary(result, self.folder)
         except (KeyError, ValueError, TypeError):
             raise UserError(f"'{self.folder / 'result.json'}' is not a run's: remove it, and run again") from None
+        logger.info(summary)
         return result
 
     def test(self, model: nn.Module, loader: TestLoader) -> dict[str, float]:
@@ -334,7 +345,7 @@ class Run:
             raise Interrupted(
                 self._signum,
                 f"stopped by {signal.Signals(self._signum).name} after step {self.step}, and saved: "
-                "the same command continues",
+                f"the same command continues{', without --overwrite' if self.args.overwrite else ''}",
             )
 
 

@@ -9,6 +9,7 @@ import signal
 
 import pytest
 import torch
+from PIL import Image
 
 from common import checkpoint, report, run
 from common.errors import Interrupted, UserError
@@ -335,11 +336,58 @@ def test_a_finished_run_keeps_no_previous_checkpoint(uninterrupted):
     assert kept == {"latest.pth", "best.pth"}
 
 
-def test_a_dataset_that_changed_since_is_refused(interrupted, small_run):
+@pytest.mark.parametrize("name", ["labeled_sha256", "data_sha256"])
+def test_a_dataset_that_changed_since_is_refused(interrupted, small_run, name):
     file = interrupted / "labeled.json"
-    file.write_text(file.read_text().replace('"labeled_sha256": "', '"labeled_sha256": "0'))
-    with pytest.raises(UserError, match="the dataset in 'data' has changed"):
+    file.write_text(file.read_text().replace(f'"{name}": "', f'"{name}": "0'))
+    with pytest.raises(UserError, match="was begun with other images than 'data' holds now: restore"):
         small_run("fixmatch", *FLAGS)
+
+
+def test_a_run_older_than_the_datasets_fingerprint_is_resumed(interrupted, small_run):
+    file = interrupted / "labeled.json"
+    labeled = json.loads(file.read_text())
+    del labeled["data_sha256"]
+    file.write_text(json.dumps(labeled))
+    small_run("fixmatch", *FLAGS)
+
+
+def test_another_folders_result_is_not_shown(tmp_path):
+    """Of an ImageFolder: any other dataset is the same one wherever it lies."""
+    import erm
+
+    for part in ("train/cat", "train/dog", "test/cat", "test/dog"):
+        (tmp_path / "a" / part).mkdir(parents=True)
+        for i in range(4):
+            Image.new("RGB", (40, 40), (60 * i, 9, 9)).save(tmp_path / "a" / part / f"{i}.png")
+    (tmp_path / "same").symlink_to(tmp_path / "a")
+    (tmp_path / "b").mkdir()
+
+    def run(root: str):
+        argv = (
+            "-d ImageFolder --scratch -a wrn_10_1_half --image-size 32 --epochs 1 -i 1 -b 8 -j 0 --device cpu".split()
+        )
+        return erm.main(erm.parse_args([str(tmp_path / root), *argv, "--log", str(tmp_path / "run")]))
+
+    assert run("a") == run("same")
+    with pytest.raises(UserError, match=r"with other arguments: root .*/b \(was .*/a\); choose another --log"):
+        run("b")
+
+
+def test_a_signal_says_how_to_continue_what_overwrote(small_run, monkeypatch):
+    import erm
+
+    with monkeypatch.context() as patch:
+        at_call(patch, erm, "train_step", 1, lambda: os.kill(os.getpid(), signal.SIGTERM))
+        with pytest.raises(Interrupted, match="the same command continues, without --overwrite$"):
+            small_run("erm", *FLAGS, "--overwrite")
+
+
+def test_a_test_of_other_arguments_is_refused_also_with_overwrite(finished, small_run):
+    for more in ((), ("--overwrite",)):
+        with pytest.raises(UserError, match=r"--wd 0.1 \(was 0.0005\); give the run's own, and --phase test$"):
+            small_run("fixmatch", *FLAGS, "--phase", "test", "--wd", "0.1", *more)
+    assert (finished / "result.json").is_file()
 
 
 @pytest.mark.parametrize("number", [1, 2, 3])

@@ -12,7 +12,7 @@ import timm
 import torch
 from PIL import Image
 
-from common import splits
+from common import datasets, splits
 from common.errors import UserError
 from tests.conftest import SMALL, assert_equal_states, final_state, read_rows, train_small
 
@@ -21,7 +21,7 @@ FLAGS = ("--lr", "0.1")
 FIELDS = (
     "schema method dataset arch pretraining pretraining_sha256 num_samples_per_class oracle seed split_seed epochs "
     "iters_per_epoch best_top1 best_epoch best_mean_per_class last_top1 last_mean_per_class official_split any_counts "
-    "seconds steps_per_second device precision labeled_sha256 versions git_commit command"
+    "seconds steps_per_second device precision labeled_sha256 data_sha256 versions git_commit command"
 ).split()
 
 
@@ -58,7 +58,7 @@ def test_result(trained):
     expected = {
         "schema": 1, "method": method, "dataset": "Digits", "arch": "wrn_10_1_half", "pretraining": "scratch",
         "pretraining_sha256": None, "num_samples_per_class": 4, "oracle": False, "seed": 0, "split_seed": 0,
-        "epochs": 2, "iters_per_epoch": 3, "precision": "float32", "official_split": True, "any_counts": False,
+        "epochs": 2, "iters_per_epoch": 3, "precision": "float32", "official_split": False, "any_counts": False,
     }  # fmt: skip
     assert {key: result[key] for key in expected} == expected
     rows = read_rows(folder)
@@ -87,6 +87,7 @@ def test_labeled_images(trained):
     indices = labeled["indices"]
     assert len(indices) == 40
     assert indices == sorted(indices)
+    assert labeled["data_sha256"] == result["data_sha256"] == datasets.load("Digits", "data").sha256
     assert labeled["labeled_sha256"] == hashlib.sha256(",".join(map(str, indices)).encode()).hexdigest()
     assert labeled["labeled_sha256"] == result["labeled_sha256"] == splits.sha256(np.array(indices))
 

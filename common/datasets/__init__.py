@@ -3,6 +3,7 @@
 `python -m common.datasets` lists them.
 """
 
+import hashlib
 import logging
 import os
 from dataclasses import replace
@@ -271,7 +272,12 @@ def load(name: str, root: str | Path, any_counts: bool = False, generated_split:
         logger.warning(f"{name}: the split is generated, NOT official; numbers compare with its own kind only")
     for images in (data.train, data.test):
         _check_files(images)
-    return _check_counts(name, data, any_counts)
+    return replace(_check_counts(name, data, any_counts), sha256=_fingerprint(data, root))
+
+
+def _fingerprint(data: Data, root: Path) -> str:
+    parts = [*data.classes, data.train.sha256(root), data.test.sha256(root)]
+    return hashlib.sha256(b"\0".join(map(os.fsencode, parts))).hexdigest()
 
 
 def _provide(name: str, spec: Spec, root: Path) -> None:

@@ -1,5 +1,7 @@
 """A set of images with labels, in a fixed order: files on disk or one array in memory."""
 
+import hashlib
+import os
 import struct
 from collections.abc import Sequence
 from pathlib import Path
@@ -47,6 +49,15 @@ class ImageSet:
         except UNREADABLE as error:
             reason = " ".join(str(error).split()) or type(error).__name__
             raise UserError(f"image '{path}' cannot be read ({reason}): replace or remove it") from None
+
+    def sha256(self, root: Path) -> str:
+        """Fingerprint of the whole set, wherever `root` is: of its paths below it, or its pixels, and its labels."""
+        digest = hashlib.sha256(self.labels.tobytes())
+        if isinstance(self.images, np.ndarray):
+            digest.update(np.ascontiguousarray(self.images))
+        else:
+            digest.update(b"\0".join(os.fsencode(os.path.relpath(path, root)) for path in self.images))
+        return digest.hexdigest()
 
     def subset(self, indices: np.ndarray) -> "ImageSet":
         """The images at `indices` (int [M]), in that order."""

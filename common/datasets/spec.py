@@ -76,6 +76,8 @@ class Data:
         candidates: labels are drawn from the first so many images of `train` (None: from all of them).
         official_split: whether train and test are as the dataset's authors, or custom, have them.
         any_counts: whether counts other than the known ones were accepted.
+        sha256: fingerprint of the class names and of all images' paths below the root (pixels, where they are in
+            memory) and labels.
     """
 
     spec: Spec
@@ -85,6 +87,7 @@ class Data:
     candidates: int | None = None
     official_split: bool = True
     any_counts: bool = False
+    sha256: str = ""
 
     @property
     def counts(self) -> Counts:

@@ -60,7 +60,8 @@ class Run:
     def settings(self) -> dict[str, Any]:
         """All that can change a number, but the seeds."""
         settings = {key: value for key, value in self.args.items() if key not in NOT_SETTINGS}
-        return settings | {key: self.result.get(key) for key in ("pretraining_sha256", "precision", "official_split")}
+        recorded = ("pretraining_sha256", "precision", "official_split", "data_sha256")
+        return settings | {key: self.result.get(key) for key in recorded}
 
 
 @dataclass(frozen=True)
