@@ -14,6 +14,7 @@ import torch
 import torchvision
 
 from common import models
+from common.datasets import Data
 
 
 def result(
@@ -21,8 +22,7 @@ def result(
     args: dict[str, Any],
     history: list[dict[str, Any]],
     *,
-    official_split: bool,
-    any_counts: bool,
+    data: Data,
     fingerprints: dict[str, str],
     seconds: float,
     device: torch.device,
@@ -33,8 +33,7 @@ def result(
     epoch's. Scores of a second network keep its prefix, e.g. `teacher_last_top1`.
 
     Args:
-        args, history: all the flags; the epochs' rows of `metrics.jsonl`.
-        official_split, any_counts: of the data; see `Data`.
+        args, history, data: all the flags; the epochs' rows of `metrics.jsonl`; what was trained on.
         fingerprints: `labeled_sha256`, see `splits`, and `data_sha256`, see `Data`.
         seconds: of training and testing, over all resumptions.
     """
@@ -47,8 +46,8 @@ def result(
         **{key: args[key] for key in ("num_samples_per_class", "seed", "split_seed", "epochs", "iters_per_epoch")},
         "oracle": args.get("oracle", False),
         **_scores(history),
-        "official_split": official_split,
-        "any_counts": any_counts,
+        "official_split": data.official_split,
+        "any_counts": data.any_counts,
         **fingerprints,
         "seconds": seconds,
         "steps_per_second": args["epochs"] * args["iters_per_epoch"] / seconds,

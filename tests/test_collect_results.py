@@ -130,6 +130,16 @@ def test_runs_of_different_settings_are_never_averaged(write_run, tmp_path, caps
     assert re.search(rf"^not in the table: {place} with epochs 1: best 25\.0 ± 7\.1$", out, re.MULTILINE)
 
 
+def test_runs_on_different_images_are_never_averaged(write_run, tmp_path, capsys):
+    for seed in range(2):
+        file = write_run(f"run{seed}", 60, 70 + 10 * seed, "--seed", str(seed), dataset="ImageFolder") / "result.json"
+        file.write_text(json.dumps(json.loads(file.read_text()) | {"data_sha256": f"{seed}" * 64}))
+    collect(tmp_path)
+    out = capsys.readouterr().out
+    assert re.search(r"fixmatch \(data_sha256 00000000\) +4 per class +1 +60\.0 +70\.0 ", out)
+    assert re.search(r"fixmatch \(data_sha256 11111111\) +4 per class +1 +60\.0 +80\.0 ", out)
+
+
 def test_a_cell_of_other_settings_than_the_published_is_marked(write_run, tmp_path, capsys):
     write_run("run", 60, 70, "--lr", "0.01", "-i", "100", "--seed", "3")
     collect(tmp_path)

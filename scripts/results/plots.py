@@ -16,7 +16,7 @@ from scripts.results.runs import Cell, Place, differing
 
 mpl.use("Agg")  # no screen needed
 
-COLORS = [*(f"C{i}" for i in range(10)), "black", "gold"]  # ten methods and the oracle are eleven
+COLORS = [*(f"C{i}" for i in range(10)), "black", "gold"]  # one for each row of the table
 PUBLISHED_STYLE = {"marker": "o", "color": "0.4", "fillstyle": "none"}
 OURS_STYLE = {"marker": ".", "color": "C0"}
 METRICS = {

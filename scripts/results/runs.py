@@ -152,7 +152,11 @@ def differing(cells: list[Cell]) -> list[str]:
     settings = [cell.runs[0].settings | {"split_seed": _split(cell.runs[0], _all(cells))} for cell in cells]
     keys = sorted(set().union(*settings))
     keys = [key for key in keys if len({_frozen(each.get(key)) for each in settings}) > 1]
-    return [", ".join(f"{key} {each.get(key)}" for key in keys) for each in settings]
+    return [", ".join(f"{key} {_shown(key, each.get(key))}" for key in keys) for each in settings]
+
+
+def _shown(key: str, value: Any) -> str:
+    return str(value)[:8] if key.endswith("sha256") else str(value)  # the first digits tell hashes apart
 
 
 def _all(cells: list[Cell]) -> list[Run]:
