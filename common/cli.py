@@ -74,13 +74,16 @@ def _add_data(p: Parser) -> None:
 
 def _add_views(p: Parser) -> None:
     g = p.add_argument_group("views")
-    for flag in ("--train-resizing", "--val-resizing"):
+    resizings = {
+        "--train-resizing": "default: random crops; cifar: small images, shifted and enlarged; native: not enlarged",
+        "--val-resizing": "default: the middle of the whole image; cifar: small images, enlarged; native: as they are",
+    }
+    for flag, what in resizings.items():
         g.add_argument(
             flag,
             choices=augment.RESIZINGS,
             default=None,
-            help="default: crops of photographs; cifar: crops of small images, enlarged; native: not enlarged "
-            "(default: what suits the dataset)",
+            help=f"{what} (without the flag: what suits the dataset)",
         )
     g.add_argument(
         "--image-size",
@@ -117,7 +120,9 @@ def _add_model(p: Parser) -> None:
     g.add_argument(
         "--bottleneck-dim", type=positive_int, default=1024, metavar="D", help="width of the bottleneck (default: 1024)"
     )
-    g.add_argument("--no-pool", action="store_true", help="the model pools its own features (refused for ResNets)")
+    g.add_argument(
+        "--no-pool", action="store_true", help="changes nothing; for the ancestor's commands (refused for ResNets)"
+    )
     start = g.add_mutually_exclusive_group()
     start.add_argument(
         "--pretrained-backbone",
@@ -132,7 +137,7 @@ def _add_model(p: Parser) -> None:
         "--precision",
         choices=("float32", "bf16"),
         default="float32",
-        help="of backbone and bottleneck; bf16 is faster, and other numbers (default: float32)",
+        help="of backbone and bottleneck; bf16 is faster but changes the numbers (default: float32)",
     )
 
 
@@ -189,8 +194,8 @@ def _add_run(p: Parser, method: str) -> None:
         type=non_negative_int,
         default=1024,
         metavar="MIB",
-        help="memory for decoded images: the labeled, the unlabeled and the test images are each decoded once where "
-        "they take no more (default: 1024)",
+        help="memory for the decoded images of each set (labeled, unlabeled, test); a set that takes more is decoded "
+        "again and again (default: 1024)",
     )
     g.add_argument(
         "-p", "--print-freq", type=positive_int, default=100, metavar="N", help="steps between lines (default: 100)"

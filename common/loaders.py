@@ -91,7 +91,8 @@ class TrainLoader:
             raise UserError(f"a {stream} batch of one image cannot pass BatchNorm: two images or more are needed")
         if len(images) < batch_size:
             logger.warning(
-                f"the {stream} set has {len(images)} images, fewer than a batch of {batch_size}: each batch is all"
+                f"the {stream} set has {len(images)} images, fewer than a batch of {batch_size}: "
+                "every batch is the whole set"
             )
         self.batch_size = min(batch_size, len(images))
         self.stream, self.seed, self.workers, self.cache = stream, seed, workers, cache

@@ -74,6 +74,10 @@ def backbone(
     model = _create(name, download)
     if no_pool and isinstance(model, timm.models.ResNet | WideResNet):
         raise UserError(f"'{arch}' ends in feature maps, which need pooling: drop --no-pool")
+    if isinstance(model, WideResNet) and image_size > 96:
+        logger.warning(
+            f"'{name}' is made for small images, and {image_size} pixels make it slow: see --train-resizing native"
+        )
     if file is not None:
         load_backbone(model, file)
     if download:
@@ -179,9 +183,10 @@ def load_backbone(model: nn.Module, file: str | Path) -> None:
     missing = [key for key in wanted if key not in state and not key.endswith("num_batches_tracked")]
     surplus = [key for key in state if key not in wanted]
     shapes = [key for key in wanted if key in state and state[key].shape != wanted[key].shape]
-    whole = [key for key in wanted if key in state and wanted[key].is_floating_point() > state[key].is_floating_point()]
+    floats = {key for key in wanted if wanted[key].is_floating_point()}
+    integers = [key for key in wanted if key in state and key in floats and not state[key].is_floating_point()]
     problems = {"lacks": missing, "has, beyond the backbone,": surplus, "has other shapes for": shapes}
-    for problem, keys in (problems | {"has whole numbers for": whole}).items():
+    for problem, keys in (problems | {"has whole numbers for": integers}).items():
         if keys:
             more = f" and {len(keys) - 3} more" if len(keys) > 3 else ""
             raise UserError(f"'{file}' {problem} {', '.join(keys[:3])}{more}: it is a file for another --arch")

@@ -108,6 +108,15 @@ def test_a_failed_download_is_one_line(monkeypatch):
         models.backbone("resnet18", 32, MEAN, STD)
 
 
+@pytest.mark.parametrize(("arch", "size", "warned"), [("wrn_10_1", 224, 1), ("wrn_10_1", 96, 0), ("resnet18", 224, 0)])
+def test_networks_for_small_images_warn_of_large_ones(log, arch, size, warned):
+    models.backbone(arch, size, MEAN, STD, scratch=True)
+    assert (
+        len([message for message in log.messages if "224 pixels make it slow: see --train-resizing" in message])
+        == warned
+    )
+
+
 @pytest.mark.parametrize(("mean", "warned"), [(MEAN, False), ((0.5, 0.5, 0.5), True)])
 def test_other_statistics_than_the_pretrained_ones_draw_a_warning(monkeypatch, log, mean, warned):
     monkeypatch.setattr(timm, "create_model", lambda *a, create=timm.create_model, **k: create(a[0], num_classes=0))

@@ -51,7 +51,7 @@ def concatenated(first: ImageSet, second: ImageSet) -> ImageSet:
 
 
 def load_food101(root: Path) -> dict:
-    """750 training images per class, not cleaned by intention, and 250 test images."""
+    """750 training images per class, deliberately not cleaned, and 250 test images."""
     return _files(*(construct(tv.Food101, root, split=split) for split in ("train", "test")))
 
 
