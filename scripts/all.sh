@@ -17,6 +17,7 @@ print_row() {
     eval "DRY_RUN=1 ROWS='$2' SEEDS=$3 bash scripts/$1.sh $4 $datasets -- $extra"
 }
 
+# Number the lines of every method's row, and sort by number: dataset by dataset through all methods.
 print_all() {
     local seed pretraining method row
     for seed in $SEEDS; do

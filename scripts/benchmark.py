@@ -38,6 +38,7 @@ import torch
 
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
+from common import cli  # noqa: E402
 from common.datasets import SPECS  # noqa: E402
 from scripts.bench import measures  # noqa: E402
 
@@ -65,16 +66,22 @@ QUICK = {"rounds": 1, "iters": 2, "repeats": 1, "workers": 1, "photographs": 8, 
 
 
 def parse_args(argv=None):
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = cli.Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sections", nargs="+", choices=SECTIONS, default=SECTIONS, help="default: all")
     parser.add_argument("--setting", choices=SETTINGS, help="of steps, cell and memory (default: digits on the CPU)")
     parser.add_argument("--methods", nargs="+", choices=IMAGES, default=list(IMAGES), help="of steps (default: all)")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--workers", type=int, default=4, help="of each set (default: %(default)s)")
-    parser.add_argument("--rounds", type=int, default=7, help="default: %(default)s")
-    parser.add_argument("--iters", type=int, default=100, help="steps of an epoch of a cell (default: %(default)s)")
-    parser.add_argument("--repeats", type=int, default=2, help="steps per method and round (default: %(default)s)")
-    parser.add_argument("--photographs", type=int, default=60, help="training images per class (default: %(default)s)")
+    parser.add_argument("--workers", type=cli.positive_int, default=4, help="of each set (default: %(default)s)")
+    parser.add_argument("--rounds", type=cli.positive_int, default=7, help="default: %(default)s")
+    parser.add_argument(
+        "--iters", type=cli.positive_int, default=100, help="steps of an epoch of a cell (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--repeats", type=cli.positive_int, default=2, help="steps per method and round (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--photographs", type=cli.positive_int, default=60, help="training images per class (default: %(default)s)"
+    )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write everything there")
     parser.add_argument("--quick", action="store_true", help="one short round of everything, to see that it runs")
     parser.add_argument("flags", nargs="*", metavar="-- FLAGS", help="further flags of the methods' scripts")
@@ -117,9 +124,8 @@ def expected(method):
 def published_cells():
     """(method, arguments) of each cell that has a published number: there is none with 10 labels per class."""
     command = ["bash", str(ROOT / "scripts" / "all.sh")]
-    lines = subprocess.run(
-        command, env=os.environ | {"DRY_RUN": "1", "ROWS": "4 oracle"}, check=True, capture_output=True, text=True
-    )
+    environment = os.environ | {"DRY_RUN": "1", "ROWS": "4 oracle", "SEEDS": "0"}
+    lines = subprocess.run(command, env=environment, check=True, capture_output=True, text=True)
     for line in lines.stdout.splitlines():
         _, script, *argv = shlex.split(line)
         yield Path(script).stem, import_module(Path(script).stem).parse_args(argv)
@@ -174,8 +180,7 @@ def report(result):
         print("\nAll 242 cells at these rates: {ours:.1f} hours, in plain mode {plain:.1f}".format(**result["hours"]))
 
 
-def main(argv=None):
-    args = parse_args(argv)
+def main(args):
     if torch.device(args.device).index is not None:
         torch.cuda.set_device(args.device)  # what is waited for and looked at
     logging.disable(logging.INFO)
@@ -194,4 +199,4 @@ def main(argv=None):
 
 
 if __name__ == "__main__":
-    main()
+    cli.launch(parse_args, main)

@@ -330,6 +330,7 @@ BAD = [
     Bad("erm @/backbone.pth -d ImageFolder", "folder '@/backbone.pth' is missing: ImageFolder needs ROOT/train"),
     Bad("erm", "folder '@/images/train' is missing: ImageFolder needs", remove("images/train")),
     Bad("erm", "folder '@/images/test' is missing: ImageFolder needs", remove("images/test")),
+    Bad("erm", "'@/images/train' has one class, 'cat': add others, or remove a folder", remove("images/train/dog")),
     Bad("erm", "'@/images/test' has no images: put them into one folder per class", remove("images/test/cat/0.png")),
     Bad("erm", "class 'äffchen' has 0 training images, fewer than", lambda w: (w / "images/train/äffchen").mkdir()),
     Bad(
@@ -495,6 +496,10 @@ BAD = [
     Bad("scripts.collect_results @/run", f"'dataset'.*: {AGAIN}", edited("run/result.json", dataset=["CIFAR10"])),
     Bad("scripts.collect_results @/run", f"metrics.jsonl' .*: {AGAIN}", write("run/metrics.jsonl", b"{}\n5\n")),
     Bad("scripts.collect_results @/run --csv @/images", r"cannot write '@/images' \(Is a directory\): choose another"),
+    Bad("scripts.benchmark --rounds 0", "--rounds: must be a whole number of 1 or more, got '0'"),
+    Bad(
+        "scripts.benchmark --quick --device cpu --sections steps -- -a resnet1", "unknown model 'resnet1': did you mean"
+    ),
     Bad("common.datasets.__main__ --check DTD", "--check and --download need the folder .*: name it first"),
     Bad("common.datasets.__main__ @/nirgends --check DTD", "DTD is not under '@/nirgends': try --download DTD"),
     Bad("common.datasets.__main__ @/nirgends --check Mine", "--check: invalid choice: 'Mine'"),

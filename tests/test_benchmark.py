@@ -26,7 +26,8 @@ def _threads():
 @pytest.mark.usefixtures("_threads")
 def test_the_quick_form_runs(tmp_path, capsys):
     file = tmp_path / "result.json"
-    result = benchmark.main(["--quick", "--device", "cpu", "--json", str(file), "--", "--bottleneck-dim", "16"])
+    argv = ["--quick", "--device", "cpu", "--json", str(file), "--", "--bottleneck-dim", "16"]
+    result = benchmark.main(benchmark.parse_args(argv))
     out = capsys.readouterr().out
     names = [row["name"] for row in result["rows"] if "memory" not in row["name"]]  # memory: on Linux alone
     assert len(names) == 9

@@ -379,7 +379,7 @@ def test_a_signal_says_how_to_continue_what_overwrote(small_run, monkeypatch):
 
     with monkeypatch.context() as patch:
         at_call(patch, erm, "train_step", 1, lambda: os.kill(os.getpid(), signal.SIGTERM))
-        with pytest.raises(Interrupted, match="the same command continues, without --overwrite$"):
+        with pytest.raises(Interrupted, match=r"the same command continues, without --overwrite$"):
             small_run("erm", *FLAGS, "--overwrite")
 
 

@@ -255,7 +255,7 @@ def _proportional(pid: str) -> float:
 
 
 def state(device: torch.device, classes: int, rounds: int) -> list[Row]:
-    """FlexMatch's with Food101's 75,000 images, Self-Tuning's with as many classes as SUN397 has, or `classes`."""
+    """FlexMatch's with Food101's 75,000 images, Self-Tuning's with `classes` (SUN397 has 397)."""
     timers = {"FlexMatch's bank": bank(device, 75_000, 101), "Self-Tuning's queue": queue(device, classes, 32, 1024)}
     return [row(f"state: {name}", "ms", *in_turn(pair, rounds), amount=0) for name, pair in timers.items()]
 
