@@ -205,7 +205,9 @@ def _add_run(p: Parser, method: str) -> None:
     g.add_argument(
         "--checkpoint", choices=("best", "latest"), default="best", help="which one --phase test takes (default: best)"
     )
-    g.add_argument("--overwrite", action="store_true", help="discard the run that is in --log and start anew")
+    g.add_argument(
+        "--overwrite", action="store_true", help="discard the run that is in --log, but for log.txt, and start anew"
+    )
     g.add_argument(
         "--tensorboard", action="store_true", help="write TensorBoard events, too (needs the package tensorboard)"
     )
