@@ -128,6 +128,8 @@ def restore(objects: dict[str, Any], content: dict[str, Any], path: Path, beside
     for name, item in objects.items():
         try:
             item.load_state_dict(content[name])
+        except torch.OutOfMemoryError:
+            raise  # a RuntimeError, but not the checkpoint's fault
         except (RuntimeError, ValueError, TypeError, LookupError, AttributeError) as error:
             reason = " ".join(str(error).split())[:200]
             raise UserError(

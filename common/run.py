@@ -58,7 +58,8 @@ class Run:
         self.folder = Path(args.log)
         self._open_folder()
         progress.log_to(self.folder / "log.txt" if args.phase == "train" else None)
-        self.device = _find_device(args.device)
+        self.device = find_device(args.device)
+        self.generators = seeding.Generators(self.device)
         self.step, self.history, self.seconds = 0, [], 0.0
         self.meters = Meters(self.device)
         self.checkpoints = self.folder / "checkpoints"
@@ -163,7 +164,7 @@ class Run:
                 f"'{self.folder}' was begun with other images than '{self.args.root}' holds now: restore them, or "
                 "choose another --log"
             )
-        restored = self.state | {"meters": self.meters, "rng": seeding}
+        restored = self.state | {"meters": self.meters, "rng": self.generators}
         checkpoint.restore(restored, content, path, beside=("step", "history", "seconds"))
         self.step, self.history, self.seconds = content["step"], content["history"], content["seconds"]
         if not isinstance(self.step, int) or not isinstance(self.history, list) or self.step < 0:
@@ -182,7 +183,7 @@ class Run:
         content = checkpoint.snapshot(self.state)
         self._check_weights(content)
         content |= {"step": self.step, "history": self.history, "seconds": self.seconds, "args": vars(self.args)}
-        content |= {"meters": self.meters.state_dict(), "rng": seeding.state_dict()}
+        content |= {"meters": self.meters.state_dict(), "rng": self.generators.state_dict()}
         checkpoint.save(self.checkpoints / "latest.pth", content, self.checkpoints / "previous.pth")
         self._saved_step = self.step
 
@@ -348,14 +349,20 @@ class Run:
             )
 
 
-def _find_device(name: str | None) -> torch.device:
+def find_device(name: str | None) -> torch.device:
+    """The device of that name, by default CUDA where there is one.
+
+    Raises:
+        UserError: it does not exist, or does not compute.
+    """
     if name is None:
         name = "cuda" if torch.cuda.is_available() else "cpu"
         if name == "cpu":
             logger.warning("no CUDA device found: running on the CPU, which is slow for anything but small networks")
     try:
         device = torch.device(name)
-        torch.empty(1, dtype=torch.float64, device=device).item()  # `meta` has no values, and `mps` no float64
+        # `meta` has no values, `mps` no float64, and a GPU that is too old for this PyTorch no kernels.
+        torch.ones(1, dtype=torch.float64, device=device).add(1).item()
     except (RuntimeError, AssertionError, TypeError) as error:
         reason = str(error).split("\n")[0]
         raise UserError(f"--device {name} cannot be used ({reason}): try --device cpu") from None

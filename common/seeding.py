@@ -46,26 +46,32 @@ def preserved() -> Iterator[None]:
         torch.set_rng_state(state[2])
 
 
-def state_dict() -> dict:
-    """The generators as tensors and plain numbers, so that they load with `weights_only=True`."""
-    version, words, gauss = random.getstate()
-    _, keys, position, has_gauss, cached = np.random.get_state()
-    return {
-        "python": {"version": version, "words": torch.tensor(words), "gauss": gauss},
-        "numpy": {
-            "keys": torch.from_numpy(keys.astype(np.int64)),
-            "rest": [int(position), int(has_gauss), float(cached)],
-        },
-        "torch": torch.get_rng_state(),
-        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
-    }
+class Generators:
+    """The main process's generators, for a checkpoint: Python's, NumPy's, torch's, and a CUDA device's own."""
 
+    def __init__(self, device: torch.device):
+        self.device = device
 
-def load_state_dict(state: dict) -> None:
-    """Undo `state_dict`. CUDA's states are restored where the machine has as many devices as they came from."""
-    python, numpy = state["python"], state["numpy"]
-    random.setstate((python["version"], tuple(python["words"].tolist()), python["gauss"]))
-    np.random.set_state(("MT19937", numpy["keys"].numpy().astype(np.uint32), *numpy["rest"]))
-    torch.set_rng_state(state["torch"].cpu())
-    if state["cuda"] and len(state["cuda"]) == torch.cuda.device_count():
-        torch.cuda.set_rng_state_all([s.cpu() for s in state["cuda"]])
+    def state_dict(self) -> dict:
+        """Tensors and plain numbers, so that they load with `weights_only=True`."""
+        version, words, gauss = random.getstate()
+        _, keys, position, has_gauss, cached = np.random.get_state()
+        return {
+            "python": {"version": version, "words": torch.tensor(words), "gauss": gauss},
+            "numpy": {
+                "keys": torch.from_numpy(keys.astype(np.int64)),
+                "rest": [int(position), int(has_gauss), float(cached)],
+            },
+            "torch": torch.get_rng_state(),
+            # Of another device nothing is asked: that alone would begin to use it.
+            "cuda": torch.cuda.get_rng_state(self.device) if self.device.type == "cuda" else torch.empty(0),
+        }
+
+    def load_state_dict(self, state: dict) -> None:
+        """Undo `state_dict`. The state of a CUDA device is restored to the CUDA device of this run, whichever it is."""
+        python, numpy = state["python"], state["numpy"]
+        random.setstate((python["version"], tuple(python["words"].tolist()), python["gauss"]))
+        np.random.set_state(("MT19937", numpy["keys"].numpy().astype(np.uint32), *numpy["rest"]))
+        torch.set_rng_state(state["torch"].cpu())
+        if self.device.type == "cuda" and len(state["cuda"]):
+            torch.cuda.set_rng_state(state["cuda"].cpu(), self.device)

@@ -9,7 +9,7 @@ import sys
 import pytest
 import torch
 
-from common import cli
+from common import checkpoint, cli
 from common.errors import UserError
 from tests.conftest import ROOT
 
@@ -167,6 +167,15 @@ def test_launch_says_what_to_do_where_a_gpus_memory_is_full(capsys):
     assert end.value.code == 2
     line = "CUDA out of memory. Tried to allocate 2.00 GiB: take a smaller --batch-size, or a device with more memory"
     assert capsys.readouterr() == ("", f"error: {line}\n")
+
+
+def test_memory_that_is_full_is_not_blamed_on_the_checkpoint(tmp_path):
+    class Full:
+        def load_state_dict(self, state):
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    with pytest.raises(torch.OutOfMemoryError):
+        checkpoint.restore({"model": Full()}, {"model": {}}, tmp_path)
 
 
 def test_launch_ends_with_130_where_ctrl_c_comes_before_the_first_step(capsys):

@@ -11,7 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
-from common import checkpoint, report, run
+from common import checkpoint, report, run, seeding
 from common.errors import Interrupted, UserError
 from common.run import Run
 from tests.conftest import SMALL, assert_equal_states, assert_same_run, final_state, read_rows, train_small
@@ -334,6 +334,19 @@ def test_a_checkpoint_of_something_else_is_no_reason_for_the_previous_one(interr
 def test_a_finished_run_keeps_no_previous_checkpoint(uninterrupted):
     kept = {path.name for path in (uninterrupted["erm"] / "checkpoints").iterdir()}
     assert kept == {"latest.pth", "best.pth"}
+
+
+def test_a_run_on_the_cpu_asks_nothing_of_cuda(monkeypatch):
+    """Saving would otherwise begin to use the GPU, which a forked process may not even do."""
+
+    def used(*args):
+        raise AssertionError("CUDA was asked")
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    for name in ("get_rng_state", "get_rng_state_all", "set_rng_state", "set_rng_state_all"):
+        monkeypatch.setattr(torch.cuda, name, used)
+    generators = seeding.Generators(torch.device("cpu"))
+    generators.load_state_dict(generators.state_dict() | {"cuda": torch.zeros(16, dtype=torch.uint8)})
 
 
 @pytest.mark.parametrize("name", ["labeled_sha256", "data_sha256"])

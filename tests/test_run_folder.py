@@ -202,14 +202,14 @@ def test_a_backbone_file_is_recorded_by_its_stem_and_hash(tmp_path):
 
 def test_a_device_without_float64_is_refused(small_run, monkeypatch):
     """Apple's `mps` is such a one: the meters need it."""
-    empty = torch.empty
+    ones = torch.ones
 
     def without_float64(*size, dtype=None, **kwargs):
         if dtype == torch.float64:
             raise TypeError("Cannot convert a MPS Tensor to float64 dtype")
-        return empty(*size, dtype=dtype, **kwargs)
+        return ones(*size, dtype=dtype, **kwargs)
 
-    monkeypatch.setattr(torch, "empty", without_float64)
+    monkeypatch.setattr(torch, "ones", without_float64)
     with pytest.raises(UserError, match=r"--device cpu cannot be used \(Cannot convert .*: try --device cpu"):
         small_run("erm", "--device", "cpu")
 
