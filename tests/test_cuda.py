@@ -1,12 +1,17 @@
 """What only a CUDA device shows: no step waits for it, and its numbers are the CPU's."""
 
 import copy
+import importlib
+import itertools
+import os
+import signal
 from collections.abc import Iterator
 
 import pytest
 import torch
 
-from common import augment
+from common import augment, seeding
+from common.errors import Interrupted
 from common.meters import Meters
 from tests import steps
 from tests.conftest import final_state, read_rows, train_small
@@ -27,7 +32,10 @@ def no_waiting() -> Iterator[None]:
 def test_no_step_waits_for_the_device(no_waiting, method, precision):
     args = steps.arguments(method, *steps.small_flags(method))
     setup = steps.build(method, args, device="cuda")
-    setup.model.precision = precision
+    for network in (setup.model, *setup.state):
+        for module in network.modules():
+            if hasattr(module, "precision"):
+                module.precision = precision
     meters, data = Meters(CUDA), steps.on_device(steps.batches(method), "cuda")
     meters.update(steps.train_step(setup, args, *data), 1)  # libraries set themselves up
     torch.cuda.synchronize()
@@ -37,17 +45,20 @@ def test_no_step_waits_for_the_device(no_waiting, method, precision):
 
 
 @pytest.mark.parametrize("method", steps.METHODS)
-def test_a_step_has_the_cpus_numbers(method):
-    """Without dropout, whose masks differ."""
+def test_two_steps_have_the_cpus_numbers(monkeypatch, method):
+    """Without dropout, whose masks differ, and without TF32."""
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
     args = steps.arguments(method, *steps.small_flags(method))
     cpu, cuda = (steps.build(method, args, dropout=0.0, device=device) for device in ("cpu", "cuda"))
     for own, other in zip(cuda.state, cpu.state, strict=True):
         own.load_state_dict(copy.deepcopy(other.state_dict()))
-    data = steps.batches(method)
-    on_cpu = steps.train_step(cpu, args, *data)
-    on_cuda = steps.train_step(cuda, args, *steps.on_device(data, "cuda"))
-    for name in on_cpu:
-        torch.testing.assert_close(on_cuda[name], on_cpu[name], rtol=1e-3, atol=1e-4, check_device=False)
+    for step in range(2):
+        data = steps.batches(method, step)
+        on_cpu = steps.train_step(cpu, args, *data)
+        on_cuda = steps.train_step(cuda, args, *steps.on_device(data, "cuda"))
+        torch.testing.assert_close(on_cuda, on_cpu, rtol=1e-3, atol=1e-4, check_device=False)
+    expected = steps.everything(cpu)
+    torch.testing.assert_close(steps.everything(cuda), expected, rtol=1e-3, atol=1e-4, check_device=False)
 
 
 def test_the_normalizer_is_bit_equal_to_the_cpus():
@@ -57,12 +68,32 @@ def test_the_normalizer_is_bit_equal_to_the_cpus():
     assert torch.equal(normalizer.to(CUDA)(images.to(CUDA)).cpu(), expected)
 
 
+@pytest.mark.parametrize(("first", "second"), [("cuda", "cuda"), ("cuda", "cpu"), ("cpu", "cuda")])
 @pytest.mark.parametrize("method", ["fixmatch", "self_tuning"])
-def test_a_run_trains_and_resumes(tmp_path, method):
-    log = tmp_path / "run"
+def test_a_run_goes_on_where_it_was_stopped(tmp_path, monkeypatch, method, first, second):
     own = ("--K", "4", "--projection-dim", "6") if method == "self_tuning" else ()
-    for device in ("cuda", "cpu"):  # the same checkpoint goes on elsewhere
-        train_small(method, *own, "--device", device, "--workers", "2", log=log)
-        assert len(read_rows(log)) == 2
-        assert final_state(log)["step"] == 6
-        (log / "result.json").unlink()
+    script, done = importlib.import_module(method), itertools.count(1)
+    train_step = script.train_step
+
+    def stopping_at_the_second(*args):
+        if next(done) == 2:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return train_step(*args)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(script, "train_step", stopping_at_the_second)
+        with pytest.raises(Interrupted):
+            train_small(method, *own, "--device", first, "--workers", "2", log=tmp_path / "run")
+    train_small(method, *own, "--device", second, "--workers", "2", log=tmp_path / "run")
+    assert len(read_rows(tmp_path / "run")) == 2
+    assert final_state(tmp_path / "run")["step"] == 6
+
+
+def test_the_devices_generator_is_restored_to_whichever_device_goes_on():
+    generators = seeding.Generators(CUDA)
+    torch.cuda.manual_seed_all(0)
+    state = generators.state_dict()
+    drawn = torch.rand(4, device=CUDA)
+    generators.load_state_dict(state)
+    assert torch.equal(torch.rand(4, device=CUDA), drawn)
+    seeding.Generators(torch.device("cpu")).load_state_dict(state)
