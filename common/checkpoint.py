@@ -52,8 +52,7 @@ def load(path: Path) -> dict[str, Any]:
             broken = archive.testzip()
         if broken is not None:
             raise zipfile.BadZipFile(f"checksum of '{broken}' differs")
-        with warnings.catch_warnings(action="ignore"):  # of old protocols and TorchScript: see the error
-            content = torch.load(path, map_location="cpu", weights_only=True)
+        content = load_safely(path)
         if not isinstance(content, dict):
             raise ValueError("not a dictionary")
         return content
@@ -62,12 +61,22 @@ def load(path: Path) -> dict[str, Any]:
     except PermissionError:
         raise UserError(f"checkpoint '{path}' may not be read: change its permissions") from None
     except UNREADABLE as error:
-        reason = str(error).strip().split("\n")[0] or type(error).__name__
-        if "weights_only" in reason:  # torch's own words recommend to load it unsafely
-            reason = "neither tensors nor plain values, or not only them"
         raise DamagedError(
-            f"checkpoint '{path}' is damaged ({reason}): remove it, or start anew with --overwrite"
+            f"checkpoint '{path}' is damaged ({why(error)}): remove it, or start anew with --overwrite"
         ) from None
+
+
+def load_safely(path: Path) -> Any:
+    """What any file of `torch.save` holds, onto the CPU; no code in it is ever run. Raises one of `UNREADABLE`."""
+    with warnings.catch_warnings(action="ignore"):  # of old protocols, TorchScript, sparse tensors: see the errors
+        return torch.load(path, map_location="cpu", weights_only=True)
+
+
+def why(error: Exception) -> str:
+    """The reason that one of `UNREADABLE` gives, in one line."""
+    reason = str(error).strip().split("\n")[0] or type(error).__name__
+    # torch's own words recommend to load it unsafely
+    return "neither tensors nor plain values, or not only them" if "weights_only" in reason else reason
 
 
 def load_newest(latest: Path, previous: Path) -> tuple[dict[str, Any], Path] | None:

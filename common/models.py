@@ -4,7 +4,6 @@ import difflib
 import hashlib
 import logging
 import os
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -130,14 +129,9 @@ def read_checkpoint(file: str | Path) -> Any:
         what = "is a folder" if os.path.isdir(file) else "does not exist"
         raise UserError(f"file '{file}' {what}: give the path of a .pth or .safetensors file")
     try:
-        if file.suffix == ".safetensors":
-            return load_file(file)
-        with warnings.catch_warnings(action="ignore"):  # of old protocols, TorchScript, sparse tensors: see the errors
-            return torch.load(file, map_location="cpu", weights_only=True)
+        return load_file(file) if file.suffix == ".safetensors" else checkpoint.load_safely(file)
     except (*checkpoint.UNREADABLE, SafetensorError) as error:
-        reason = str(error).strip().split("\n")[0] or type(error).__name__
-        if "weights_only" in reason:  # torch's own words recommend to load it unsafely
-            reason = "neither tensors nor plain values, or not only them"
+        reason = checkpoint.why(error)
         raise UserError(
             f"'{file}' is not a checkpoint that can be loaded safely ({reason}): download or convert it again"
         ) from None
@@ -185,8 +179,13 @@ def load_backbone(model: nn.Module, file: str | Path) -> None:
     shapes = [key for key in wanted if key in state and state[key].shape != wanted[key].shape]
     floats = {key for key in wanted if wanted[key].is_floating_point()}
     integers = [key for key in wanted if key in state and key in floats and not state[key].is_floating_point()]
-    problems = {"lacks": missing, "has, beyond the backbone,": surplus, "has other shapes for": shapes}
-    for problem, keys in (problems | {"has whole numbers for": integers}).items():
+    problems = {
+        "lacks": missing,
+        "has, beyond the backbone,": surplus,
+        "has other shapes for": shapes,
+        "has whole numbers for": integers,
+    }
+    for problem, keys in problems.items():
         if keys:
             more = f" and {len(keys) - 3} more" if len(keys) > 3 else ""
             raise UserError(f"'{file}' {problem} {', '.join(keys[:3])}{more}: it is a file for another --arch")
