@@ -19,6 +19,7 @@ import os
 import shutil
 import signal
 import time
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NoReturn
@@ -107,9 +108,10 @@ class Run:
     def _make_and_lock(self) -> None:
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            self._lock = open(self.folder / ".lock", "w")  # noqa: SIM115 (open as long as the run)
+            lock = open(self.folder / ".lock", "w")  # noqa: SIM115 (open as long as the run)
+            weakref.finalize(self, lock.close)
             # A lock of the process: it goes with it however it ends, and forked workers do not hold it.
-            fcntl.lockf(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise UserError(f"another process is using '{self.folder}': wait for it, or choose another --log") from None
         except OSError as error:

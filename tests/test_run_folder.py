@@ -1,10 +1,12 @@
 """What a run leaves behind, and that its command and seed alone decide it."""
 
+import gc
 import hashlib
 import importlib
 import json
 import subprocess
 import sys
+import warnings
 
 import numpy as np
 import pytest
@@ -223,3 +225,13 @@ def test_a_folder_in_use_by_another_process_is_refused(tmp_path, small_run):
         with pytest.raises(UserError, match="another process is using"):
             small_run("erm")
         holder.stdin.close()
+
+
+def test_no_run_leaves_a_file_open(tmp_path, small_run):
+    with warnings.catch_warnings(record=True) as warned:
+        warnings.simplefilter("always", ResourceWarning)
+        small_run("erm")
+        with pytest.raises(UserError, match="other arguments"):
+            small_run("erm", "--lr", "0.2")
+        gc.collect()
+    assert not [str(each.message) for each in warned if str(tmp_path) in str(each.message)]
