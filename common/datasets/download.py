@@ -203,6 +203,7 @@ def _receive(url: str, part: Path) -> None:
     try:
         response = urllib.request.urlopen(request, timeout=TIMEOUT)  # noqa: S310
     except urllib.error.HTTPError as error:
+        error.close()  # it is the response, too
         if error.code == 416 and error.headers.get("Content-Range", "").endswith(f"/{have}"):
             return  # nothing was missing
         raise
