@@ -14,6 +14,8 @@ does not matter, with its quartiles. Sections:
     cell     a cell of 40 labels by FixMatch: from the loaders' start over the first steps to the end of the first
              evaluation, the steps after that, and the passes over the test set
     state    FlexMatch's thresholds and bank, Self-Tuning's loss and queue, as large as the published table needs them
+    ideas    only where it is named, since it compiles for minutes: FixMatch's step with what the scripts do not use,
+             fused SGD, cuDNN's trying of algorithms, torch.compile without and with CUDA graphs
 
 With `steps` and `cell`, the hours that all 242 cells of the published table would take are worked out; that means
 something with the table's own network: --setting photographs, the default with CUDA.
@@ -68,7 +70,9 @@ QUICK = {"rounds": 1, "iters": 2, "repeats": 1, "workers": 1, "photographs": 8, 
 
 def parse_args(argv=None):
     parser = cli.Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--sections", nargs="+", choices=SECTIONS, default=SECTIONS, help="default: all")
+    parser.add_argument(
+        "--sections", nargs="+", choices=[*SECTIONS, "ideas"], default=SECTIONS, help="default: all but ideas"
+    )
     parser.add_argument("--setting", choices=SETTINGS, help="of steps, cell and memory (default: digits on the CPU)")
     parser.add_argument("--methods", nargs="+", choices=IMAGES, default=list(IMAGES), help="of steps (default: all)")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
@@ -95,13 +99,13 @@ def parse_args(argv=None):
 
 
 def measure_all(args, folder):
-    """The rows of all sections, and the seconds of `steps`: method -> one for each round."""
+    """The rows of all sections; the seconds of `steps`: method -> one for each round; and those of `ideas`."""
     measures.make_photographs(folder / "photographs", args.photographs)
     roots = {"digits": "data", "photographs": str(folder / "photographs")}
     flags = {name: [roots[name], *SETTINGS[name].split(), "--device", args.device, *args.flags] for name in SETTINGS}
     own = flags[args.setting]
     cell = [*own, "--iters-per-epoch", str(args.iters), "--workers", str(args.workers)]
-    rows, steps = [], {}
+    rows, steps, ideas = [], {}, {}
     if "memory" in args.sections:
         rows += measures.memory([*cell, "--epochs", "1"])
     if "data" in args.sections:
@@ -113,7 +117,9 @@ def measure_all(args, folder):
         rows += measures.cell([*cell, "--epochs", "2"], args.rounds)
     if "state" in args.sections:
         rows += measures.state(torch.device(args.device), 40 if args.quick else 400, args.rounds)
-    return rows, steps
+    if "ideas" in args.sections:
+        ideas = measures.ideas(own, args.repeats, args.rounds)
+    return rows, steps, ideas
 
 
 def expected(method):
@@ -166,8 +172,9 @@ def report(result):
     """Print what the JSON file holds."""
     for name in ("device", "cpu", "versions", "setting"):
         print(f"{name}: {result[name]}")
-    print(f"\n| {'':26} | unit     |      ours |     plain | ratio | quartiles     |")
-    print(f"| {'-' * 26} | -------- | --------- | --------- | ----- | ------------- |")
+    if result["rows"]:
+        print(f"\n| {'':26} | unit     |      ours |     plain | ratio | quartiles     |")
+        print(f"| {'-' * 26} | -------- | --------- | --------- | ----- | ------------- |")
     for name, unit, *numbers in map(dict.values, result["rows"]):
         print("| {:26} | {:8} | {:9.4g} | {:9.4g} | {:5.2f} | {:5.2f} - {:5.2f} |".format(name, unit, *numbers))
     if result["steps"]:
@@ -176,6 +183,12 @@ def report(result):
         ratio = statistics.median(a / b for a, b in zip(values, result["steps"]["fixmatch"], strict=True))
         images = expected("fixmatch" if name == "plain" else name)
         print(f"| {name:12} | {1000 * statistics.median(values):11.1f} | {ratio:5.2f} | {images:6.2f} |")
+    if result["ideas"]:
+        print("\n| idea             | ms per step | times as fast | quartiles     | first steps, s |")
+        print("| ---------------- | ----------- | ------------- | ------------- | -------------- |")
+    for name, (first, *values) in result["ideas"].items():
+        x = measures.row(name, "ms", values, result["ideas"]["as it is"][1:], 0)
+        print(f"| {name:16} | {x.ours:11.1f} | {x.ratio:13.2f} | {x.low:5.2f} - {x.high:5.2f} | {first:14.1f} |")
     if result["hours"]:
         print("\nAll 242 cells at these rates: {ours:.1f} hours, in plain mode {plain:.1f}".format(**result["hours"]))
 
@@ -187,11 +200,11 @@ def main(args):
     logging.disable(logging.INFO)
     try:
         with tempfile.TemporaryDirectory() as folder:
-            rows, steps = measure_all(args, Path(folder))
+            rows, steps, ideas = measure_all(args, Path(folder))
     finally:
         logging.disable(logging.NOTSET)
     complete = {"steps", "cell"} <= set(args.sections) and set(steps) >= set(IMAGES)
-    result = machine(args) | {"rows": [row._asdict() for row in rows], "steps": steps}
+    result = machine(args) | {"rows": [row._asdict() for row in rows], "steps": steps, "ideas": ideas}
     result["hours"] = hours(rows, steps) if complete else {}
     report(result)
     if args.json:

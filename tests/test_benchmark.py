@@ -1,12 +1,14 @@
 """The benchmark runs, and plain mode does the same work as this project: the comparison is a fair one."""
 
 import copy
+import functools
 import json
 
 import pytest
 import torch
 from torch.nn import functional as F
 
+import fixmatch
 import flexmatch
 import self_tuning
 from common import augment, datasets, seeding
@@ -35,6 +37,33 @@ def test_the_quick_form_runs(tmp_path, capsys):
     assert all(row["ours"] > 0 and row["plain"] > 0 for row in result["rows"])
     assert json.loads(file.read_text()) == json.loads(json.dumps(result))
     assert {"date", "command", "device", "cpu", "versions"} <= result.keys()
+
+
+def test_ideas_are_in_force_one_by_one(monkeypatch, capsys):
+    train_step, sgd, seen = fixmatch.train_step, fixmatch.SGD, []
+
+    def compiled(function, mode="default"):
+        @functools.wraps(function)
+        def wrapper(*args):
+            metrics = function(*args)
+            seen[-1].add(mode)
+            return metrics
+
+        return wrapper
+
+    @functools.wraps(train_step)
+    def watched(model, optimizer, *args):
+        in_force = {"fused": optimizer.defaults["fused"], "cudnn": torch.backends.cudnn.benchmark}
+        seen.append({name for name, on in in_force.items() if on})
+        return train_step(model, optimizer, *args)
+
+    monkeypatch.setattr(torch, "compile", compiled)
+    monkeypatch.setattr(fixmatch, "train_step", watched)
+    result = benchmark.main(benchmark.parse_args("--quick --sections ideas --device cpu".split()))
+    assert seen == 3 * [set(), {"fused"}, {"cudnn"}, {"default"}, {"reduce-overhead"}]  # first, to warm up, and a round
+    assert (fixmatch.train_step, fixmatch.SGD, torch.backends.cudnn.benchmark) == (watched, sgd, False)
+    out = capsys.readouterr().out
+    assert all(name in out and len(seconds) == 2 and min(seconds) > 0 for name, seconds in result["ideas"].items())
 
 
 def test_the_hours_are_those_of_all_cells():

@@ -8,7 +8,8 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
@@ -164,6 +165,40 @@ def steps(methods: list[str], argv: list[str], repeats: int, rounds: int) -> dic
             for name, script in scripts.items()
         ]
     return dict(zip(scripts, in_turn(timers, rounds), strict=True))
+
+
+def ideas(argv: list[str], repeats: int, rounds: int) -> dict[str, list[float]]:
+    """name -> seconds per step of FixMatch as it is, and with each idea that the scripts do not use.
+
+    The first number is the seconds of the first `repeats` steps, compilation included; then one for each round.
+    """
+    step = fixmatch.train_step
+    settings = {
+        "as it is": (fixmatch, "train_step", step),
+        "fused SGD": (fixmatch, "SGD", partial(fixmatch.SGD, fused=True)),
+        "cuDNN benchmark": (torch.backends.cudnn, "benchmark", True),
+        "compiled": (fixmatch, "train_step", torch.compile(step)),
+        "compiled, graphs": (fixmatch, "train_step", torch.compile(step, mode="reduce-overhead")),
+    }
+    timers = []
+    with tempfile.TemporaryDirectory() as folder:
+        for name, setting in settings.items():
+            with set_to(*setting):
+                prepared = prepared_step(fixmatch, [*argv, "--workers", "0", "--log", f"{folder}/{name}"])
+            timers.append(timer(set_to(*setting)(prepared), repeats))
+    first = [repeats * timer() for timer in timers]
+    return {name: [once, *each] for name, once, each in zip(settings, first, in_turn(timers, rounds), strict=True)}
+
+
+@contextmanager
+def set_to(owner: Any, name: str, value: Any) -> Iterator[None]:
+    """`owner.name` is `value` for a while."""
+    before = getattr(owner, name)
+    setattr(owner, name, value)
+    try:
+        yield
+    finally:
+        setattr(owner, name, before)
 
 
 # Whole runs
