@@ -14,7 +14,7 @@ Paper: Chen et al., Debiased Self-Training for Semi-Supervised Learning, NeurIPS
 9. Differences from the paper, all of them the published table's:
  1. The worst-case head agrees with the head's predictions on labeled images, in the paper with their labels.
  2. The labeled images have a strong view and loss, too; the authors advise --trade-off-cls-strong 0.
- 3. FixMatch's differences 2 and 4 (see fixmatch.py) hold here, too.
+ 3. FixMatch's differences 1, 2, 4 and 5 (see fixmatch.py) hold here, too, but that the weak views share a pass.
 
 Labeled and unlabeled weak views share one forward pass, and so BatchNorm statistics. The script is longer than its
 neighbours because of the two heads and the gradient reversal.

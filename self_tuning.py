@@ -11,6 +11,7 @@ from the paper's own code, all of them the published table's:
  1. The projector and the classifier stand on the bottleneck, dropout included, and the projector learns at the
     backbone's rate.
  2. Longer training at other rates. The published MoCo rows use the same steps, no cosine.
+ 3. Weight decay 5e-4 (there 1e-4), timm's RandAugment, this suite's crops, and one centre crop in the test (there ten).
 Shared with that code, and worth knowing: the key encoder moves twice a step (once per call of PGC), and the unlabeled
 call sees the labeled keys of the same step.
 

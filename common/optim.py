@@ -12,7 +12,7 @@ def schedule(optimizer: Optimizer, name: str, gamma: float, decay: float, total_
     """The schedule of `--lr-scheduler`; each parameter group keeps its own base rate.
 
     exp: lr * (1 + gamma * t) ** -decay          (supervised pretraining)
-    cos: lr * max(0, cos(7 pi t / (16 T)))       (MoCo; FixMatch, arXiv:2001.07685, section 2.3)
+    cos: lr * max(0, cos(7 pi t / (16 T)))       (MoCo; FixMatch, arXiv:2001.07685)
 
     Args:
         gamma, decay: of `exp`.
