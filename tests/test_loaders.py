@@ -1,5 +1,6 @@
 """The loader law: a training batch is a function of (seed, stream, step) alone."""
 
+import contextlib
 import itertools
 import random
 
@@ -9,7 +10,7 @@ import torch
 from PIL import Image
 from torchvision.transforms import Compose, Normalize, ToTensor
 
-from common import augment, datasets
+from common import augment, datasets, loaders
 from common.datasets.images import ImageSet
 from common.errors import UserError
 from common.loaders import TestLoader, TrainLoader
@@ -282,6 +283,33 @@ def test_normalizer_is_torchvisions_to_the_last_bit(statistics):
     levels = np.arange(256, dtype=np.uint8).reshape(16, 16, 1).repeat(3, axis=2)
     expected = Compose([ToTensor(), Normalize(*statistics)])(Image.fromarray(levels))
     assert torch.equal(augment.Normalizer(*statistics)(torch.tensor(levels).permute(2, 0, 1)[None])[0], expected)
+
+
+def test_the_copy_one_ahead_is_in_order_and_waited_for(monkeypatch, stream):
+    """With streams that note what is asked of them; the next test has real ones, where there is a GPU."""
+    notes = []
+
+    class Stream(str):
+        def wait_stream(self, other):
+            notes.append(f"{self} waits for {other}")
+
+    @contextlib.contextmanager
+    def entered(stream):
+        notes.append(f"{stream} copies")
+        yield
+        notes.append(f"{stream} is left")
+
+    monkeypatch.setattr(torch.cuda, "Stream", lambda device: Stream("side"))
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: Stream("main"))
+    monkeypatch.setattr(torch.cuda, "stream", entered)
+    monkeypatch.setattr(torch.Tensor, "record_stream", lambda tensor, stream: notes.append(f"{stream} keeps a tensor"))
+    batches = loaders._one_ahead(iter(stream), CPU)
+    copying, handing_over = ["side copies", "side is left"], ["main waits for side", *["main keeps a tensor"] * 4]
+    expected = ["side waits for main", *copying]
+    for batch in stream[:-1]:
+        assert next(batches) is batch
+        expected += [*handing_over, *copying]
+        assert notes == expected
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
