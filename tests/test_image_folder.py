@@ -125,19 +125,20 @@ def test_an_animation_and_the_newer_kinds_are_images(root):
     ]
 
 
-def test_what_is_skipped_is_told(root, caplog):
+def test_what_is_skipped_is_told(root, log):
     for name in ("train/cat/x.heic", "train/dog/y.heic", "test/dog/README", "unlabeled/z.txt", "train/dog/.DS_Store"):
         save(root / name if name.endswith("png") else root / f"{name}.png")
         (root / f"{name}.png").rename(root / name)
     datasets.load("ImageFolder", root)
-    assert "files that are not taken for images (2 .heic, 2 .txt, 1 README): they are skipped" in caplog.text
+    assert "files that are not taken for images (2 .heic, 2 .txt, 1 README): they are skipped" in log.text
 
 
-def test_hidden_files_and_folders_are_left_out(root, caplog):
+def test_hidden_files_and_folders_are_left_out(root, log):
     number = len(datasets.load("ImageFolder", root).train)
     save(root / "train/dog/.ipynb_checkpoints/a-checkpoint.jpg")
     save(root / "train/dog/._a.jpg")
     assert len(datasets.load("ImageFolder", root).train) == number
+    assert len(set(log.messages)) == 1  # of a .txt, before as after
 
 
 def test_a_link_back_up_adds_nothing(root):
