@@ -1,5 +1,6 @@
 """Writing files whole or not at all."""
 
+import contextlib
 import errno
 import os
 from pathlib import Path
@@ -30,6 +31,7 @@ def write_whole(path: Path, content: bytes | memoryview, previous: Path | None =
             os.replace(path, previous)
         os.replace(temporary, path)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # what kept it from being written may keep it from being removed
+            temporary.unlink()
         remedy = "free some space" if error.errno in FULL else "put that right"
         raise UserError(f"cannot save '{path}' ({error.strerror}): {remedy}, and run the same command again") from None

@@ -156,6 +156,7 @@ def test_an_interrupted_write_leaves_the_old_file(tmp_path, monkeypatch):
         (("in.pth", "in.pth", "f.pth"), "three different files"),
         (("in.pth", "b.pth", "b.pth"), "three different files"),
         (("in.pth", "in.pth/b.pth", "f.pth"), "cannot make the folder of"),
+        (("in.pth", "b" * 253, "f.pth"), r"cannot save '\S*b' \(File name too long\)"),
         (("in.pth", "b.pth"), "FC_OUT"),
     ],
 )

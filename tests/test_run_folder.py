@@ -4,6 +4,7 @@ import gc
 import hashlib
 import importlib
 import json
+import logging
 import subprocess
 import sys
 import warnings
@@ -14,7 +15,7 @@ import timm
 import torch
 from PIL import Image
 
-from common import datasets, splits
+from common import datasets, progress, splits
 from common.errors import UserError
 from tests.conftest import SMALL, assert_equal_states, final_state, read_rows, train_small
 
@@ -128,6 +129,18 @@ def test_the_log_has_progress_and_the_summary(trained):
     text = (trained[1] / "log.txt").read_text()
     for part in ("epoch 1/2 step 2/3", "epoch 2/2 step 3/3", "steps/s  ETA ", "epoch 2/2 tested: top1", "finished: "):
         assert part in text
+
+
+def test_speed_and_time_left_count_from_the_resume_on(monkeypatch, log):
+    """Of two epochs of ten steps, the first resumed after six: two steps took a second, and twelve are left."""
+    now = iter([5.0, 6.0])
+    monkeypatch.setattr(progress.time, "perf_counter", lambda: next(now))
+    log.set_level(logging.INFO, "common")
+    with progress.Progress(epoch=0, epochs=2, steps=10, done=6) as shown:
+        shown.advance()
+        shown.advance()
+        shown.report({"loss": 0.5, "accuracy": None})
+    assert log.messages == ["epoch 1/2 step 8/10  loss 0.5  accuracy -  2.00 steps/s  ETA 00:06"]
 
 
 @pytest.mark.parametrize("checkpoint", ["best", "latest"])

@@ -23,17 +23,22 @@ def random_labels(kind: str, g: torch.Generator) -> torch.Tensor:
     return flood
 
 
+NO_CUDA = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+
+
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=NO_CUDA)])  # there, equal slots race
 @pytest.mark.parametrize("kind", ["any", "one flooded", "half a flood"])
-def test_queue_and_pointers_are_those_of_a_loop(kind):
+def test_queue_and_pointers_are_those_of_a_loop(kind, device):
     torch.manual_seed(0)
     g = torch.Generator().manual_seed(0)
     queue = self_tuning.Queue(C, K, P)
     columns, pointers = queue.keys.flatten(0, 1).T.clone(), [0] * C
+    queue.to(device)
     for _ in range(20):  # wraps around many times
         keys, labels = F.normalize(torch.randn(B, P, generator=g), dim=1), random_labels(kind, g)
-        queue.enqueue(keys, labels)
+        queue.enqueue(keys.to(device), labels.to(device))
         transcription.enqueue(columns, pointers, keys, labels.tolist(), K)
-        assert torch.equal(queue.keys.flatten(0, 1).T, columns)
+        assert torch.equal(queue.keys.flatten(0, 1).T.cpu(), columns)
         assert queue.pointers.tolist() == pointers
 
 
