@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import signal
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -70,6 +71,26 @@ def test_stopped_by_a_signal_and_resumed(uninterrupted, small_run, tmp_path, mon
     assert not (tmp_path / "run" / "result.json").exists()
     small_run(method, *FLAGS, "--workers", workers)
     assert_same_run(tmp_path / "run", uninterrupted[method])
+
+
+def test_seconds_are_added_up_without_the_pause(small_run, monkeypatch):
+    """By a clock that a step moves by 10 seconds."""
+    erm, clock = importlib.import_module("erm"), [1000.0]
+    monkeypatch.setattr(run, "time", SimpleNamespace(perf_counter=lambda: clock[0]))
+    train_step = erm.train_step
+
+    def step(*args):
+        clock[0] += 10
+        return train_step(*args)
+
+    monkeypatch.setattr(erm, "train_step", step)
+    with monkeypatch.context() as patch:
+        at_call(patch, erm, "train_step", 2, lambda: os.kill(os.getpid(), signal.SIGTERM))
+        with pytest.raises(Interrupted):
+            small_run("erm")
+    clock[0] += 10**6
+    result = small_run("erm")
+    assert (result["seconds"], result["steps_per_second"]) == (60, 0.1)
 
 
 def test_a_signal_during_evaluation_stops_after_it(uninterrupted, small_run, tmp_path, monkeypatch):

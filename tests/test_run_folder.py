@@ -15,6 +15,7 @@ import timm
 import torch
 from PIL import Image
 
+import erm
 from common import datasets, progress, splits
 from common.errors import UserError
 from tests.conftest import SMALL, assert_equal_states, final_state, read_rows, train_small
@@ -123,6 +124,20 @@ def test_the_sheet_of_views(trained):
         assert sheet.mode == "RGB"
         assert sheet.size == (2 + columns * 98, 14 + 2 + 8 * 98)
         assert np.asarray(sheet).std() > 10
+
+
+def test_a_rows_averages_are_of_its_own_epoch(small_run, tmp_path, monkeypatch):
+    losses, train_step = [], erm.train_step
+
+    def noting(*args):
+        metrics = train_step(*args)
+        losses.append(metrics["loss"].item())
+        return metrics
+
+    monkeypatch.setattr(erm, "train_step", noting)
+    small_run("erm", *FLAGS)
+    expected = [sum(losses[:3]) / 3, sum(losses[3:]) / 3]
+    assert [row["loss"] for row in read_rows(tmp_path / "run")] == pytest.approx(expected)
 
 
 def test_the_log_has_progress_and_the_summary(trained):
