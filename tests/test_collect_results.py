@@ -2,17 +2,21 @@
 
 import csv
 import json
+import os
 import re
+import subprocess
+from collections.abc import Callable
 from unittest import mock
 
 import pytest
 
+import erm
 import fixmatch
 from common.errors import UserError
 from scripts import collect_results
 from scripts.results import published, tables
 from scripts.results.runs import Place
-from tests.conftest import SMALL
+from tests.conftest import ROOT, SMALL
 
 MOCO = ("--lr-scheduler", "cos", "--pretrained-backbone", "checkpoints/moco_v2_800ep_backbone.pth")
 SETTINGS = {  # as scripts/fixmatch.sh has them
@@ -35,9 +39,10 @@ def write_run(tmp_path):
         pretraining: str = "supervised",
         method: str = "fixmatch",
         finished: bool = True,
+        parse_args: Callable = fixmatch.parse_args,
     ):
         argv = ["data", "-d", dataset, "--finetune", *SETTINGS.get((pretraining, dataset), ()), *flags]
-        args = vars(fixmatch.parse_args(argv))
+        args = vars(parse_args(argv))
         folder = tmp_path / name
         folder.mkdir(parents=True)
         (folder / "args.json").write_text(json.dumps({"method": method, "args": args | {"log": name}}))
@@ -45,7 +50,8 @@ def write_run(tmp_path):
         history += [{"epoch": 2, "top1": last, "pseudo_label_accuracy": 90.0, "pseudo_label_ratio": 50.0}]
         (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in history))
         keys = ("arch", "num_samples_per_class", "seed", "split_seed", "epochs", "iters_per_epoch")
-        result = {key: args[key] for key in keys} | {"method": method, "dataset": dataset, "oracle": False}
+        result = {key: args[key] for key in keys} | {"method": method, "dataset": dataset}
+        result["oracle"] = args.get("oracle", False)
         result["pretraining"] = {"moco": "moco_v2_800ep_backbone"}.get(pretraining, pretraining)
         result |= {"pretraining_sha256": None, "precision": "float32", "official_split": True, "seconds": 10.0}
         result |= {"last_top1": last, "best_top1": best}
@@ -147,6 +153,27 @@ def test_a_cell_of_other_settings_than_the_published_is_marked(write_run, tmp_pa
     assert lines_of(out, "fixmatch")["best on test"][1] == "70.0*"
     place = r"\* fixmatch on CIFAR10 \(resnet50, supervised\)"
     assert re.search(rf"^{place}: --lr 0.01 \(published: 0.003\), --iters-per-epoch 100 \(published: 500\)$", out, re.M)
+
+
+def test_each_of_erms_rows_is_compared_with_its_own_command(write_run, tmp_path, capsys):
+    environment = os.environ | {"DRY_RUN": "1"}
+    command = ["bash", ROOT / "scripts" / "erm.sh", "supervised", "CIFAR10"]
+    lines = subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout.splitlines()
+    for i, line in enumerate(lines):
+        argv = line.split()[2:]  # after python erm.py
+        write_run(str(i), 60, 70 + i, method="erm", parse_args=lambda _, argv=argv: erm.parse_args(argv))
+    collect(tmp_path)
+    out = capsys.readouterr().out
+    shown = [lines_of(out, row)["best on test"][1] for row in ("erm, 4 labels", "erm, 10 labels", "oracle")]
+    assert shown == ["70.0", "71.0", "72.0"]
+    assert "*" not in out
+
+
+def test_ten_labels_are_not_set_beside_the_figures_of_four(write_run, tmp_path, capsys):
+    write_run("run", 60, 70, "--num-samples-per-class", "10")
+    collect(tmp_path)
+    out = capsys.readouterr().out
+    assert re.search(r"^CIFAR10 +resnet50, supervised +fixmatch +10 per class +1 +60\.0 +70\.0 ", out, re.MULTILINE)
 
 
 def test_the_same_seed_twice_counts_once(write_run, tmp_path, capsys):
