@@ -11,7 +11,10 @@ from torch import Tensor, nn
 from common.loaders import Batch
 
 LABELED_ALONE = ("erm",)
-SUPERVISED_STRONG = ("pseudo_label", "pi_model", "mean_teacher", "uda", "fixmatch", "flexmatch", "debiasmatch", "dst")
+SUPERVISED_STRONG = (
+    *("pseudo_label", "pi_model", "mean_teacher", "uda", "fixmatch", "flexmatch", "debiasmatch", "dst"),
+    *("freematch", "softmatch"),
+)
 METHODS = (*LABELED_ALONE, *SUPERVISED_STRONG, "self_tuning")
 CLASSES, IMAGES = 3, 20  # unlabeled images, for the bank
 
@@ -96,6 +99,12 @@ def own_state(script, method: str, model: nn.Module, args) -> list[nn.Module]:
         return [script.Curriculum(IMAGES, CLASSES)]
     if method == "debiasmatch":
         return [script.QHat(CLASSES, args.momentum)]
+    if method in ("freematch", "softmatch"):
+        make = {
+            "freematch": lambda: script.Curriculum(CLASSES, args.momentum, args.max_tau),
+            "softmatch": lambda: script.Gaussian(CLASSES, args.momentum, args.n_sigma),
+        }
+        return [make[method]()]
     return []
 
 

@@ -229,6 +229,9 @@ BAD = [
     Bad("debiasmatch --momentum nan", "--momentum: must be a number from 0 to 1, got 'nan'"),
     Bad("dst --eta=-1", "--eta: must be a finite number of 0 or more, got '-1'"),
     Bad("dst --width 0", "--width: must be a whole number of 1 or more, got '0'"),
+    Bad("freematch --max-tau 1.5", "--max-tau: must be a number from 0 to 1, got '1.5'"),
+    Bad("freematch --trade-off-fairness=-1", "--trade-off-fairness: must be .* 0 or more, got '-1'"),
+    Bad("softmatch --n-sigma 0", "--n-sigma: must be a finite number above 0, got '0'"),
     # Models and backbone files
     Bad("erm -a resnet5", "unknown model 'resnet5': did you mean resnet50"),
     Bad("erm -a resnet50.mine", r"unknown model 'resnet50\.mine': did you mean resnet50\."),

@@ -52,6 +52,17 @@ FLAGS = {
             *("--eta-prime 1", "--width 9"),
         ],
     ),
+    "freematch": (
+        f"{BASE} --momentum 0.5",
+        [
+            *("--trade-off-cls-strong 1", "--trade-off-self-training 2", "--trade-off-fairness 1"),
+            *("--momentum 0.9", "--max-tau 0.1"),
+        ],
+    ),
+    "softmatch": (
+        f"{BASE} --momentum 0.5",
+        ["--trade-off-cls-strong 1", "--trade-off-self-training 2", "--n-sigma 1", "--momentum 0.9"],
+    ),
 }
 SHARED = [
     *("--num-samples-per-class 3", "--split-seed 1", "--auto-augment rand-m1-n2", "--norm-mean .1 .1 .1"),
@@ -167,6 +178,8 @@ DEFAULTS = {
         **TRAIN,
         **{"epochs": 90, "lr": 0.01, "lr_gamma": 0.0002, "threshold": 0.7, "eta": 1, "eta_prime": 2, "width": 2048},
     },
+    "freematch": {**TRAIN, "epochs": 60, "trade_off_fairness": 0.001, "momentum": 0.999, "max_tau": 1},
+    "softmatch": {**TRAIN, "epochs": 60, "n_sigma": 2, "momentum": 0.999},
 }
 # Flags that the published runs did not have, at what leaves those runs as they were.
 ADDED = {
@@ -198,6 +211,7 @@ def test_defaults_are_the_published_ones(method):
 
 FRACTIONS = [(m, "--threshold") for m in ("pseudo_label", "uda", "fixmatch", "flexmatch", "debiasmatch", "dst")]
 FRACTIONS += [("mean_teacher", "--alpha"), ("debiasmatch", "--momentum"), ("self_tuning", "--m")]
+FRACTIONS += [("freematch", "--momentum"), ("freematch", "--max-tau"), ("softmatch", "--momentum")]
 
 
 @pytest.mark.parametrize(("method", "flag"), FRACTIONS)
@@ -210,7 +224,7 @@ def test_fractions_outside_0_and_1_are_refused(method, flag, value):
 @pytest.mark.parametrize(("method", "flag"), FRACTIONS)
 @pytest.mark.parametrize("value", ["0", "1"])
 def test_fractions_from_0_to_1_are_taken(method, flag, value):
-    assert getattr(steps.arguments(method, flag, value), flag[2:]) == float(value)
+    assert getattr(steps.arguments(method, flag, value), flag[2:].replace("-", "_")) == float(value)
 
 
 @pytest.mark.parametrize(
@@ -219,7 +233,7 @@ def test_fractions_from_0_to_1_are_taken(method, flag, value):
         *(("uda", "--T=0"), ("self_tuning", "--T=0"), ("self_tuning", "--K=0"), ("self_tuning", "--projection-dim=0")),
         *(("self_tuning", "--milestones=0"), ("dst", "--width=0"), ("dst", "--eta=-1"), ("dst", "--eta-prime=-1")),
         *(("debiasmatch", "--tau=-1"), ("pi_model", "--warm-up-epochs=-1"), ("mean_teacher", "--trade-off-con=inf")),
-        ("uda", "--uda-variant=other"),
+        *(("uda", "--uda-variant=other"), ("freematch", "--trade-off-fairness=-1"), ("softmatch", "--n-sigma=0")),
     ],
 )
 def test_what_makes_no_sense_is_refused(method, flag):

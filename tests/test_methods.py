@@ -28,6 +28,8 @@ METHODS = {
     "flexmatch": "--threshold 0.2",
     "debiasmatch": "--threshold 0.2 --momentum 0.5",
     "dst": "--threshold 0.2 --width 8",
+    "freematch": "--momentum 0.5",
+    "softmatch": "--momentum 0.5",
 }
 VARIANTS = [
     ("mean_teacher", "--warm-up-epochs 1 --alpha 0.5 --eval-teacher"),

@@ -26,6 +26,9 @@ CASES = {
     "flexmatch, warm-up": ("flexmatch", f"{EXP} --threshold 0.7 --warmup"),
     "debiasmatch": ("debiasmatch", f"{EXP} --threshold 0.7 --momentum 0.7 --tau 1.5"),
     "debiasmatch, persistent": ("debiasmatch", f"{EXP} --threshold 0.7 --momentum 0.7 --persistent-q-hat"),
+    "freematch": ("freematch", f"{EXP} --trade-off-fairness 2 --momentum 0.7"),
+    "freematch, SVHN": ("freematch", f"{EXP} --trade-off-fairness 2 --momentum 0.7 --max-tau 0.45"),
+    "softmatch": ("softmatch", f"{EXP} --momentum 0.7"),
     "self_tuning": ("self_tuning", f"{SMALL} --projection-dim 5 --K 3 --m 0.8 --T 0.5 --milestones 1"),
     "dst": ("dst", f"{EXP} --threshold 0.7 --width 7 --eta 0.7"),
 }
@@ -79,6 +82,9 @@ def assert_same_state(method: str, model, state, literal) -> None:
         assert len(set(literal.bank)) > 2
     elif method == "debiasmatch":
         assert_near(state[0].q_hat, literal.q_hat, "q_hat")
+    elif method in ("freematch", "softmatch"):
+        for name, value in state[0].state_dict().items():
+            assert_near(value, getattr(literal, name), name)
     elif method == "self_tuning":
         assert_same_tensors(state[0].encoder, literal.encoder_k)
         assert_near(state[1].keys.flatten(0, 1).T, literal.queue, "queue")

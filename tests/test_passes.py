@@ -27,6 +27,8 @@ PASSES = {
         ("model", "u1", True),
         ("key encoder", "u2", False),
     ],
+    "freematch": FIXMATCH,
+    "softmatch": FIXMATCH,
     "dst": [("model", "l2", True), ("model", "l1+u1", True), ("model", "u2", True)],
 }
 WITH_THRESHOLD = ("pseudo_label", "uda", "fixmatch", "flexmatch", "debiasmatch", "dst")

@@ -121,6 +121,18 @@ def test_rows_select_among_erms_in_all():
     assert commands[-1]["num_samples_per_class"] == 10
 
 
+def test_all_takes_the_methods_that_are_named():
+    commands = [parse(command) for command in dry_run("all", METHODS="freematch softmatch")]
+    assert len(commands) == 44
+    assert [c["method"] for c in commands[:3]] == ["freematch", "softmatch", "freematch"]
+    fixmatch = {c["log"].replace("fixmatch", ""): c for c in map(parse, dry_run("fixmatch"))}
+    for command in commands:  # on FixMatch's cells, with its learning rates
+        like = fixmatch[command["log"].replace(command["method"], "")]
+        assert {key: command[key] for key in command.keys() & like.keys() - {"method", "log"}} == {
+            key: like[key] for key in command.keys() & like.keys() - {"method", "log"}
+        }
+
+
 @pytest.mark.parametrize("name", ["dst", "all"])
 def test_seeds_folders_and_extra_flags(name):
     environment = {"SEEDS": "0 3", "DATA": "/data sets", "LOGS": "other logs"}

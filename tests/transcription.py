@@ -111,7 +111,7 @@ def accuracy(logits: Tensor, labels: Tensor) -> float:
 
 
 def of_pseudo_labels(selected: list, labels: Tensor) -> dict:
-    right = [100.0 * (s and c == t) for (s, c), t in zip(selected, labels.tolist(), strict=True)]
+    right = [100.0 * s * (c == t) for (s, c), t in zip(selected, labels.tolist(), strict=True)]
     number = sum(s for s, _ in selected)
     return {"pseudo_label_accuracy": (sum(right), number), "pseudo_label_ratio": 100 * number / len(selected)}
 
@@ -257,6 +257,78 @@ class DebiasMatch(FixMatch):
         return super().select(y_weak - self.bias(), indices)
 
 
+def average(old: list[float], new: list[float], m: float) -> list[float]:
+    return [m * a + (1 - m) * b for a, b in zip(old, new, strict=True)]
+
+
+def shares(classes: list[int], num_classes: int) -> list[float]:
+    return [classes.count(c) / len(classes) for c in range(num_classes)]
+
+
+def normalized(values: list) -> list:
+    return [v / sum(values) for v in values]
+
+
+def balanced(means: list, histogram: list[float]) -> list:
+    return normalized([p / h if h else 0.0 for p, h in zip(means, histogram, strict=True)])
+
+
+class FreeMatch(FixMatch):
+    def prepare(self) -> None:
+        self.tau, self.q_hat, self.histogram = 1 / self.num_classes, *([1 / self.num_classes] * self.num_classes,) * 2
+
+    def select(self, y_weak: Tensor, indices: Tensor) -> list:
+        m, rows = self.args.momentum, [softmax(y.double()).tolist() for y in y_weak]
+        labels = [row.index(max(row)) for row in rows]
+        self.tau = min(m * self.tau + (1 - m) * mean([max(row) for row in rows]), self.args.max_tau)
+        self.q_hat = average(self.q_hat, [mean(column) for column in zip(*rows, strict=True)], m)
+        self.histogram = average(self.histogram, shares(labels, self.num_classes), m)
+        return [
+            (max(row) >= self.tau * self.q_hat[c] / max(self.q_hat), c) for row, c in zip(rows, labels, strict=True)
+        ]
+
+    def fairness(self, selected: list, y_strong: Tensor):
+        rows = [softmax(y) for (s, _), y in zip(selected, y_strong, strict=True) if s]
+        if not rows:
+            return torch.zeros(())
+        predicted = [row.argmax().item() for row in rows]
+        b = balanced([mean(column) for column in zip(*rows, strict=True)], shares(predicted, self.num_classes))
+        a = balanced(self.q_hat, self.histogram)
+        return sum(a[c] * torch.as_tensor(b[c] + 1e-12).log() for c in range(self.num_classes))
+
+    def backwards(self, batch_l, batch_u) -> dict:
+        loss_l, metrics = self.supervised(batch_l)
+        (weak, strong), labels, indices = batch_u
+        with torch.no_grad():
+            y_weak = self.logits(weak)
+        selected, y_strong = self.select(y_weak, indices), self.logits(strong)
+        loss_u = mean([s * cross_entropy(y, c) for (s, c), y in zip(selected, y_strong, strict=True)])
+        loss_f = self.fairness(selected, y_strong)
+        unsupervised = self.args.trade_off_self_training * loss_u + self.args.trade_off_fairness * loss_f
+        unsupervised.backward()
+        losses = {"loss": loss_l + unsupervised, "loss_u": loss_u, "loss_f": loss_f}
+        return metrics | losses | of_pseudo_labels(selected, labels)
+
+
+class SoftMatch(FixMatch):
+    def prepare(self) -> None:
+        self.mu, self.var = 1 / self.num_classes, 1.0
+
+    def select(self, y_weak: Tensor, indices: Tensor) -> list:
+        m, rows = self.args.momentum, [softmax(y.double()).tolist() for y in y_weak]
+        means = [mean(column) for column in zip(*rows, strict=True)]
+        self.q_hat = average(self.q_hat, means, m) if self.step > 0 else means
+        target = 1 / self.num_classes
+        aligned = [[p * (target + 1e-6) / (q + 1e-6) for p, q in zip(row, self.q_hat, strict=True)] for row in rows]
+        confidences = [max(normalized(row)) for row in aligned]
+        center = mean(confidences)
+        variance = sum((x - center) ** 2 for x in confidences) / (len(confidences) - 1)
+        self.mu, self.var = m * self.mu + (1 - m) * center, m * self.var + (1 - m) * variance
+        scale = 2 * self.var / self.args.n_sigma**2
+        weights = [1.0 if x >= self.mu else math.exp(-((x - self.mu) ** 2) / scale) for x in confidences]
+        return [(weight, row.index(max(row))) for weight, row in zip(weights, rows, strict=True)]
+
+
 class SelfTuning(Method):
     tenth = ("backbone", "projector")
 
@@ -378,4 +450,6 @@ METHODS = {
     "flexmatch": FlexMatch,
     "debiasmatch": DebiasMatch,
     "dst": Dst,
+    "freematch": FreeMatch,
+    "softmatch": SoftMatch,
 }

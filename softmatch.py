@@ -1,0 +1,156 @@
+"""SoftMatch: FixMatch with a soft mask, which falls as a Gaussian below the mean confidence.
+
+    loss   = loss_l + trade_off_self_training * loss_u
+    loss_l = CE(x_l_weak) + trade_off_cls_strong * CE(x_l_strong)
+    loss_u = mean(mask * CE(x_u_strong, pseudo_labels)),    mask = exp(-min(confidence - mu, 0)^2 * n_sigma^2 / 2 var)
+    confidence = max(normalize(q / q_hat)),    q = softmax(x_u_weak),    q_hat = running mean of q
+    mu, var    = running mean and variance of the confidence
+
+Paper: Chen et al., SoftMatch: Addressing the Quantity-Quality Trade-off in Semi-supervised Learning, ICLR 2023,
+arXiv:2301.10921. The form is that of the authors' code in USB, which aligns before it takes mu and var; their
+TorchSSL, after that. No published table has these settings. Differences from the paper:
+ 1. fixmatch.py's differences from FixMatch, but for the mask.
+
+Shell file: scripts/softmatch.sh. Diff against: fixmatch.py.
+"""
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+from torch.optim import SGD
+
+from common import augment, cli, datasets, models, optim, splits
+from common.evaluate import accuracy, evaluate, masked_accuracy
+from common.loaders import TestLoader, TrainLoader
+from common.run import Run
+
+
+def parse_args(argv=None):
+    parser = cli.parser("softmatch", __doc__)
+    group = parser.add_argument_group("method")
+    group.add_argument(
+        "--trade-off-cls-strong",
+        type=cli.non_negative,
+        default=0.1,
+        help="weight of the strong labeled loss (default: 0.1)",
+    )
+    group.add_argument(
+        "--trade-off-self-training",
+        type=cli.non_negative,
+        default=1.0,
+        help="weight of the unlabeled loss (default: 1)",
+    )
+    group.add_argument("--n-sigma", type=cli.positive, default=2.0, help="sharpness of the weight's fall (default: 2)")
+    group.add_argument("--momentum", type=cli.fraction, default=0.999, help="of the running means (default: 0.999)")
+    parser.set_defaults(epochs=60)
+    return cli.parse(parser, argv)
+
+
+class Gaussian(nn.Module):
+    """Running `mu` and `var` of the confidence, and `q_hat` [C], the running mean of the predictions."""
+
+    def __init__(self, num_classes, momentum, n_sigma):
+        super().__init__()
+        self.momentum, self.n_sigma = momentum, n_sigma
+        self.register_buffer("mu", torch.tensor(1 / num_classes))
+        self.register_buffer("var", torch.tensor(1.0))
+        self.register_buffer("q_hat", torch.zeros(num_classes))  # the first batch's own mean takes its place
+
+    @torch.no_grad()
+    def mask(self, probabilities):
+        """Of a batch [B, C], which is taken into the running means before."""
+        q = probabilities.mean(dim=0)
+        self.q_hat.lerp_(q, torch.where(self.q_hat.any(), 1 - self.momentum, 1.0))
+        uniform = 1 / len(self.q_hat)
+        aligned = probabilities * ((uniform + 1e-6) / (self.q_hat + 1e-6))
+        confidence = (aligned / aligned.sum(dim=1, keepdim=True)).amax(dim=1)
+        self.mu.lerp_(confidence.mean(), 1 - self.momentum)
+        self.var.lerp_(confidence.var(), 1 - self.momentum)
+        below = (confidence - self.mu).clamp(max=0)
+        return torch.exp(-below.square() / (2 * self.var.clamp(min=1e-12) / self.n_sigma**2))
+
+
+def self_training_loss(logits_u_weak, logits_u_strong, gaussian):
+    """The mean is over the whole batch. Pseudo-labels are not aligned. Nothing flows back into `logits_u_weak`."""
+    probabilities = F.softmax(logits_u_weak.detach(), dim=1)
+    pseudo_labels, mask = probabilities.argmax(dim=1), gaussian.mask(probabilities)
+    loss = (mask * F.cross_entropy(logits_u_strong, pseudo_labels, reduction="none")).mean()
+    return loss, pseudo_labels, mask
+
+
+def train_step(model, gaussian, optimizer, batch_l, batch_u, args):
+    (x_l_weak, x_l_strong), labels_l, _ = batch_l
+    (x_u_weak, x_u_strong), labels_u, _ = batch_u
+
+    logits_l_weak = model(x_l_weak)
+    logits_l_strong = model(x_l_strong)
+    loss_l = F.cross_entropy(logits_l_weak, labels_l)
+    loss_l = loss_l + args.trade_off_cls_strong * F.cross_entropy(logits_l_strong, labels_l)
+
+    with torch.no_grad():
+        logits_u_weak = model(x_u_weak)
+    logits_u_strong = model(x_u_strong)
+    loss_u, pseudo_labels, mask = self_training_loss(logits_u_weak, logits_u_strong, gaussian)
+    loss = loss_l + args.trade_off_self_training * loss_u
+
+    optimizer.zero_grad()
+    loss.backward()
+    optimizer.step()
+    return {
+        "loss": loss,
+        "loss_l": loss_l,
+        "loss_u": loss_u,
+        "accuracy_l": accuracy(logits_l_weak, labels_l),
+        "pseudo_label_accuracy": masked_accuracy(pseudo_labels, labels_u, mask),
+        "pseudo_label_ratio": 100 * mask.mean(),
+    }
+
+
+def train_one_epoch(run, loader_l, loader_u, model, gaussian, optimizer, scheduler, args):
+    model.train()
+    for batch_l, batch_u in run.steps(loader_l, loader_u):
+        metrics = train_step(model, gaussian, optimizer, batch_l, batch_u, args)
+        scheduler.step()
+        run.update(metrics)
+
+
+def main(args):
+    run = Run("softmatch", args)
+    if run.finished:
+        return run.show()
+
+    data = datasets.load(args.data, args.root, args.any_counts, args.generated_split)
+    labeled, unlabeled = splits.split(
+        data.train.labels, data.classes, args.num_samples_per_class, args.split_seed, data.candidates
+    )
+    run.describe(data, labeled)
+    weak, strong, test = augment.transforms(
+        data.spec, args.train_resizing, args.val_resizing, args.image_size, args.auto_augment, args.norm_mean
+    )
+    normalizer = augment.Normalizer(args.norm_mean, args.norm_std)
+    options = {"workers": args.workers, "cache": args.cache, "normalizer": normalizer, "device": run.device}
+    images_l, images_u = data.train.subset(labeled), data.train.subset(unlabeled)
+    loader_l = TrainLoader(images_l, [weak, strong], args.batch_size, "labeled", args.seed, **options)
+    loader_u = TrainLoader(images_u, [weak, strong], args.unlabeled_batch_size, "unlabeled", args.seed, **options)
+    test_loader = TestLoader(data.test, test, **options)
+
+    backbone = models.backbone(
+        args.arch, args.image_size, args.norm_mean, args.norm_std, args.scratch, args.pretrained_backbone, args.no_pool
+    )
+    model = models.ImageClassifier(backbone, len(data.classes), args.bottleneck_dim, args.precision).to(run.device)
+    gaussian = Gaussian(len(data.classes), args.momentum, args.n_sigma).to(run.device)
+    optimizer = SGD(model.parameter_groups(args.lr, args.finetune), momentum=0.9, weight_decay=args.wd, nesterov=True)
+    steps = args.epochs * args.iters_per_epoch
+    scheduler = optim.schedule(optimizer, args.lr_scheduler, args.lr_gamma, args.lr_decay, steps)
+
+    if args.phase == "test":
+        return run.test(model, test_loader)
+    run.start({"model": model, "gaussian": gaussian, "optimizer": optimizer, "scheduler": scheduler})
+    for _ in run.epochs():
+        train_one_epoch(run, loader_l, loader_u, model, gaussian, optimizer, scheduler, args)
+        run.end_epoch(evaluate(model, test_loader, len(data.classes)))
+    return run.finish()
+
+
+if __name__ == "__main__":
+    cli.launch(parse_args, main)
