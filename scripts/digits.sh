@@ -8,7 +8,8 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 PYTHON=${PYTHON:-python}
-METHODS=${METHODS:-"erm pseudo_label pi_model mean_teacher uda fixmatch self_tuning flexmatch debiasmatch dst oracle"}
+METHODS=${METHODS:-"erm pseudo_label pi_model mean_teacher uda fixmatch self_tuning flexmatch debiasmatch dst
+    freematch softmatch oracle"}
 SEEDS=${SEEDS:-"0 1 2"}
 LOGS=${LOGS:-logs/digits}
 
@@ -24,6 +25,7 @@ own_flags() {
         mean_teacher) echo "--lr-scheduler cos --warm-up-epochs 3" ;;
         pseudo_label) echo "--lr-scheduler cos --threshold 0.8" ;;
         uda) echo "--lr-scheduler cos --threshold 0.95" ;;
+        freematch | softmatch) echo "--lr-scheduler cos --momentum 0.99" ;; # 1,000 steps, not a million
         *) echo "--lr-scheduler cos" ;;
     esac
 }
