@@ -157,12 +157,12 @@ def main(args):
     steps = args.epochs * args.iters_per_epoch
     scheduler = optim.schedule(optimizer, args.lr_scheduler, args.lr_gamma, args.lr_decay, steps)
 
+    run.start({"model": model, "teacher": teacher, "optimizer": optimizer, "scheduler": scheduler}, evaluated=model)
     if args.phase == "test":
-        return run.test(model, test_loader)
-    run.start({"model": model, "teacher": teacher, "optimizer": optimizer, "scheduler": scheduler})
+        return run.test(test_loader)
     for _ in run.epochs():
         train_one_epoch(run, loader_l, loader_u, model, teacher, optimizer, scheduler, args)
-        scores = evaluate(model, test_loader, len(data.classes))
+        scores = run.evaluate(test_loader)
         if args.eval_teacher:
             teacher_scores = evaluate(teacher, test_loader, len(data.classes))
             scores |= {f"teacher_{name}": value for name, value in teacher_scores.items()}

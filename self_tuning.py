@@ -30,7 +30,7 @@ from torch.optim import SGD
 from torch.optim.lr_scheduler import MultiStepLR
 
 from common import augment, cli, datasets, models, splits
-from common.evaluate import accuracy, evaluate, masked_accuracy
+from common.evaluate import accuracy, masked_accuracy
 from common.loaders import TestLoader, TrainLoader
 from common.run import Run
 
@@ -195,13 +195,13 @@ def main(args):
     optimizer = SGD(model.parameter_groups(args.lr, args.finetune), momentum=0.9, weight_decay=args.wd, nesterov=True)
     scheduler = MultiStepLR(optimizer, args.milestones, args.lr_gamma)
 
-    if args.phase == "test":
-        return run.test(model, test_loader)
     state = {"model": model, "key_encoder": key_encoder, "queue": queue, "optimizer": optimizer, "scheduler": scheduler}
-    run.start(state)
+    run.start(state, evaluated=model)
+    if args.phase == "test":
+        return run.test(test_loader)
     for _ in run.epochs():
         train_one_epoch(run, loader_l, loader_u, model, key_encoder, queue, optimizer, scheduler, args)
-        run.end_epoch(evaluate(model, test_loader, len(data.classes)))
+        run.end_epoch(run.evaluate(test_loader))
     return run.finish()
 
 

@@ -30,7 +30,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from common import checkpoint, cli, run
+from common import checkpoint, cli, evaluate, folder
 from tests.conftest import SMALL, assert_same_run
 from tests.test_methods import METHODS
 
@@ -65,8 +65,8 @@ class Life:
         sys.stdout, sys.stderr = os.fdopen(1, "w"), os.fdopen(2, "w")
         script = importlib.import_module(method)
         self._watch(script, "train_one_epoch", "training")
-        self._watch(script, "evaluate", "evaluating")
-        self._watch(run, "write_whole", "saving")
+        self._watch(evaluate, "evaluate", "evaluating")
+        self._watch(folder, "write_whole", "saving")
         self._watch(checkpoint, "write_whole", "saving")
         fsync = os.fsync
         os.fsync = lambda file: (fsync(file), time.sleep(0.005))  # a slow disk, for a kill to hit

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from common import loaders, seeding
+from common import evaluate, loaders, seeding
 from tests import faults
 from tests.conftest import assert_same_run, final_state
 from tests.faults import Life
@@ -135,9 +135,7 @@ def test_an_unforeseen_error_keeps_its_traceback_and_leaves_no_process(tmp_path,
 @pytest.mark.parametrize("evaluation", [1, 2])
 def test_a_full_disk(undisturbed, tmp_path, monkeypatch, evaluation):
     """Files of more than 100 kB, as the checkpoints are, cannot be written from an evaluation on."""
-    import fixmatch
-
-    original, log, calls = fixmatch.evaluate, tmp_path / "run", []
+    original, log, calls = evaluate.evaluate, tmp_path / "run", []
 
     def fill_disk(*args):
         calls.append(1)
@@ -146,7 +144,7 @@ def test_a_full_disk(undisturbed, tmp_path, monkeypatch, evaluation):
         return original(*args)
 
     with monkeypatch.context() as patch:
-        patch.setattr(fixmatch, "evaluate", fill_disk)
+        patch.setattr(evaluate, "evaluate", fill_disk)
         life = Life("fixmatch", log)
         assert life.wait() == 2
     message = life.errors.read_text()

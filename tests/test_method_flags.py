@@ -9,7 +9,7 @@ from unittest import mock
 import pytest
 import torch
 
-from common import datasets, models
+from common import datasets, evaluate, models
 from common.errors import UserError
 from tests import steps
 from tests.conftest import assert_equal_states, final_state, train_small
@@ -91,12 +91,11 @@ def outcome(method: str, flags: str) -> dict:
 
     The learning rates and the generators are left out, in which a flag can show without any effect.
     """
-    script = importlib.import_module(method)
     with (
         tempfile.TemporaryDirectory() as folder,
         mock.patch.object(datasets, "load", loaded),
         mock.patch.object(models, "backbone", side_effect=lambda *args: steps.Backbone()),
-        mock.patch.object(script, "evaluate", side_effect=lambda *args: {"top1": 0.0, "mean_per_class": 0.0}),
+        mock.patch.object(evaluate, "evaluate", side_effect=lambda *args: {"top1": 0.0, "mean_per_class": 0.0}),
     ):
         train_small(method, *FLAGS[method][0].split(), *flags.split(), log=Path(folder) / "run")
         state = final_state(Path(folder) / "run")

@@ -12,8 +12,9 @@ import pytest
 import torch
 from PIL import Image
 
-from common import checkpoint, report, run, seeding
+from common import checkpoint, evaluate, folder, report, run, seeding
 from common.errors import Interrupted, UserError
+from common.folder import Folder
 from common.run import Run
 from tests.conftest import SMALL, assert_equal_states, assert_same_run, final_state, read_rows, train_small
 
@@ -29,8 +30,8 @@ class Killed(BaseException):
 def uninterrupted(tmp_path_factory):
     """method -> the folder of a run that nothing stopped; to be read only."""
     folders = {method: tmp_path_factory.mktemp(method) / "run" for method in METHODS}
-    for method, folder in folders.items():
-        train_small(method, *FLAGS, log=folder)
+    for method, log in folders.items():
+        train_small(method, *FLAGS, log=log)
     return folders
 
 
@@ -94,10 +95,9 @@ def test_seconds_are_added_up_without_the_pause(small_run, monkeypatch):
 
 
 def test_a_signal_during_evaluation_stops_after_it(uninterrupted, small_run, tmp_path, monkeypatch):
-    import erm
 
     with monkeypatch.context() as patch:
-        at_call(patch, erm, "evaluate", 1, lambda: os.kill(os.getpid(), signal.SIGINT))
+        at_call(patch, evaluate, "evaluate", 1, lambda: os.kill(os.getpid(), signal.SIGINT))
         with pytest.raises(Interrupted, match="SIGINT after step 3"):
             small_run("erm", *FLAGS)
     assert len(read_rows(tmp_path / "run")) == 1
@@ -114,11 +114,11 @@ def test_signals_mean_what_they_meant_before_the_run(small_run):
 KILLS = {
     "in the first epoch, before any checkpoint": ("fixmatch", "train_step", 2),
     "in the second epoch": ("fixmatch", "train_step", 5),
-    "while evaluating": ("fixmatch", "evaluate", 2),
+    "while evaluating": (evaluate, "evaluate", 2),
     "before the first checkpoint": (checkpoint, "save", 1),
     "between best and the first latest": (checkpoint, "save", 2),
     "before the second latest": (Run, "save", 2),
-    "before metrics.jsonl": (Run, "_write_history", 3),
+    "before metrics.jsonl": (Folder, "write_history", 3),
     "before the result": (report, "result", 1),
 }
 
@@ -428,7 +428,7 @@ def test_a_test_of_other_arguments_is_refused_also_with_overwrite(finished, smal
 def test_killed_while_a_new_folder_is_begun(uninterrupted, small_run, tmp_path, monkeypatch, number):
     """Before args.json, labeled.json, and the empty metrics.jsonl."""
     with monkeypatch.context() as patch:
-        at_call(patch, run, "write_whole", number, kill)
+        at_call(patch, folder, "write_whole", number, kill)
         with pytest.raises(Killed):
             small_run("fixmatch", *FLAGS)
     small_run("fixmatch", *FLAGS)

@@ -16,7 +16,7 @@ import torch
 from PIL import Image
 
 import erm
-from common import datasets, progress, splits
+from common import datasets, evaluate, progress, splits
 from common.errors import UserError
 from tests.conftest import SMALL, assert_equal_states, final_state, read_rows, train_small
 
@@ -203,10 +203,9 @@ def test_another_split_seed_gives_another_split(trained, small_run):
     ],
 )
 def test_best_and_last(small_run, tmp_path, monkeypatch, capsys, top1, per_class, expected):
-    import erm
 
     scores = iter([{"top1": a, "mean_per_class": b} for a, b in zip(top1, per_class, strict=True)])
-    monkeypatch.setattr(erm, "evaluate", lambda *args: next(scores))
+    monkeypatch.setattr(evaluate, "evaluate", lambda *args: next(scores))
     result = small_run("erm", "--epochs", "3", "--iters-per-epoch", "1")
     assert {key: result[key] for key in expected} == expected
     assert (result["last_top1"], result["last_mean_per_class"]) == (top1[-1], per_class[-1])

@@ -162,7 +162,7 @@ def main(args):
     loader_l, loader_u = Forever(loader_l, run.device), Forever(loader_u, run.device)
     for _ in range(args.epochs):
         train_one_epoch(run, loader_l, loader_u, model, optimizer, scheduler, args)
-        torch.save(model.state_dict(), run.folder / "latest.pth")
+        torch.save(model.state_dict(), run.folder.path / "latest.pth")
         evaluate(model, test_loader, len(data.classes))
 
 
