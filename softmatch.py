@@ -20,7 +20,7 @@ from torch.nn import functional as F
 from torch.optim import SGD
 
 from common import augment, cli, datasets, models, optim, splits
-from common.evaluate import accuracy, evaluate, masked_accuracy
+from common.evaluate import accuracy, masked_accuracy
 from common.loaders import TestLoader, TrainLoader
 from common.run import Run
 
@@ -143,12 +143,12 @@ def main(args):
     steps = args.epochs * args.iters_per_epoch
     scheduler = optim.schedule(optimizer, args.lr_scheduler, args.lr_gamma, args.lr_decay, steps)
 
+    run.start({"model": model, "gaussian": gaussian, "optimizer": optimizer, "scheduler": scheduler}, evaluated=model)
     if args.phase == "test":
-        return run.test(model, test_loader)
-    run.start({"model": model, "gaussian": gaussian, "optimizer": optimizer, "scheduler": scheduler})
+        return run.test(test_loader)
     for _ in run.epochs():
         train_one_epoch(run, loader_l, loader_u, model, gaussian, optimizer, scheduler, args)
-        run.end_epoch(evaluate(model, test_loader, len(data.classes)))
+        run.end_epoch(run.evaluate(test_loader))
     return run.finish()
 
 
