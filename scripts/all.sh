@@ -11,29 +11,6 @@ set -euo pipefail
 # shellcheck source=scripts/cells.sh
 . "$(dirname "${BASH_SOURCE[0]}")/cells.sh"
 METHODS=${METHODS:-"erm pseudo_label pi_model mean_teacher uda fixmatch self_tuning flexmatch debiasmatch dst"}
-rows=${ROWS:-4 10 oracle}
 
-# print_row METHOD ROWS SEED PRETRAINING
-print_row() {
-    eval "DRY_RUN=1 ROWS='$2' SEEDS=$3 bash scripts/$1.sh $4 $datasets -- $extra"
-}
-
-# Number the lines of every method's row, and sort by number: dataset by dataset through all methods.
-print_all() {
-    local seed pretraining method row
-    for seed in $SEEDS; do
-        for pretraining in $pretrainings; do
-            for method in $METHODS; do
-                if [ "$method" = erm ] && ! is_among 4 "$rows"; then continue; fi
-                print_row "$method" 4 "$seed" "$pretraining" | cat -n || exit
-            done | sort -s -n -k 1,1 | cut -f 2- || exit
-            for row in $rows; do
-                [ "$row" = 4 ] || ! is_among erm "$METHODS" || print_row erm "$row" "$seed" "$pretraining" || exit
-            done
-        done
-    done
-}
-
-select_cells "$@"
-commands=$(print_all)
-run_or_print "$commands"
+tables=$(for method in $METHODS; do PRINT_TABLE=1 bash "scripts/$method.sh" || exit; done)
+engine table "$@" <<<"$tables"

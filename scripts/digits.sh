@@ -4,16 +4,17 @@
 #   bash scripts/digits.sh
 #   METHODS="erm uda" SEEDS="0 1 2 3 4" LOGS=/tmp/digits bash scripts/digits.sh [EXTRA FLAGS]
 #
-# The settings are the same for all methods, but for the lines of `own_flags`.
+# The settings are the same for all methods, but for the lines of `own_flags`. cells.sh lists what else can be set:
+# DRY_RUN, JOBS and PYTHON.
 set -euo pipefail
-cd "$(dirname "${BASH_SOURCE[0]}")/.."
-PYTHON=${PYTHON:-python}
+# shellcheck source=scripts/cells.sh
+. "$(dirname "${BASH_SOURCE[0]}")/cells.sh"
 METHODS=${METHODS:-"erm pseudo_label pi_model mean_teacher uda fixmatch self_tuning flexmatch debiasmatch dst
     freematch softmatch oracle"}
 SEEDS=${SEEDS:-"0 1 2"}
 LOGS=${LOGS:-logs/digits}
 
-common_flags="data -d Digits -a wrn_10_1_half --scratch --train-resizing native --val-resizing native
+common_flags="-d Digits -a wrn_10_1_half --scratch --train-resizing native --val-resizing native
     --lr 0.03 --epochs 10 --iters-per-epoch 100 --print-freq 50 --workers 0"
 
 # Chosen by the last epoch's accuracy on seed 10 among two settings for each method; the seeds reported here are others.
@@ -26,19 +27,20 @@ own_flags() {
         pseudo_label) echo "--lr-scheduler cos --threshold 0.8" ;;
         uda) echo "--lr-scheduler cos --threshold 0.95" ;;
         freematch | softmatch) echo "--lr-scheduler cos --momentum 0.99" ;; # 1,000 steps, not a million
+        oracle) echo "--lr-scheduler cos --oracle" ;;
         *) echo "--lr-scheduler cos" ;;
     esac
 }
 
-for seed in $SEEDS; do
-    for method in $METHODS; do
-        script=$method
-        oracle=
-        [ "$method" = oracle ] && script=erm && oracle=--oracle
-        echo "== $method, seed $seed"
-        # shellcheck disable=SC2046,SC2086  # the flags are words without spaces
-        "$PYTHON" "$script.py" $common_flags $(own_flags "$method") $oracle \
-            --seed "$seed" --log "$LOGS/${method}_seed$seed" "$@"
+extra=
+[ $# -eq 0 ] || extra=$(printf ' %q' "$@")
+commands=$(
+    for seed in $SEEDS; do
+        for method in $METHODS; do
+            # shellcheck disable=SC2046,SC2086  # the flags are words without spaces
+            echo "${method/oracle/erm}.py data" $common_flags $(own_flags "$method") \
+                --seed "$seed" --log "$(printf %q "$LOGS/${method}_seed$seed")$extra"
+        done
     done
-done
-"$PYTHON" scripts/collect_results.py "$LOGS"
+)
+engine run --collect "$LOGS" <<<"$commands"

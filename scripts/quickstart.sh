@@ -9,4 +9,4 @@ set -euo pipefail
 # shellcheck source=scripts/setup.sh
 . "$(dirname "${BASH_SOURCE[0]}")/setup.sh"
 
-METHODS=${METHODS:-"erm fixmatch oracle"} SEEDS=${SEEDS:-0} bash scripts/digits.sh "$@"
+METHODS=${METHODS:-"erm fixmatch oracle"} SEEDS=${SEEDS:-0} exec bash scripts/digits.sh "$@"

@@ -25,7 +25,8 @@ SHELL_FILES = sorted((ROOT / "scripts").glob("*.sh"))
 
 
 def shell(name: str, arguments: str = "", **environment: str) -> subprocess.CompletedProcess:
-    clean = {key: value for key, value in os.environ.items() if key not in {"CUDA_VISIBLE_DEVICES", "ROWS", "SEEDS"}}
+    taken = {"CUDA_VISIBLE_DEVICES", "METHODS", "ROWS", "SEEDS", "JOBS", "PYTHON", "DATA", "LOGS", "DRY_RUN"}
+    clean = {key: value for key, value in os.environ.items() if key not in taken}
     command = ["bash", f"scripts/{name}.sh", *shlex.split(arguments)]
     return subprocess.run(command, cwd=ROOT, env=clean | environment, capture_output=True, text=True, check=False)
 
@@ -157,10 +158,14 @@ def test_seeds_folders_and_extra_flags(name):
         ("DTD", {"SEEDS": "0 -1"}, "SEEDS takes whole numbers, not '-1'"),
         ("DTD", {"SEEDS": "01"}, "SEEDS takes whole numbers, not '01'"),
         ("DTD", {"JOBS": "many"}, "JOBS takes a whole number of 1 or more, not 'many'"),
+        ("moco DTD -- --scratch", {}, "--scratch starts from random weights, and the cells of moco from a file"),
+        ("DTD -- --scratch", {}, "--scratch starts from random weights.*: name supervised alone"),
+        ("supervised Digits", {}, "Digits has no cell in the published table: scripts/digits.sh trains"),
+        ("DTD", {"PYTHON": "no-such-python"}, "'no-such-python' is no program here: .* PYTHON"),
     ],
 )
 def test_a_bad_selection_is_one_line_and_runs_nothing(name, arguments, environment, message):
-    done = shell(name, arguments, PYTHON="false", **environment)
+    done = shell(name, arguments, **{"PYTHON": "false"} | environment)
     assert done.returncode == 2
     assert done.stdout == ""
     assert re.fullmatch(f"error: .*{message}.*\n", done.stderr)
@@ -170,6 +175,15 @@ def test_a_bad_selection_is_one_line_and_runs_nothing(name, arguments, environme
 def test_a_bad_row_is_one_line(name):
     done = shell(name, "DTD", ROWS="4 5", DRY_RUN="1")
     assert (done.returncode, done.stderr) == (2, "error: ROWS takes 4 10 oracle, not '5'\n")
+
+
+def test_digits_prints_a_run_for_each_method_and_seed():
+    commands = dry_run("digits", "--epochs 2 'a b'", SEEDS="1 2", LOGS="other logs")
+    methods = [*EPOCHS, "freematch", "softmatch", "oracle"]
+    logs = [f"other logs/{method}_seed{seed}" for seed in (1, 2) for method in methods]
+    assert [command[command.index("--log") + 1] for command in commands] == logs
+    assert all(command[-3:] == ["--epochs", "2", "a b"] for command in commands)
+    assert [parse(command[:-1])["epochs"] for command in commands] == [2] * 26
 
 
 # Running, with a stand-in for Python
@@ -217,6 +231,18 @@ def test_jobs_run_at_once_on_the_visible_gpus(stand_in, jobs, gpus, used):
     seen = [line.split(" ") for line in calls.read_text().splitlines()]
     assert sorted(dataset for _, dataset, _ in seen) == sorted(DATASETS)
     assert {gpu for *_, gpu in seen} == used
+
+
+def test_digits_runs_as_many_at_a_time_as_jobs_says(stand_in, tmp_path):
+    """Each begins before the first has ended; those that fail are named, and what there is is collected."""
+    python, calls = stand_in
+    python.write_text(python.read_text() + f'echo "$1 ended" >>{calls}\n')
+    done = shell("digits", PYTHON=str(python), JOBS="2", METHODS="erm uda", SEEDS="0", LOGS=str(tmp_path))
+    assert done.returncode == 0, done.stderr
+    lines = calls.read_text().splitlines()
+    assert sorted(lines[:2]) == ["erm.py Digits unset", "uda.py Digits unset"]
+    assert lines[-2:] == ["scripts/collect_results.py  unset", "scripts/collect_results.py ended"]
+    assert "2 of 2 cells are finished" in done.stdout
 
 
 def test_a_signal_reaches_the_scripts_and_begins_no_other_cell(stand_in):
