@@ -72,7 +72,7 @@ class Run:
             state: name -> object with `state_dict` and `load_state_dict`: all that a checkpoint holds besides the
                 run's own step, history, meters and random generators.
             evaluated: the network that is tested after every epoch, kept as `best.pth`, and filled by `--phase test`;
-                what it is made of must be in `state`.
+                the modules that it is made of must be in `state`.
 
         Raises:
             UserError: the checkpoint does not fit, it and the one before are damaged, or the labeled images are others.
@@ -235,7 +235,8 @@ class Run:
     def test(self, loader: TestLoader) -> dict[str, float]:
         """Load `--checkpoint` into the evaluated network, and print and return its scores."""
         path = self.folder.checkpoints / f"{self.args.checkpoint}.pth"
-        wanted = {"model": self.evaluated} if self.args.checkpoint == "best" else self.state
+        networks = {name: item for name, item in self.state.items() if isinstance(item, nn.Module)}
+        wanted = {"model": self.evaluated} if self.args.checkpoint == "best" else networks
         checkpoint.restore(wanted, checkpoint.load(path), path)
         scores = self.evaluate(loader)
         logger.info(f"'{path}': " + ", ".join(f"{name} {value:.2f}" for name, value in scores.items()))
