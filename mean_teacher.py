@@ -23,7 +23,6 @@ import math
 import torch
 from torch import nn
 from torch.nn import functional as F
-from torch.optim import SGD
 
 from common import augment, cli, datasets, models, optim, splits
 from common.evaluate import accuracy, evaluate
@@ -153,9 +152,11 @@ def main(args):
     )
     model = models.ImageClassifier(backbone, len(data.classes), args.bottleneck_dim, args.precision).to(run.device)
     teacher = Teacher(model, args.alpha).to(run.device)
-    optimizer = SGD(model.parameter_groups(args.lr, args.finetune), momentum=0.9, weight_decay=args.wd, nesterov=True)
+    optimizer = optim.create(
+        args.optimizer, model, args.lr, args.wd, args.finetune, args.layer_decay, args.no_decay_on_norms
+    )
     steps = args.epochs * args.iters_per_epoch
-    scheduler = optim.schedule(optimizer, args.lr_scheduler, args.lr_gamma, args.lr_decay, steps)
+    scheduler = optim.schedule(optimizer, args.lr_scheduler, args.lr_gamma, args.lr_decay, steps, args.lr_warm_up_steps)
 
     run.start({"model": model, "teacher": teacher, "optimizer": optimizer, "scheduler": scheduler}, evaluated=model)
     if args.phase == "test":

@@ -26,10 +26,9 @@ import math
 import torch
 from torch import nn
 from torch.nn import functional as F
-from torch.optim import SGD
 from torch.optim.lr_scheduler import MultiStepLR
 
-from common import augment, cli, datasets, models, splits
+from common import augment, cli, datasets, models, optim, splits
 from common.evaluate import accuracy, masked_accuracy
 from common.loaders import TestLoader, TrainLoader
 from common.run import Run
@@ -192,7 +191,9 @@ def main(args):
     model.to(run.device)
     key_encoder = KeyEncoder(model, args.m).to(run.device)
     queue = Queue(len(data.classes), args.K, args.projection_dim).to(run.device)
-    optimizer = SGD(model.parameter_groups(args.lr, args.finetune), momentum=0.9, weight_decay=args.wd, nesterov=True)
+    optimizer = optim.create(
+        args.optimizer, model, args.lr, args.wd, args.finetune, args.layer_decay, args.no_decay_on_norms
+    )
     scheduler = MultiStepLR(optimizer, args.milestones, args.lr_gamma)
 
     state = {"model": model, "key_encoder": key_encoder, "queue": queue, "optimizer": optimizer, "scheduler": scheduler}

@@ -155,6 +155,12 @@ def _add_optimization(p: Parser, unlabeled: bool, schedule: bool) -> None:
             help="images per unlabeled batch (default: --batch-size)",
         )
     g.add_argument(
+        "--optimizer",
+        choices=("sgd", "adamw"),
+        default="sgd",
+        help="sgd: Nesterov momentum 0.9; adamw: betas 0.9 0.999, and wants a smaller --lr (default: sgd)",
+    )
+    g.add_argument(
         "--lr", "--learning-rate", type=positive, default=0.003, help="initial learning rate (default: %(default)s)"
     )
     if schedule:
@@ -166,8 +172,27 @@ def _add_optimization(p: Parser, unlabeled: bool, schedule: bool) -> None:
         )
         g.add_argument("--lr-gamma", type=non_negative, default=0.0004, help="gamma of exp (default: %(default)s)")
         g.add_argument("--lr-decay", type=non_negative, default=0.75, help="decay of exp (default: 0.75)")
+        g.add_argument(
+            "--lr-warm-up-steps",
+            type=non_negative_int,
+            default=0,
+            metavar="N",
+            help="steps over which the rate rises from 0; the schedule is for the rest (default: 0)",
+        )
+    g.add_argument(
+        "--layer-decay",
+        type=_number(float, lambda x: 0 < x <= 1, "a number above 0 and at most 1"),
+        default=1.0,
+        metavar="X",
+        help="each layer of the backbone learns at this part of the next one's rate (default: 1, all alike)",
+    )
     g.add_argument(
         "--wd", "--weight-decay", type=non_negative, default=0.0005, help="weight decay of everything (default: 0.0005)"
+    )
+    g.add_argument(
+        "--no-decay-on-norms",
+        action="store_true",
+        help="no weight decay of biases, norms, and what the network exempts (ViT: position embeddings, tokens)",
     )
     g.add_argument("--epochs", type=positive_int, default=20, help="epochs (default: %(default)s)")
     g.add_argument(
@@ -238,6 +263,17 @@ def resolve(args: argparse.Namespace) -> None:
     spec = datasets.SPECS[args.data]
     if args.generated_split and spec.read_generated is None:
         raise UserError(f"--generated-split is not for {args.data}: leave it out")
+    _resolve_views(args, spec)
+    if args.split_seed is None:
+        args.split_seed = args.seed
+    if getattr(args, "unlabeled_batch_size", 0) is None:
+        args.unlabeled_batch_size = args.batch_size
+    steps = args.epochs * args.iters_per_epoch
+    if getattr(args, "lr_warm_up_steps", 0) >= steps:
+        raise UserError(f"--lr-warm-up-steps {args.lr_warm_up_steps} takes all of the {steps} steps: take fewer")
+
+
+def _resolve_views(args: argparse.Namespace, spec: datasets.Spec) -> None:
     for flag in ("train_resizing", "val_resizing"):
         if getattr(args, flag) is None:
             setattr(args, flag, spec.resizing)
@@ -262,10 +298,6 @@ def resolve(args: argparse.Namespace) -> None:
             raise UserError(f"--{flag.replace('_', '-')} takes 3 values, one per channel, got {len(values)}")
         setattr(args, flag, list(values))
     augment.rand_augment(args.auto_augment, args.norm_mean)
-    if args.split_seed is None:
-        args.split_seed = args.seed
-    if getattr(args, "unlabeled_batch_size", 0) is None:
-        args.unlabeled_batch_size = args.batch_size
 
 
 def differences(args: Arguments, saved: dict[str, Any]) -> list[str]:

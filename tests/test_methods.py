@@ -34,6 +34,7 @@ METHODS = {
 VARIANTS = [
     ("mean_teacher", "--warm-up-epochs 1 --alpha 0.5 --eval-teacher"),
     ("debiasmatch", "--threshold 0.2 --momentum 0.5 --persistent-q-hat"),
+    ("dst", "--threshold 0.2 --width 8 --optimizer adamw --no-decay-on-norms --lr-warm-up-steps 4"),
 ]
 STOPS = (2, 3, 5)  # in the middle of the first epoch, between its last step and its test, and in the second
 
