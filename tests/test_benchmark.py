@@ -11,7 +11,7 @@ from torch.nn import functional as F
 import fixmatch
 import flexmatch
 import self_tuning
-from common import augment, datasets, seeding
+from common import augment, datasets, optim, seeding
 from common.evaluate import evaluate
 from scripts import benchmark
 from scripts.bench import plain
@@ -40,7 +40,7 @@ def test_the_quick_form_runs(tmp_path, capsys):
 
 
 def test_ideas_are_in_force_one_by_one(monkeypatch, capsys):
-    train_step, sgd, seen = fixmatch.train_step, fixmatch.SGD, []
+    train_step, sgd, seen = fixmatch.train_step, optim.SGD, []
 
     def compiled(function, mode="default"):
         @functools.wraps(function)
@@ -61,7 +61,7 @@ def test_ideas_are_in_force_one_by_one(monkeypatch, capsys):
     monkeypatch.setattr(fixmatch, "train_step", watched)
     result = benchmark.main(benchmark.parse_args("--quick --sections ideas --device cpu".split()))
     assert seen == 3 * [set(), {"fused"}, {"cudnn"}, {"default"}, {"reduce-overhead"}]  # first, to warm up, and a round
-    assert (fixmatch.train_step, fixmatch.SGD, torch.backends.cudnn.benchmark) == (watched, sgd, False)
+    assert (fixmatch.train_step, optim.SGD, torch.backends.cudnn.benchmark) == (watched, sgd, False)
     out = capsys.readouterr().out
     assert all(name in out and len(seconds) == 2 and min(seconds) > 0 for name, seconds in result["ideas"].items())
 

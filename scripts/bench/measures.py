@@ -26,7 +26,7 @@ from torch.utils.data import DataLoader
 import fixmatch
 import flexmatch
 import self_tuning
-from common import augment, datasets, evaluate, splits
+from common import augment, datasets, evaluate, optim, splits
 from common.loaders import TrainLoader
 from scripts.bench import plain
 
@@ -175,7 +175,7 @@ def ideas(argv: list[str], repeats: int, rounds: int) -> dict[str, list[float]]:
     step = fixmatch.train_step
     settings = {
         "as it is": (fixmatch, "train_step", step),
-        "fused SGD": (fixmatch, "SGD", partial(fixmatch.SGD, fused=True)),
+        "fused SGD": (optim, "SGD", partial(optim.SGD, fused=True)),
         "cuDNN benchmark": (torch.backends.cudnn, "benchmark", True),
         "compiled": (fixmatch, "train_step", torch.compile(step)),
         "compiled, graphs": (fixmatch, "train_step", torch.compile(step, mode="reduce-overhead")),
