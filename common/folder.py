@@ -116,9 +116,8 @@ class Folder:
         Raises:
             UserError: it was not.
         """
-        before = {"data_sha256": fingerprints["data_sha256"]} | _read_json(
-            self.path / "labeled.json"
-        )  # older ones lack it
+        before = _read_json(self.path / "labeled.json")
+        before.setdefault("data_sha256", fingerprints["data_sha256"])  # older ones lack it
         if any(before.get(name) != value for name, value in fingerprints.items()):
             raise UserError(
                 f"'{self.path}' was begun with other images than '{self.args.root}' holds now: restore them, or "
@@ -138,6 +137,11 @@ class Folder:
     def load_newest(self) -> tuple[dict[str, Any], Path] | None:
         """The newest checkpoint and its path, or None before the first; see `checkpoint.load_newest`."""
         return checkpoint.load_newest(self.checkpoints / "latest.pth", self.checkpoints / "previous.pth")
+
+    def load(self, name: str) -> tuple[dict[str, Any], Path]:
+        """The checkpoint of that name, `best` or `latest`, and its path; see `checkpoint.load`."""
+        path = self.checkpoints / f"{name}.pth"
+        return checkpoint.load(path), path
 
     def save_latest(self, content: dict[str, Any]) -> None:
         """Write `latest.pth`; what it was before becomes `previous.pth`."""

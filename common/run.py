@@ -5,6 +5,7 @@ import math
 import signal
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -92,7 +93,7 @@ class Run:
         self.folder.write_history(self.history)
         self._started = time.perf_counter() - self.seconds
 
-    def _resume(self, content: dict[str, Any], path: Any) -> None:
+    def _resume(self, content: dict[str, Any], path: Path) -> None:
         restored = self.state | {"meters": self.meters, "rng": self.generators}
         checkpoint.restore(restored, content, path, beside=("step", "history", "seconds"))
         self.step, self.history, self.seconds = content["step"], content["history"], content["seconds"]
@@ -234,10 +235,10 @@ class Run:
 
     def test(self, loader: TestLoader) -> dict[str, float]:
         """Load `--checkpoint` into the evaluated network, and print and return its scores."""
-        path = self.folder.checkpoints / f"{self.args.checkpoint}.pth"
+        content, path = self.folder.load(self.args.checkpoint)
         networks = {name: item for name, item in self.state.items() if isinstance(item, nn.Module)}
         wanted = {"model": self.evaluated} if self.args.checkpoint == "best" else networks
-        checkpoint.restore(wanted, checkpoint.load(path), path)
+        checkpoint.restore(wanted, content, path)
         scores = self.evaluate(loader)
         logger.info(f"'{path}': " + ", ".join(f"{name} {value:.2f}" for name, value in scores.items()))
         return scores

@@ -55,6 +55,10 @@ def variable(name: str, default: str) -> str:
     return os.environ.get(name) or default
 
 
+def interpreter() -> str:
+    return variable("PYTHON", "python")
+
+
 def count(name: str) -> int:
     text = variable(name, "1")
     if not text.isascii() or not text.isdigit() or text[0] == "0":
@@ -171,7 +175,7 @@ def print_cell(method: str, pretraining: str, dataset: str, row: str, seed: str,
     log = f"{variable('LOGS', 'logs')}/{method}{'' if pretraining == 'supervised' else '_moco_pretrain'}/{name}"
     log += "_oracle" if row == "oracle" else f"_{row}_labels_per_class"
     log += "" if seed == "0" else f"_seed{seed}"
-    command = [variable("PYTHON", "python"), f"{method}.py", f"{variable('DATA', 'data')}/{folder}", "-d", dataset]
+    command = [interpreter(), f"{method}.py", f"{variable('DATA', 'data')}/{folder}", "-d", dataset]
     return [*command, *dataset_flags, *flags, *PRETRAININGS[pretraining], "--seed", seed, "--log", log]
 
 
@@ -185,9 +189,8 @@ def run(commands: list[str], logs: str | None = None) -> int:
         commands: one a line, as a shell would read them.
         logs: the folder of runs whose tables are shown at the end.
     """
-    python = variable("PYTHON", "python")
-    if not shutil.which(python):
-        fail(f"'{python}' is no program here: activate its environment, or name one with PYTHON")
+    if not shutil.which(interpreter()):
+        fail(f"'{interpreter()}' is no program here: activate its environment, or name one with PYTHON")
     signals: list[int] = []
     for signum in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM):
         if signal.getsignal(signum) != signal.SIG_IGN:  # as under nohup
@@ -203,7 +206,7 @@ def run(commands: list[str], logs: str | None = None) -> int:
     if signals:
         return 130
     if logs and finished:
-        subprocess.run([python, "scripts/collect_results.py", logs], check=True)
+        subprocess.run([interpreter(), "scripts/collect_results.py", logs], check=True)
     return int(finished < len(commands))
 
 
@@ -282,7 +285,7 @@ def main(arguments: list[str]) -> int:
                 fail(f"no settings of {names} for {datasets} with {pretrainings}")
         case ["run", *options]:
             logs = options[1] if options else None
-            commands = [f"{shlex.quote(variable('PYTHON', 'python'))} {line}" for line in sys.stdin.read().splitlines()]
+            commands = [f"{shlex.quote(interpreter())} {line}" for line in sys.stdin.read().splitlines()]
         case _:
             fail("the shell files call this one, with their tables: see cells.sh")
     if variable("DRY_RUN", "0") == "0":

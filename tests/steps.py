@@ -95,17 +95,13 @@ def own_state(script, method: str, model: nn.Module, args) -> list[nn.Module]:
         key_encoder = script.KeyEncoder(model, args.m)
         key_encoder.encoder.backbone.name = "key encoder"
         return [key_encoder, script.Queue(CLASSES, args.K, args.projection_dim)]
-    if method == "flexmatch":
-        return [script.Curriculum(IMAGES, CLASSES)]
-    if method == "debiasmatch":
-        return [script.QHat(CLASSES, args.momentum)]
-    if method in ("freematch", "softmatch"):
-        make = {
-            "freematch": lambda: script.Curriculum(CLASSES, args.momentum, args.max_tau),
-            "softmatch": lambda: script.Gaussian(CLASSES, args.momentum, args.n_sigma),
-        }
-        return [make[method]()]
-    return []
+    make = {
+        "flexmatch": lambda: script.Curriculum(IMAGES, CLASSES),
+        "debiasmatch": lambda: script.QHat(CLASSES, args.momentum),
+        "freematch": lambda: script.Curriculum(CLASSES, args.momentum, args.max_tau),
+        "softmatch": lambda: script.Gaussian(CLASSES, args.momentum, args.n_sigma),
+    }
+    return [make[method]()] if method in make else []
 
 
 def batches(method: str, step: int = 0, size: int = 8) -> tuple[Batch, ...]:
