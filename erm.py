@@ -8,7 +8,6 @@ Self-Tuning's, so that the rows of the table differ by the method alone.
 Shell file: scripts/erm.sh
 """
 
-import numpy as np
 from torch.nn import functional as F
 
 from common import augment, cli, datasets, models, optim, splits
@@ -59,12 +58,13 @@ def main(args):
     if run.finished:
         return run.show()
 
-    data = datasets.load(args.data, args.root, args.any_counts, args.generated_split)
-    labeled, _ = splits.split(
-        data.train.labels, data.classes, args.num_samples_per_class, args.split_seed, data.candidates
+    data = datasets.load(
+        args.data, args.root, args.any_counts, args.generated_split, args.labeled_list, args.train_resizing, args.flip
     )
+    drawn = 0 if args.oracle else args.num_samples_per_class
+    labeled, unlabeled = splits.split(data.train.labels, data.classes, drawn, args.split_seed, data.candidates)
     if args.oracle:
-        labeled = np.flatnonzero(data.train.labels >= 0)
+        labeled = unlabeled[data.train.labels[unlabeled] >= 0]
     run.describe(data, labeled)
     weak, strong, test = augment.transforms(
         data.spec, args.train_resizing, args.val_resizing, args.image_size, args.auto_augment, args.norm_mean

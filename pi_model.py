@@ -99,7 +99,9 @@ def main(args):
     if run.finished:
         return run.show()
 
-    data = datasets.load(args.data, args.root, args.any_counts, args.generated_split)
+    data = datasets.load(
+        args.data, args.root, args.any_counts, args.generated_split, args.labeled_list, args.train_resizing, args.flip
+    )
     labeled, unlabeled = splits.split(
         data.train.labels, data.classes, args.num_samples_per_class, args.split_seed, data.candidates
     )

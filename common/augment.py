@@ -55,7 +55,14 @@ def transforms(
         image_size: in pixels.
         auto_augment: timm's string, `rand-m10-n2-mstd2` by default.
         norm_mean: RandAugment's geometric operations fill with this colour (per channel, of pixels in [0, 1]).
+
+    Raises:
+        UserError: native resizing, and the images have another size.
     """
+    if val_resizing == "native" and image_size != spec.native_size:
+        raise UserError(
+            f"--image-size {image_size} contradicts native resizing: the images have {spec.native_size} pixels; give it"
+        )
     if train_resizing == "default":
         crop = [T.RandomResizedCrop(image_size, scale=(0.2, 1.0), interpolation=BILINEAR)]
     else:

@@ -6,7 +6,7 @@ import signal
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, Literal, NoReturn
 
 import torch
 
@@ -56,10 +56,18 @@ def _add_data(p: Parser) -> None:
     g.add_argument("-d", "--data", required=True, metavar="NAME", help=f"dataset: {', '.join(datasets.SPECS)}")
     g.add_argument(
         "--num-samples-per-class",
-        type=positive_int,
-        default=4,
+        type=number_or_all,
+        default=None,
         metavar="N",
-        help="labeled images per class (default: 4)",
+        help="labeled images per class, or all that there are (default: 4, or all with --labeled-list)",
+    )
+    g.add_argument(
+        "--labeled-list",
+        type=path,
+        default=None,
+        metavar="FILE",
+        help="ImageFolder: labels are those of this CSV file's images: path below the root, class; all others below "
+        "the root, but for its folders test and val, are unlabeled",
     )
     g.add_argument(
         "--split-seed", type=seed, default=None, metavar="SEED", help="seed of the labeled split (default: --seed)"
@@ -69,6 +77,13 @@ def _add_data(p: Parser) -> None:
     )
     g.add_argument(
         "--generated-split", action="store_true", help="SUN397: split it without the official lists (not official)"
+    )
+    g.add_argument(
+        "--flip",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="mirror training images where the dataset allows it; --no-flip: never, for digits, text and the like of "
+        "your own (default: yes)",
     )
 
 
@@ -90,7 +105,8 @@ def _add_views(p: Parser) -> None:
         type=positive_int,
         default=None,
         metavar="PIXELS",
-        help="side of the network's input (default: 224, or the dataset's own under native resizing)",
+        help="side of the network's input (default: 224, or the dataset's own under native resizing, which has to be "
+        "named for ImageFolder)",
     )
     for flag, what in (("--norm-mean", "mean"), ("--norm-std", "standard deviation")):
         g.add_argument(
@@ -263,6 +279,10 @@ def resolve(args: argparse.Namespace) -> None:
     spec = datasets.SPECS[args.data]
     if args.generated_split and spec.read_generated is None:
         raise UserError(f"--generated-split is not for {args.data}: leave it out")
+    if args.labeled_list is not None and spec.read_listed is None:
+        raise UserError(f"--labeled-list is not for {args.data}, which has labels of its own: leave it out")
+    if args.num_samples_per_class is None:
+        args.num_samples_per_class = 4 if args.labeled_list is None else "all"
     _resolve_views(args, spec)
     if args.split_seed is None:
         args.split_seed = args.seed
@@ -274,10 +294,11 @@ def resolve(args: argparse.Namespace) -> None:
 
 
 def _resolve_views(args: argparse.Namespace, spec: datasets.Spec) -> None:
+    own = spec.counts is None  # then the size of the images is looked up when they are
     for flag in ("train_resizing", "val_resizing"):
         if getattr(args, flag) is None:
             setattr(args, flag, spec.resizing)
-        if getattr(args, flag) != "default" and spec.native_size is None:
+        if getattr(args, flag) != "default" and spec.native_size is None and not own:
             name = flag.replace("_", "-")
             raise UserError(
                 f"--{name} {getattr(args, flag)} needs images of one size, which {args.data} has not: use default"
@@ -285,7 +306,11 @@ def _resolve_views(args: argparse.Namespace, spec: datasets.Spec) -> None:
     native = args.train_resizing == "native"
     if native != (args.val_resizing == "native"):
         raise UserError("--train-resizing and --val-resizing must both be native, or neither")
-    if native and args.image_size not in (None, spec.native_size):
+    if own and args.val_resizing == "cifar" and args.train_resizing != "cifar":
+        raise UserError("--val-resizing cifar is for small images of one size: give --train-resizing cifar, too")
+    if native and args.image_size is None and own:
+        raise UserError("native resizing needs the size of your images: give it with --image-size PIXELS")
+    if native and args.image_size not in (None, spec.native_size) and not own:
         raise UserError(
             f"--image-size {args.image_size} contradicts native resizing: {args.data} has {spec.native_size} pixels; "
             "leave it out"
@@ -347,6 +372,11 @@ def path(text: str) -> str:
     return text
 
 
+def number_or_all(text: str) -> int | Literal["all"]:
+    """A number of labels per class, or all."""
+    return "all" if text == "all" else _number_or_all(text)
+
+
 LARGEST = {int: 2**32, float: 3e38}  # what PyTorch's own integers and float32 can hold, with something to spare
 
 
@@ -367,6 +397,7 @@ def _number(convert: type, accepts: Callable[[Any], bool], what: str) -> Callabl
 
 
 positive_int = _number(int, lambda x: x > 0, "a whole number of 1 or more")
+_number_or_all = _number(int, lambda x: x > 0, "a whole number of 1 or more, or all")
 non_negative_int = _number(int, lambda x: x >= 0, "a whole number of 0 or more")
 seed = _number(int, lambda x: 0 <= x < 2**32, "a whole number from 0 to 4294967295")
 finite = _number(float, lambda x: True, "a finite number")

@@ -1,15 +1,23 @@
 """Which training images keep their labels."""
 
 import hashlib
+import logging
 from collections.abc import Sequence
+from typing import Literal
 
 import numpy as np
 
 from common.errors import UserError
 
+logger = logging.getLogger(__name__)
+
 
 def split(
-    labels: np.ndarray, classes: Sequence[str], num_per_class: int, seed: int, candidates: int | None = None
+    labels: np.ndarray,
+    classes: Sequence[str],
+    num_per_class: int | Literal["all"],
+    seed: int,
+    candidates: int | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Draw the same number of labeled images from every class; all the other images are unlabeled.
 
@@ -17,9 +25,10 @@ def split(
     on the order of the images and the seed alone.
 
     Args:
-        labels: int64 [N], the class of every training image.
+        labels: int64 [N], the class of every training image, -1 where it is not known.
         classes: the class names; their number is the number of classes.
-        num_per_class: labels to draw per class.
+        num_per_class: labels to draw per class; or `all` labels of the candidates, as many as a class has. Where no
+            image is left then, the labeled ones are the unlabeled ones, too.
         seed: of the draw (`--split-seed`).
         candidates: draw from the first so many images only (default: all N).
 
@@ -27,23 +36,47 @@ def split(
         (labeled, unlabeled): int64 indices into `labels`; `labeled` class by class, `unlabeled` ascending.
 
     Raises:
-        UserError: a class has fewer than `num_per_class` candidates.
+        UserError: a class has fewer than `num_per_class` candidates, or none.
     """
     rng = np.random.RandomState(seed)
     drawable = labels[:candidates]
     labeled = []
     for c, name in enumerate(classes):
         indices = np.flatnonzero(drawable == c)
-        if len(indices) < num_per_class:
-            raise UserError(
-                f"class '{name}' has {len(indices)} training images, fewer than --num-samples-per-class "
-                f"{num_per_class}: add images or ask for fewer labels"
-            )
-        labeled.append(rng.choice(indices, num_per_class, replace=False))
+        if num_per_class == "all":
+            _refuse_too_few(name, len(indices), 1, "a label of every class is needed")
+            labeled.append(indices)
+        else:
+            wanted = f"fewer than --num-samples-per-class {num_per_class}"
+            _refuse_too_few(name, len(indices), max(num_per_class, 1), wanted)
+            labeled.append(rng.choice(indices, num_per_class, replace=False))
+    _report_imbalance(classes, list(map(len, labeled)))
     labeled = np.concatenate(labeled)
     is_unlabeled = np.ones(len(labels), dtype=bool)
     is_unlabeled[labeled] = False
-    return labeled, np.flatnonzero(is_unlabeled)
+    unlabeled = np.flatnonzero(is_unlabeled)
+    if num_per_class == "all" and len(unlabeled) == 0:
+        logger.info(
+            f"no image is without a label: a method that wants unlabeled ones gets the {len(labeled):,} labeled"
+        )
+        unlabeled = np.sort(labeled)
+    return labeled, unlabeled
+
+
+def _refuse_too_few(name: str, number: int, least: int, why: str) -> None:
+    if number < least:
+        raise UserError(
+            f"class '{name}' has {number} training images, {why}: add images"
+            + (" or ask for fewer labels" if least > 1 else " or remove the class")
+        )
+
+
+def _report_imbalance(classes: Sequence[str], numbers: Sequence[int]) -> None:
+    least, most = int(np.argmin(numbers)), int(np.argmax(numbers))
+    if numbers[least] < numbers[most]:
+        logger.info(
+            f"labels per class: from {numbers[least]:,} ('{classes[least]}') to {numbers[most]:,} ('{classes[most]}')"
+        )
 
 
 def sha256(labeled: np.ndarray) -> str:

@@ -129,6 +129,22 @@ def latest(name: str, value: object) -> Spoil:
     return spoil
 
 
+def rows(*lines: str) -> Spoil:
+    """A list of labeled images."""
+    return write("list.csv", "".join(f"{line}\n" for line in lines).encode())
+
+
+def squares(unlike: int) -> Spoil:
+    """All images have 32 x 32 pixels, but one may have others."""
+
+    def spoil(world: Path) -> None:
+        for path in (world / "images").rglob("*.png"):
+            size = unlike if path.parent.name == "unlabeled" and path.name == "0.png" else 32
+            Image.new("RGB", (size, size)).save(path)
+
+    return spoil
+
+
 def tensorboard_file(world: Path) -> None:
     pytest.importorskip("tensorboard")
     (world / "new").mkdir()
@@ -136,6 +152,11 @@ def tensorboard_file(world: Path) -> None:
 
 
 CAT = "images/train/cat/0.png"
+TRAIN = "images/train"
+NATIVE = "--train-resizing native --val-resizing native"
+LISTED = "erm --labeled-list @/list.csv --num-samples-per-class all"
+TWO = ("unlabeled/0.png,cat", "unlabeled/1.png,dog")
+RUN_OF_DIGITS = "data -d Digits @run"
 LONG = "x" * 300  # no file system has such a name
 NO_TENSORS = "'@/b.pth' does not hold a dictionary of tensors: save the state_dict"
 AGAIN = "run its command again, or remove it"
@@ -178,7 +199,7 @@ BAD = [
     Bad("erm --seed=-1", "--seed: must be a whole number from 0 to 4294967295, got '-1'"),
     Bad("erm --seed 4294967296", "--seed: must be a whole number from 0 to 4294967295, got '4294967296'"),
     Bad("erm --split-seed 1e3", "--split-seed: must be a whole number from 0 to 4294967295, got '1e3'"),
-    Bad("erm --num-samples-per-class 0", "--num-samples-per-class: must be a whole number of 1 or more, got '0'"),
+    Bad("erm --num-samples-per-class 0", "--num-samples-per-class: must be .* of 1 or more, or all, got '0'"),
     Bad("erm --bottleneck-dim 0", "--bottleneck-dim: must be a whole number of 1 or more, got '0'"),
     Bad("erm --image-size 0", "--image-size: must be a whole number of 1 or more, got '0'"),
     Bad("erm --norm-mean 0.5", "--norm-mean takes 3 values, one per channel, got 1"),
@@ -187,10 +208,14 @@ BAD = [
     Bad("erm --norm-mean 0 nan 0", "--norm-mean: must be a finite number, got 'nan'"),
     Bad("erm --auto-augment rnad-m10", "--auto-augment 'rnad-m10' is not .* such as rand-m10-n2-mstd2"),
     Bad(
-        "erm --train-resizing native --val-resizing native",
-        "--train-resizing native .* ImageFolder has not: use default",
+        "erm data -d DTD --train-resizing native --val-resizing native",
+        "--train-resizing native .* DTD has not: use default",
     ),
-    Bad("erm --val-resizing cifar", "--val-resizing cifar .* ImageFolder has not: use default"),
+    Bad("erm data -d DTD --val-resizing cifar", "--val-resizing cifar .* DTD has not: use default"),
+    Bad(
+        "erm --val-resizing cifar", "--val-resizing cifar is for small images of one size: give --train-resizing cifar"
+    ),
+    Bad("erm --val-resizing native", "--train-resizing and --val-resizing must both be native, or neither"),
     Bad("erm data -d Digits --train-resizing native", "--train-resizing and --val-resizing must both be native"),
     Bad(
         "erm data -d Digits --train-resizing native --val-resizing native --image-size 64",
@@ -350,6 +375,71 @@ BAD = [
     ),
     Bad("erm --num-samples-per-class 4", "class 'cat' has 3 training images, fewer than"),
     Bad("fixmatch --num-samples-per-class 3", "the unlabeled set is empty: ask for fewer", remove("images/unlabeled")),
+    Bad("erm --num-samples-per-class every", "must be a whole number of 1 or more, or all, got 'every'"),
+    Bad(
+        "erm --num-samples-per-class all",
+        "class 'x' has 0 training images, a label .*: add images",
+        folder(f"{TRAIN}/x"),
+    ),
+    Bad("erm --oracle", "class 'x' has 0 training images, fewer than .*: add images or remove", folder(f"{TRAIN}/x")),
+    # Small images
+    Bad(
+        "erm --train-resizing cifar",
+        f"image '@/{CAT}' has 40 x 30 pixels, and --train-resizing cifar needs squares: use",
+    ),
+    Bad(f"erm {NATIVE}", f"image '@/{CAT}' has 40 x 30 pixels, and --train-resizing native needs squares: use default"),
+    Bad(
+        f"erm {NATIVE}",
+        r"unlabeled/0.png' has 40 x 40 pixels and '\S* .*cat/0.png' 32 x 32, .*: use default",
+        squares(40),
+    ),
+    Bad(f"erm {NATIVE} --image-size 28", "--image-size 28 contradicts native .* have 32 pixels; give", squares(32)),
+    Bad(f"erm {NATIVE}", f"image '@/{CAT}' cannot be read .*: replace or remove it", write(CAT, b"GIF")),
+    Bad("erm --flip 0", "unrecognized arguments: 0"),
+    # Lists of labeled images
+    Bad("erm data -d Digits --labeled-list x", "--labeled-list is not for Digits, which has labels .*: leave it out"),
+    Bad("erm --labeled-list ''", "--labeled-list: must be the name of a file or folder, got ''"),
+    Bad("erm --labeled-list @/list.csv", r"'@/list.csv' cannot be read \(No such file .*\): name another"),
+    Bad("erm --labeled-list @/images", r"'@/images' cannot be read \(Is a directory\): name another --labeled-list"),
+    Bad(f"erm --labeled-list @/{LONG}", r"cannot be read \(File name too long\): name another --labeled-list"),
+    Bad(
+        LISTED, "'@/list.csv' is not UTF-8: save it as 'CSV UTF-8'", write("list.csv", b"train/cat/0.png,\xe4ffchen\n")
+    ),
+    Bad(LISTED, "'@/list.csv' lists no images: add lines of a path and a class", rows()),
+    Bad(LISTED, "'@/list.csv' lists no images: add lines of a path and a class", rows("path,class", "", ",,")),
+    Bad(LISTED, "'@/list.csv' has one class, 'cat': add images of others", rows("unlabeled/0.png,cat")),
+    Bad(LISTED, "'@/list.csv', line 2: 'x.png' is none of the images below", rows("unlabeled/0.png,cat", "x.png,dog")),
+    Bad(LISTED, "line 1: 'test/cat/0.png' is none of the images below .*, outside of test", rows("test/cat/0.png,cat")),
+    Bad(LISTED, "line 1: '../list.csv' is none of the images below", rows("../list.csv,cat")),
+    Bad(LISTED, "line 1: '/etc/passwd' is none of the images below", rows("/etc/passwd,cat")),
+    Bad(LISTED, "line 1: '' is none of the images below", rows(",cat")),
+    Bad(
+        LISTED,
+        "line 3: 'unlabeled/0.png' stands in line 1, too: remove",
+        rows("unlabeled/0.png,a", "", "unlabeled/0.png,a"),
+    ),
+    Bad(LISTED, "line 2: './unlabeled//0.png' stands in line 1", rows("unlabeled/0.png,a", "./unlabeled//0.png,b")),
+    Bad(LISTED, "line 1: 'unlabeled/0.png' has no class: add it after a comma", rows("unlabeled/0.png")),
+    Bad(LISTED, "line 1: 'unlabeled/0.png' has no class: add it after a comma", rows("unlabeled/0.png,")),
+    Bad(LISTED, "line 1: 'train/cat/0.png' is 'dog' here, but its folder says 'cat': use", rows("train/cat/0.png,dog")),
+    Bad(LISTED, "line 2: class 'Cat' is 'cat' in line 1: use one", rows("unlabeled/0.png,cat", "unlabeled/1.png,Cat")),
+    Bad(LISTED, "line 1: has 3 columns: give a path and a class, with quotes", rows("unlabeled/0,5.png,cat")),
+    Bad(LISTED, "line 1: unexpected end of data: put that right", rows("'unlabeled/0.png,cat".replace("'", '"'))),
+    Bad(
+        LISTED,
+        "'@/images/test' has the class 'dog', which '@/list.csv' lacks",
+        rows("unlabeled/0.png,cat", "unlabeled/1.png,ox"),
+    ),
+    Bad(LISTED + " --num-samples-per-class 2", "class 'cat' has 1 training images, fewer than", rows(*TWO)),
+    Bad(
+        "erm @/nirgends -d ImageFolder --labeled-list x",
+        "folder '@/nirgends' is missing: --labeled-list needs ROOT/test/CLASS",
+    ),
+    Bad(LISTED, "folder '@/images/test' is missing: --labeled-list needs ROOT/test/CLASS", remove("images/test")),
+    Bad(
+        f"fixmatch {RUN_OF_DIGITS} --num-samples-per-class all",
+        r"--num-samples-per-class all \(was 4\); choose another --log",
+    ),
     # Images
     Bad("erm --oracle", f"image '@/{CAT}' cannot be read .*: replace or remove it", write(CAT, b"")),
     Bad(

@@ -60,6 +60,8 @@ OURS = {
     "checkpoint": "best",
     "any_counts": False,
     "generated_split": False,
+    "labeled_list": None,
+    "flip": True,
 }
 
 
@@ -147,6 +149,13 @@ def test_help_texts_name_every_flag(capsys):
         shown = capsys.readouterr().out
         for key in parse(method, "data -d Digits"):
             assert key == "root" or f"--{key.replace('_', '-')}" in shown
+
+
+def test_native_resizing_of_own_images_needs_their_size():
+    native = "data -d ImageFolder --train-resizing native --val-resizing native"
+    with pytest.raises(UserError, match="native resizing needs the size of your images: give it with --image-size"):
+        parse("erm", native)
+    assert parse("erm", f"{native} --image-size 28")["image_size"] == 28
 
 
 def test_launch_passes_a_result_and_turns_errors_into_exit_codes(capsys):

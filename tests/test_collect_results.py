@@ -176,6 +176,14 @@ def test_ten_labels_are_not_set_beside_the_figures_of_four(write_run, tmp_path, 
     assert re.search(r"^CIFAR10 +resnet50, supervised +fixmatch +10 per class +1 +60\.0 +70\.0 ", out, re.MULTILINE)
 
 
+def test_a_run_with_all_labels_has_a_row_of_its_own(write_run, tmp_path, capsys):
+    write_run("run", 60, 70, "--num-samples-per-class", "all", dataset="ImageFolder")
+    collect(tmp_path)
+    assert re.search(
+        r"^ImageFolder +resnet50, supervised +fixmatch +all +1 +60\.0 +70\.0 ", capsys.readouterr().out, re.M
+    )
+
+
 def test_the_same_seed_twice_counts_once(write_run, tmp_path, capsys):
     write_run("a", 60, 70)
     write_run("b", 60, 72)

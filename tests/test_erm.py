@@ -85,3 +85,17 @@ def test_images_of_erm_and_of_the_oracle(small_run, tmp_path, monkeypatch, flags
     assert (seen[0].labels >= 0).all()
     assert result["oracle"] is bool(flags)
     assert final_state(tmp_path / "run")["step"] == 1
+
+
+def test_the_oracle_draws_no_labels(small_run):
+    """So that a class may have fewer images than --num-samples-per-class."""
+    assert small_run("erm", "--oracle", "--num-samples-per-class", "500", "--epochs", "1")["oracle"]
+
+
+def test_all_labels_are_the_oracles(small_run, tmp_path):
+    results = [
+        small_run("erm", *flags, "--epochs", "1", log=tmp_path / str(i))
+        for i, flags in enumerate([("--oracle",), ("--num-samples-per-class", "all")])
+    ]
+    assert results[0]["labeled_sha256"] == results[1]["labeled_sha256"]
+    assert results[1]["num_samples_per_class"] == "all"

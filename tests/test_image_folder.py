@@ -175,3 +175,85 @@ def test_the_fingerprint_is_of_names_and_labels_wherever_the_root_is(root, tmp_p
     for part in ("train", "val"):
         (copy / part / "dog").rename(copy / part / "fox")
     assert datasets.load("ImageFolder", copy).sha256 != original
+
+
+# A list of the labeled images
+
+
+@pytest.fixture
+def flat(tmp_path):
+    """Photos in one folder and in none, a class folder, and test images."""
+    for name in ("photos/b.png", "photos/a.png", "c.png", "train/cat/z.png", "train/ant/y.png", "unlabeled/x.png"):
+        save(tmp_path / name)
+    for name in ("test/dog/1.png", "test/cat/1.png", "val/cat/2.png"):
+        save(tmp_path / name)
+    return tmp_path
+
+
+def listed(root, text):
+    (root / "list.csv").write_text(text, encoding="utf-8")
+    return datasets.load("ImageFolder", root, labeled_list=root / "list.csv")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "path,class\nphotos/b.png,dog\nc.png,cat\nphotos/a.png,dog\n",
+        "photos/b.png,dog\nc.png,cat\nphotos/a.png,dog",
+        "\ufeffpath;class\r\nphotos/b.png; dog \r\n\r\n./c.png;cat;\r\n photos/a.png;dog\r\n;\r\n",
+        "Path\tClass\nphotos/b.png\tdog\n'c.png'\tcat\nphotos//a.png\tdog\n".replace("'", '"'),
+    ],
+    ids=["header", "none", "a spreadsheet's", "tabs"],
+)
+def test_listed_images_come_first_and_all_others_are_unlabeled(flat, text, log):
+    data = listed(flat, text)
+    assert data.classes == ["cat", "dog"]
+    assert relative(data.train, flat) == [
+        *("c.png", "photos/a.png", "photos/b.png"),
+        *("train/ant/y.png", "train/cat/z.png", "unlabeled/x.png"),
+    ]
+    assert data.train.labels.tolist() == [0, 1, 1, -1, 0, -1]  # the folder tells one of the others, for the meters
+    assert (data.candidates, str(data.counts)) == (3, "2 classes, 3 + 3 training and 2 test images")
+    assert relative(data.test, flat) == ["test/cat/1.png", "test/dog/1.png"]
+    assert not log.messages
+
+
+def test_a_folder_tells_the_class_where_the_list_does_not(flat):
+    data = listed(flat, "train/cat/z.png\nphotos/a.png,dog\n")
+    assert relative(data.train, flat)[:2] == ["train/cat/z.png", "photos/a.png"]
+    assert data.train.labels.tolist()[:2] == [0, 1]
+
+
+def test_the_list_decides_the_fingerprint(flat):
+    texts = ("c.png,cat\nphotos/a.png,dog\n", "c.png,cat\nphotos/b.png,dog\n", "c.png,dog\nphotos/a.png,cat\n")
+    prints = [listed(flat, text).sha256 for text in (*texts, texts[0])]
+    assert len(set(prints)) == 3
+    assert prints[0] == prints[3]
+
+
+def test_a_path_with_a_comma_needs_quotes(flat):
+    save(flat / "a, b.png")
+    assert relative(listed(flat, '"a, b.png",cat\nc.png,dog\n').train, flat)[0] == "a, b.png"
+
+
+# Small images of one size
+
+
+def test_the_size_of_square_images_is_looked_up_where_it_is_asked_for(root):
+    assert datasets.load("ImageFolder", root).spec.native_size is None
+    plain = datasets.load("ImageFolder", root).sha256
+    for path in [p for p in root.rglob("*") if p.suffix.lower() in (".png", ".jpg", ".webp")]:
+        Image.new("RGB", (24, 24)).save(path)
+    data = datasets.load("ImageFolder", root, resizing="cifar")
+    assert data.spec.native_size == 24
+    assert datasets.load("ImageFolder", root).sha256 == plain != data.sha256  # a part of the fingerprint
+
+
+def test_the_datasets_own_size_is_not_looked_up():
+    assert datasets.load("Digits", "data", resizing="cifar").spec.native_size == 32
+
+
+@pytest.mark.parametrize(("name", "flip", "flipped"), [("ImageFolder", True, True), ("ImageFolder", False, False),
+                                                       ("Digits", True, False)])  # fmt: skip
+def test_no_flip(root, name, flip, flipped):
+    assert datasets.load(name, root, flip=flip).spec.flip is flipped

@@ -66,6 +66,46 @@ def test_a_class_with_too_few_images_is_named(labels, candidates):
     assert "--num-samples-per-class 4" in str(error.value)
 
 
+def test_all_labels_of_uneven_classes_count(log):
+    log.set_level("INFO", "common")
+    labels = np.array([2, 0, 2, 1, 2, 0, -1, 2, -1])
+    labeled, unlabeled = splits.split(labels, list("abc"), "all", 0)
+    assert labeled.tolist() == [1, 5, 3, 0, 2, 4, 7]
+    assert unlabeled.tolist() == [6, 8]
+    assert log.messages == ["labels per class: from 1 ('b') to 4 ('c')"]
+
+
+def test_all_labels_are_those_of_the_candidates():
+    labeled, unlabeled = splits.split(np.array([0, 1, 1, 0, 1]), list("ab"), "all", 0, candidates=3)
+    assert labeled.tolist() == [0, 1, 2]
+    assert unlabeled.tolist() == [3, 4]
+
+
+def test_where_all_images_are_labeled_they_are_the_unlabeled_ones_too(log):
+    log.set_level("INFO", "common")
+    labeled, unlabeled = splits.split(np.array([1, 0, 1, 0]), list("ab"), "all", 0)
+    assert labeled.tolist() == [1, 3, 0, 2]
+    assert unlabeled.tolist() == [0, 1, 2, 3]
+    assert log.messages == ["no image is without a label: a method that wants unlabeled ones gets the 4 labeled"]
+
+
+def test_the_number_is_equal_for_all_classes_without_a_word(log):
+    log.set_level("INFO", "common")
+    splits.split(LABELS, CLASSES, 4, 0)
+    assert not log.messages
+
+
+@pytest.mark.parametrize("number", [0, "all"])
+def test_a_class_without_images_is_named_whatever_is_drawn(number):
+    with pytest.raises(UserError, match="class 'b' has 0 training images"):
+        splits.split(np.array([0, 0, -1]), list("ab"), number, 0)
+
+
+def test_none_is_drawn():
+    labeled, unlabeled = splits.split(np.array([0, 1, 0]), list("ab"), 0, 0)
+    assert (labeled.tolist(), unlabeled.tolist()) == ([], [0, 1, 2])
+
+
 def test_a_large_set_takes_no_time():
     labels = np.random.default_rng(0).permutation(np.arange(75_000) % 101)
     start = time.perf_counter()

@@ -14,7 +14,7 @@ import numpy as np
 from common.datasets import caltech101, cub200, digits, download, image_folder, sun397
 from common.datasets import from_torchvision as tv
 from common.datasets.download import File
-from common.datasets.images import ImageSet
+from common.datasets.images import ImageSet, one_size
 from common.datasets.spec import Counts, Data, Spec
 from common.errors import UserError
 
@@ -245,20 +245,32 @@ SPECS = {
         native_size=digits.SIZE,
         flip=False,
     ),
-    "ImageFolder": Spec(image_folder.load),
+    "ImageFolder": Spec(image_folder.load, read_listed=image_folder.load_listed),
 }
 
 
-def load(name: str, root: str | Path, any_counts: bool = False, generated_split: bool = False) -> Data:
+def load(
+    name: str,
+    root: str | Path,
+    any_counts: bool = False,
+    generated_split: bool = False,
+    labeled_list: str | Path | None = None,
+    resizing: str = "default",
+    flip: bool = True,
+) -> Data:
     """Read the dataset `name` (a key of `SPECS`) under the folder `root`, downloading it there where it is missing.
 
     Args:
         any_counts: accept other numbers of classes and images than the known ones.
         generated_split: split SUN397 ourselves instead of by the official lists.
+        labeled_list: draw labels from the images that this file lists (ImageFolder).
+        resizing: of the training images; all but `default` need images of one size, which is looked up where it is
+            not known.
+        flip: whether a mirrored image is still an image of its class, where the dataset does not say no itself.
 
     Raises:
-        UserError: the name is unknown; files are missing, broken or not to be had; the counts differ; or there is no
-            generated split.
+        UserError: the name is unknown; files are missing, broken or not to be had; the counts differ; there is no
+            generated split, or no list; or the images are not of one size.
     """
     if name not in SPECS:
         raise UserError(f"unknown dataset '{name}': choose from {', '.join(SPECS)}")
@@ -267,12 +279,21 @@ def load(name: str, root: str | Path, any_counts: bool = False, generated_split:
     if read is None:
         raise UserError(f"--generated-split is not for {name}: leave it out")
     _provide(name, spec, root)
-    data = Data(spec, **read(root))
+    data = Data(spec, **(read(root) if labeled_list is None else spec.read_listed(root, Path(labeled_list))))
     if generated_split:
         logger.warning(f"{name}: the split is generated, NOT official; numbers compare with its own kind only")
     for images in (data.train, data.test):
         _check_files(images)
-    return replace(_check_counts(name, data, any_counts), sha256=_fingerprint(data, root))
+    data = replace(_check_counts(name, data, any_counts), sha256=_fingerprint(data, root))
+    if resizing != "default" and spec.native_size is None:
+        data = _with_size(data, resizing)
+    return replace(data, spec=replace(data.spec, flip=data.spec.flip and flip))
+
+
+def _with_size(data: Data, resizing: str) -> Data:
+    size = one_size([*data.train.images, *data.test.images], f"--train-resizing {resizing}")
+    sha256 = hashlib.sha256(f"{data.sha256} {size}".encode()).hexdigest()
+    return replace(data, spec=replace(data.spec, native_size=size), sha256=sha256)
 
 
 def _fingerprint(data: Data, root: Path) -> str:

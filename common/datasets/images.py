@@ -4,6 +4,7 @@ import hashlib
 import os
 import struct
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,8 @@ from common.errors import UserError
 
 # What Pillow raises for files that are not, or no longer, images. SyntaxError is its word for a broken PNG.
 UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError)
+
+OTHERWISE = "use default, or resize them"
 
 
 class ImageSet:
@@ -64,6 +67,37 @@ class ImageSet:
         if isinstance(self.images, np.ndarray):
             return ImageSet(self.images[indices], self.labels[indices])
         return ImageSet([self.images[i] for i in indices], self.labels[indices])
+
+
+def one_size(paths: Sequence[str | Path], needed_by: str) -> int:
+    """The side in pixels of images that are squares of one size. Reads no more than their headers.
+
+    Raises:
+        UserError: an image is not a square, is of another size than the first, or cannot be read.
+    """
+    with ThreadPoolExecutor() as pool:  # on a network's disk it is the waiting that counts
+        sizes = list(pool.map(_size, paths))
+    width, height = sizes[0]
+    for path, size in zip(paths, sizes, strict=True):
+        if size[0] != size[1]:
+            raise UserError(
+                f"image '{path}' has {size[0]} x {size[1]} pixels, and {needed_by} needs squares: {OTHERWISE}"
+            )
+        if size != (width, height):
+            raise UserError(
+                f"image '{path}' has {size[0]} x {size[1]} pixels and '{paths[0]}' {width} x {height}, but {needed_by} "
+                f"needs images of one size: {OTHERWISE}"
+            )
+    return width
+
+
+def _size(path: str | Path) -> tuple[int, int]:
+    try:
+        with Image.open(path) as image:
+            return image.size
+    except UNREADABLE as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise UserError(f"image '{path}' cannot be read ({reason}): replace or remove it") from None
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:

@@ -43,9 +43,11 @@ class Spec:
         files: where these come from (none: there is no automatic source, or no need of one).
         by_hand: where there is no automatic source, what to put where; `{root}` stands for the root.
         read_generated: as `read`, but with a split of our own making (`--generated-split`).
+        read_listed: as `read`, but labels come from the images that a file lists (`--labeled-list`).
         resizing: `default` (crops of photographs) or `cifar` (small images, enlarged).
         mean, std: per channel, of pixels in [0, 1].
-        native_size: side in pixels, where all the images are squares of one size.
+        native_size: side in pixels, where all the images are squares of one size. Of your own images it is known when
+            they have been read, and only where `--train-resizing` asks for it.
         flip: whether a mirrored image is still an image of its class.
     """
 
@@ -58,6 +60,7 @@ class Spec:
     files: tuple[File, ...] = ()
     by_hand: str = ""
     read_generated: Callable[[Path], dict] | None = None
+    read_listed: Callable[[Path, Path], dict] | None = None
     resizing: str = "default"
     mean: tuple[float, float, float] = IMAGENET_MEAN
     std: tuple[float, float, float] = IMAGENET_STD
@@ -77,7 +80,7 @@ class Data:
         official_split: whether train and test are as the dataset's authors, or custom, have them.
         any_counts: whether counts other than the known ones were accepted.
         sha256: fingerprint of the class names and of all images' paths below the root (pixels, where they are in
-            memory) and labels.
+            memory) and labels; and of their size, where that was looked up.
     """
 
     spec: Spec

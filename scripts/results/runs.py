@@ -19,7 +19,8 @@ NOT_SETTINGS = cli.FREE | {"seed", "split_seed", "pretrained_backbone"}
 # What the tables need to know of a result.
 FIELDS = {
     **dict.fromkeys(("method", "dataset", "arch", "pretraining"), str),
-    **dict.fromkeys(("num_samples_per_class", "seed", "split_seed", "epochs", "iters_per_epoch"), int),
+    "num_samples_per_class": int | str,  # a number, or all
+    **dict.fromkeys(("seed", "split_seed", "epochs", "iters_per_epoch"), int),
     **dict.fromkeys(("last_top1", "best_top1", "seconds"), int | float),
     "oracle": bool,
 }

@@ -55,7 +55,8 @@ def other_table(cells: dict[Place, list[Cell]]) -> Table:
     for place in places:
         for cell, difference in zip(cells[place], differing(cells[place]), strict=True):
             method = "oracle" if place.row == "oracle" else cell.runs[0].result["method"]
-            labels = "all" if place.row == "oracle" else f"{cell.runs[0].result['num_samples_per_class']} per class"
+            number = "all" if place.row == "oracle" else cell.runs[0].result["num_samples_per_class"]
+            labels = "all" if number == "all" else f"{number} per class"
             table.append(
                 [
                     place.dataset,

@@ -1,0 +1,189 @@
+"""A user's own photographs from end to end: a list with 2, 7 and 31 labels, all methods, resumed to the bit."""
+
+import importlib
+import json
+import os
+import signal
+import sys
+from pathlib import Path
+from unittest import mock
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch.nn import functional as F
+
+import debiasmatch
+import fixmatch
+import flexmatch
+import self_tuning
+from common import datasets
+from common.errors import Interrupted
+from scripts import example_images
+from tests.conftest import assert_same_run, final_state
+from tests.test_methods import METHODS
+
+NUMBERS = [2, 7, 31]
+
+
+@pytest.fixture(scope="session")
+def photos(tmp_path_factory):
+    """Tiles of real photographs, shrunk to 12 pixels."""
+    root = tmp_path_factory.mktemp("own") / "photos"
+    example_images.main(example_images.parse_args([str(root), "--size", "48"]))
+    for path in root.rglob("*.png"):
+        Image.open(path).convert("RGB").resize((12, 12)).save(path)
+    return root
+
+
+def train(method: str, root: Path, log: Path, *flags: str, train_step=None) -> dict:
+    argv = (
+        f"{root} -d ImageFolder --labeled-list {root}/labels.csv -a wrn_10_1_half --scratch --train-resizing native "
+        f"--val-resizing native --image-size 12 --no-flip --bottleneck-dim 16 --epochs 2 -i 3 -b 20 -j 0 --device cpu "
+        f"--log {log} {METHODS[method]}"
+    ).split() + list(flags)
+    script = importlib.import_module(method)
+    with (
+        mock.patch.object(sys, "argv", [f"{method}.py", *argv]),
+        mock.patch.object(script, "train_step", train_step or script.train_step),
+    ):
+        return script.main(script.parse_args(argv))
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_uneven_labels_lose_no_class_and_resume_to_the_bit(method, photos, tmp_path):
+    script, labels = importlib.import_module(method), []
+
+    def seen(*args):
+        labels.append(next(arg for arg in args if hasattr(arg, "views")).labels)
+        return script_step(*args)
+
+    def stopped(*args):
+        os.kill(os.getpid(), signal.SIGTERM)
+        return script_step(*args)
+
+    script_step = script.train_step
+    result = train(method, photos, tmp_path / "whole", train_step=seen)
+    drawn = np.bincount(torch.cat(labels).numpy(), minlength=3)
+    assert drawn.tolist() == [3 * number for number in NUMBERS]  # three passes of two batches of 20
+    assert result["num_samples_per_class"] == "all"
+    rows = json.loads((tmp_path / "whole" / "labeled.json").read_text())
+    assert rows["indices"] == list(range(40))
+    for _ in range(2):
+        with pytest.raises(Interrupted):
+            train(method, photos, tmp_path / "parts", train_step=stopped)
+    train(method, photos, tmp_path / "parts")
+    assert_same_run(tmp_path / "whole", tmp_path / "parts")
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_script_hands_on_what_the_user_says_of_the_images(method, photos, tmp_path):
+    class Read(Exception):  # noqa: N818
+        pass
+
+    with mock.patch.object(datasets, "load", side_effect=Read) as load, pytest.raises(Read):
+        train(method, photos, tmp_path / "run")
+    assert load.call_args == mock.call(
+        "ImageFolder", str(photos), False, False, f"{photos}/labels.csv", "native", False
+    )
+
+
+def test_all_labels_and_no_unlabeled_images(photos, tmp_path):
+    """In class folders, of different sizes: the labeled images are the unlabeled ones, too."""
+    (tmp_path / "root" / "train").mkdir(parents=True)
+    (tmp_path / "root" / "test").symlink_to(photos / "test")
+    for name, number in zip(("dahlia", "officer", "palace"), NUMBERS, strict=True):
+        (tmp_path / "root" / "train" / name).mkdir()
+        for path in sorted((photos / "test" / name).iterdir())[:number]:
+            (tmp_path / "root" / "train" / name / path.name).symlink_to(path)
+    indices = []
+
+    def seen(*args):
+        indices.append([batch.indices for batch in args if hasattr(batch, "views")])
+        return step(*args)
+
+    step = flexmatch.train_step
+    argv = (
+        f"{tmp_path}/root -d ImageFolder --num-samples-per-class all -a wrn_10_1_half --scratch --image-size 16 -j 0 "
+        f"--bottleneck-dim 8 --epochs 1 -i 2 -b 20 --device cpu --log {tmp_path}/run"
+    )
+    with mock.patch.object(flexmatch, "train_step", seen):
+        flexmatch.main(flexmatch.parse_args(argv.split()))
+    for stream in zip(*indices, strict=True):
+        assert sorted(torch.cat(stream).tolist()) == list(range(40))
+    log = (tmp_path / "run" / "log.txt").read_text()
+    assert "labels per class: from 2 ('dahlia') to 31 ('palace')\n" in log
+    assert "no image is without a label: a method that wants unlabeled ones gets the 40 labeled\n" in log
+
+
+# The methods' state, as bookkeeping of its own has it
+
+
+def spied(script, calls: list):
+    """The script's step, which also notes its batches, and the logits that its network gave for them."""
+    step = script.train_step
+
+    def seen(model, *args):
+        outputs = []
+        handle = model.head.register_forward_hook(lambda *call: outputs.append(call[2].detach().clone()))
+        metrics = step(model, *args)
+        handle.remove()
+        calls.append(([arg for arg in args if hasattr(arg, "views")], outputs))
+        return metrics
+
+    return seen
+
+
+def test_flexmatchs_curriculum_of_uneven_labels(photos, tmp_path):
+    calls = []
+    train("flexmatch", photos, tmp_path / "run", train_step=spied(flexmatch, calls))
+    others = len(list((photos / "photos").iterdir())) - 40
+    bank = np.full(others, -1)
+    for (_, batch_u), (_, _, logits_u_weak, _) in calls:
+        confidence, classes = F.softmax(logits_u_weak, dim=1).max(dim=1)
+        for index, sure, label in zip(batch_u.indices.numpy(), confidence > 0.2, classes.numpy(), strict=True):
+            bank[index] = label if sure else bank[index]
+    state = final_state(tmp_path / "run")["curriculum"]
+    assert state["bank"].tolist() == bank.tolist()
+    assert state["counts"].tolist() == np.bincount(bank + 1, minlength=4).tolist()
+    learned = np.bincount(bank + 1, minlength=4)[1:]
+    assert len(set(learned)) > 1
+    curriculum = flexmatch.Curriculum(others, 3)
+    curriculum.load_state_dict(state)
+    beta = learned / learned.max()
+    assert np.allclose(curriculum.thresholds(0.95, warmup=False), 0.95 * beta / (2 - beta))
+
+
+def test_debiasmatchs_average_of_uneven_labels(photos, tmp_path):
+    calls = []
+    train("debiasmatch", photos, tmp_path / "run", "--persistent-q-hat", train_step=spied(debiasmatch, calls))
+    q_hat = np.full(3, 1 / 3)
+    for _, (_, _, logits_u_weak, _) in calls:
+        z = np.exp(logits_u_weak.double().numpy())
+        q_hat = 0.5 * q_hat + 0.5 * (z / z.sum(axis=1, keepdims=True)).mean(axis=0)
+    assert np.allclose(final_state(tmp_path / "run")["q_hat"]["q_hat"], q_hat, atol=1e-6)
+
+
+def test_self_tunings_queue_of_uneven_labels(photos, tmp_path):
+    """Each class's pointer has gone once around its ring of 4 for every 4 keys, labeled and pseudo-labeled."""
+    calls = []
+    train("self_tuning", photos, tmp_path / "run", train_step=spied(self_tuning, calls))
+    number = np.zeros(3, dtype=int)
+    for (batch_l, _), (_, logits_u, _) in calls:
+        number += np.bincount(batch_l.labels, minlength=3) + np.bincount(logits_u.argmax(dim=1), minlength=3)
+    state = final_state(tmp_path / "run")["queue"]
+    assert state["pointers"].tolist() == (number % 4).tolist()
+    assert number.sum() == 6 * 40
+    keys = state["keys"]
+    assert torch.allclose(keys.norm(dim=2), torch.ones(3, 4))
+
+
+def test_images_enlarged_from_their_own_size(photos, tmp_path):
+    """`cifar`: shifted by an eighth at 12 pixels, then enlarged."""
+    result = train("fixmatch", photos, tmp_path / "run", "--train-resizing", "cifar", "--val-resizing", "cifar",
+                   "--image-size", "16", "--epochs", "1", "-i", "1")  # fmt: skip
+    assert result["dataset"] == "ImageFolder"
+    args = fixmatch.parse_args([*f"{photos} -d ImageFolder --train-resizing cifar --val-resizing cifar".split()])
+    data = datasets.load(args.data, args.root, labeled_list=photos / "labels.csv", resizing="cifar")
+    assert data.spec.native_size == 12
