@@ -325,14 +325,24 @@ def _resolve_views(args: argparse.Namespace, spec: datasets.Spec) -> None:
     augment.rand_augment(args.auto_augment, args.norm_mean)
 
 
+def completed(args: Arguments, saved: dict[str, Any]) -> argparse.Namespace:
+    """A saved run's arguments, and the defaults of those flags of `args`' parser that are younger than it.
+
+    Raises:
+        UserError, TypeError, ValueError: the arguments are none that a run wrote.
+    """
+    before = argparse.Namespace(**{key: args.parser.get_default(key) for key in vars(args)} | saved)
+    resolve(before)
+    return before
+
+
 def differences(args: Arguments, saved: dict[str, Any]) -> list[str]:
     """The flags that can change a number and differ from those of a saved run, as `--lr 0.01 (was 0.03)`.
 
     A flag that the saved run does not know, because it is younger, takes its default there.
     """
-    before = argparse.Namespace(**{key: args.parser.get_default(key) for key in vars(args)} | saved)
     try:
-        resolve(before)
+        before = completed(args, saved)
     except (UserError, TypeError, ValueError) as error:
         file = Path(args.log) / "args.json"
         raise UserError(f"'{file}' is not what a run wrote ({error}): remove it, or choose another --log") from None

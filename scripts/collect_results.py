@@ -4,8 +4,9 @@
 
 Every folder below LOGS that holds an args.json is a run. Runs that differ by the seed alone are one cell: the mean, and
 the sample standard deviation over seeds. Runs of other settings are never averaged with them. `last` is the last epoch;
-`best` is chosen on the test set, as published tables do. Cells of the published table stand beside the published
-figures; those marked * were run with other settings than their shell file's.
+`best` is chosen on the test set, as published tables do. Where runs of one method have different settings, numbered
+footnotes say which. Cells of the published table stand beside the published figures; those marked * were run with other
+settings than their shell file's.
 """
 
 import argparse
@@ -18,7 +19,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 from common import cli
 from common.errors import UserError
 from scripts.results import plots, published, tables
-from scripts.results.runs import Cell, Place, Run, cells, differing, read_runs
+from scripts.results.runs import Cell, Place, Run, cells, differing, footnotes, read_runs
 
 
 def parse_args(argv=None):
@@ -76,19 +77,21 @@ def main(args):
         raise UserError(f"no finished run below {', '.join(map(str, args.logs))}: finish one, or name another folder")
     table, notes = cells(finished)
     ours = {place: several for place, several in table.items() if published.holds(place)}
-    others = {place: several for place, several in table.items() if place not in ours}
+    others = tables.in_order({place: several for place, several in table.items() if place not in ours})
+    numbers = footnotes(others | ours)
     chosen, departed, more = choose(ours)
     titled = published_tables(chosen, departed)
     if others:
         titled["top-1 accuracy in percent, after the last epoch and in the epoch that is best on the test set"] = (
-            tables.other_table(others)
+            tables.other_table(others, numbers)
         )
+        more += tables.footnotes(others, numbers)
     for title, each in titled.items():
         print(f"\n{title}:\n\n{tables.text(each)}")
-    print("".join(f"\n{note}" for note in notes + more))
+    print("".join(f"\n{note}" for note in [*notes, *map(tables.wrapped, more)]))
     try:
         write(args, table, titled, notes + more)
-        draw(args.plots or args.logs[0], table, chosen)
+        draw(args.plots or args.logs[0], others | ours, chosen, numbers)
     except OSError as error:
         raise UserError(f"cannot write '{error.filename}' ({error.strerror}): choose another") from None
 
@@ -107,9 +110,9 @@ def write(args, table: dict[Place, list[Cell]], titled: dict[str, tables.Table],
         print(f"Markdown: {args.markdown}")
 
 
-def draw(folder: Path, table: dict[Place, list[Cell]], chosen: dict[Place, Cell]) -> None:
+def draw(folder: Path, table: dict[Place, list[Cell]], chosen: dict[Place, Cell], numbers: dict[str, int]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
-    for kind, files in plots.over_epochs(table, folder).items():
+    for kind, files in plots.over_epochs(table, folder, numbers).items():
         shown = files[0] if len(files) == 1 else f"{folder / kind}_*.png ({len(files)} datasets and networks)"
         print(f"{kind.replace('_', ' ')} over epochs: {shown}")
     for name, pretraining in published.PRETRAININGS.items():

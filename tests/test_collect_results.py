@@ -5,6 +5,7 @@ import json
 import os
 import re
 import subprocess
+import warnings
 from collections.abc import Callable
 from unittest import mock
 
@@ -14,8 +15,8 @@ import erm
 import fixmatch
 from common.errors import UserError
 from scripts import collect_results
-from scripts.results import published, tables
-from scripts.results.runs import Place
+from scripts.results import plots, published, tables
+from scripts.results.runs import Place, cells, footnotes, read_runs
 from tests.conftest import ROOT, SMALL
 
 MOCO = ("--lr-scheduler", "cos", "--pretrained-backbone", "checkpoints/moco_v2_800ep_backbone.pth")
@@ -142,8 +143,111 @@ def test_runs_on_different_images_are_never_averaged(write_run, tmp_path, capsys
         file.write_text(json.dumps(json.loads(file.read_text()) | {"data_sha256": f"{seed}" * 64}))
     collect(tmp_path)
     out = capsys.readouterr().out
-    assert re.search(r"fixmatch \(data_sha256 00000000\) +4 per class +1 +60\.0 +70\.0 ", out)
-    assert re.search(r"fixmatch \(data_sha256 11111111\) +4 per class +1 +60\.0 +80\.0 ", out)
+    assert re.search(r"fixmatch \[1\] +4 per class +1 +60\.0 +70\.0 ", out)
+    assert re.search(r"fixmatch \[2\] +4 per class +1 +60\.0 +80\.0 ", out)
+    assert "\n[1] data_sha256 00000000\n[2] data_sha256 11111111\n" in out
+
+
+SIX_SETTINGS = [
+    ("--lr", "0.01"),
+    ("--lr", "0.03", "--threshold", "0.9", "--trade-off-self-training", "2.5", "--trade-off-cls-strong", "0.25"),
+    ("--lr", "0.03", "--optimizer", "adamw", "--layer-decay", "0.65", "--lr-warm-up-steps", "100"),
+    ("--lr", "0.03", "--auto-augment", "rand-m10-n2-mstd2-p0.5-inc1"),
+    ("--lr", "0.03", "--bottleneck-dim", "256", "--seed", "1", "--split-seed", "3"),
+    ("--lr", "0.03", "--epochs", "30"),
+]
+
+
+def test_six_runs_of_six_settings_have_footnotes(write_run, tmp_path, capsys):
+    """At most 120 columns; a footnote says no more than tells the runs of its method apart."""
+    digits = {"dataset": "Digits", "pretraining": "scratch"}
+    for i, flags in enumerate(SIX_SETTINGS):
+        write_run(str(i), 60 + i, 70 + i, "-a", "wrn_28_2", *flags, **digits)
+    for i in (0, 2):
+        write_run(f"other{i}", 90 + i, 90 + i, "-a", "wrn_28_2", *SIX_SETTINGS[i], method="own_method", **digits)
+    collect(tmp_path, "--markdown", tmp_path / "table.md", "--csv", tmp_path / "cells.csv")
+    lines = capsys.readouterr().out.splitlines()
+    assert max(map(len, lines[: -len(["CSV", "Markdown"])])) <= 120
+    rows = {
+        row.group(1): row.group(2)
+        for line in lines
+        if (row := re.match(r"Digits .*? (\S+ \[\d\]) .* (\d\d\.0) ", line))
+    }
+    assert rows == {f"fixmatch [{i + 1}]": f"{70 + i:.1f}" for i in range(6)} | {
+        "own_method [7]": "90.0",
+        "own_method [8]": "92.0",
+    }
+    notes = re.sub(r"\n {4}", " ", "\n".join(lines))
+    noted = dict(re.findall(r"^\[(\d)\] (.*)$", notes, re.MULTILINE))
+    assert noted.keys() == set("12345678")
+    for i, flags in enumerate(SIX_SETTINGS):
+        for flag, value in zip(flags[::2], flags[1::2], strict=True):
+            if flag != "--seed":
+                assert f"{flag.removeprefix('--').replace('-', '_')} {value}" in noted[str(i + 1)].split(", ")
+    assert noted["7"] == "layer_decay 1.0, lr 0.01, lr_warm_up_steps 0, optimizer sgd"
+    page = (tmp_path / "table.md").read_text()
+    assert "| own_method [7] |" in page
+    assert f"- [7] {noted['7']}\n" in page
+    assert noted["7"] in {row["settings"] for row in csv.DictReader((tmp_path / "cells.csv").read_text().splitlines())}
+
+
+def test_equal_differences_share_a_footnote(write_run, tmp_path, capsys):
+    for method in ("fixmatch", "own_method"):
+        for lr in ("0.1", "0.2"):
+            write_run(method + lr, 60, 70, "--lr", lr, dataset="Digits", method=method)
+    collect(tmp_path)
+    out = capsys.readouterr().out
+    assert sorted(re.findall(r"(?:fixmatch|own_method) \[\d\]", out)) == [
+        "fixmatch [1]",
+        "fixmatch [2]",
+        "own_method [1]",
+        "own_method [2]",
+    ]
+    assert re.findall(r"^\[.*$", out, re.MULTILINE) == ["[1] lr 0.1", "[2] lr 0.2"]
+
+
+def test_the_legend_leaves_the_axes_their_room(write_run, tmp_path):
+    """With six settings of four methods, the axes are as large as with one run, and nothing is cut off."""
+    digits = {"dataset": "Digits", "pretraining": "scratch"}
+    for method in ("fixmatch", "a", "b", "c"):
+        for i, flags in enumerate(SIX_SETTINGS):
+            write_run(f"{method}{i}", 60 + i, 70 + i, *flags, method=method, **digits)
+    table, _ = cells(read_runs([tmp_path]))
+    numbers = footnotes(table)
+    one = {place: several[:1] for place, several in list(table.items())[:1]}
+    sizes = []
+    for places in (one, table):
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")  # matplotlib's, where the layout collapses
+            figure = plots.over_epochs_figure(places, plots.METRICS["accuracy"], "title", numbers)
+            figure.draw_without_rendering()
+        (axes,) = figure.axes
+        for artist in (axes.get_legend(), *figure.texts):  # and the footnotes
+            box = artist.get_window_extent()
+            assert figure.bbox.x0 <= box.x0 <= box.x1 <= figure.bbox.x1
+            assert figure.bbox.y0 <= box.y0 <= box.y1 <= figure.bbox.y1
+        sizes.append(axes.get_window_extent())
+        labels = [text.get_text() for text in axes.get_legend().get_texts()]
+        plots.plt.close(figure)
+    assert len(set(labels)) == 24
+    assert figure.texts[0].get_text().startswith("[1] ")
+    assert sizes[1].width >= 0.95 * sizes[0].width
+    assert sizes[1].height >= 0.95 * sizes[0].height
+
+
+def test_flags_that_old_runs_lack_have_their_defaults(write_run, tmp_path, capsys):
+    """A run from before --optimizer is a seed of the cell of a younger one, where the values agree."""
+    for i, lr in enumerate(("0.1", "0.1", "0.2")):
+        write_run(str(i), 60, 70 + i, "--lr", lr, "--seed", str(i), dataset="Digits")
+    file = tmp_path / "0" / "args.json"
+    content = json.loads(file.read_text())
+    for name in ("optimizer", "layer_decay", "unlabeled_batch_size"):
+        del content["args"][name]
+    file.write_text(json.dumps(content))
+    collect(tmp_path)
+    out = capsys.readouterr().out
+    assert re.search(r"fixmatch \[1\] +4 per class +2 +60\.0 ± 0\.0 +70\.5 ± 0\.7", out)
+    assert re.findall(r"^\[.*$", out, re.MULTILINE) == ["[1] lr 0.1", "[2] lr 0.2"]
 
 
 def test_a_cell_of_other_settings_than_the_published_is_marked(write_run, tmp_path, capsys):

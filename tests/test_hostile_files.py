@@ -168,12 +168,14 @@ def test_no_result_names_a_program_to_run(tmp_path, monkeypatch, capsys, method)
     result |= dict.fromkeys(("last_top1", "best_top1", "seconds"), 1.0) | {"oracle": False}
     result |= {"method": method.format(folder=tmp_path), "dataset": "CIFAR10", "pretraining": "supervised"}
     (tmp_path / "result.json").write_text(json.dumps(result | {"arch": "resnet50"}))
-    (tmp_path / "args.json").write_text(json.dumps({"args": {"epochs": 4}}))
+    (tmp_path / "args.json").write_text(json.dumps({"method": method.format(folder=tmp_path), "args": {"epochs": 4}}))
+    (tmp_path / "evil.py").write_text(f"import os; os.mkdir('{tmp_path}/executed')")
     (tmp_path / "evil.sh").write_text(f"mkdir {tmp_path}/executed")
     monkeypatch.setattr(collect_results, "draw", lambda *args: None)  # takes seconds
     collect_results.main(collect_results.parse_args([str(tmp_path)]))
     assert "resnet50, supervised" in capsys.readouterr().out
     assert not started
+    assert not (tmp_path / "executed").exists()
 
 
 # Archives

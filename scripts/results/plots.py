@@ -9,14 +9,17 @@ from pathlib import Path
 import matplotlib as mpl
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from scripts.results import published
-from scripts.results.runs import Cell, Place, differing
+from scripts.results import published, tables
+from scripts.results.runs import Cell, Place, differing, marked
 
 mpl.use("Agg")  # no screen needed
 
-COLORS = [*(f"C{i}" for i in range(10)), "black", "gold"]  # one for each row of the table
+COLORS = [*(f"C{i}" for i in range(10)), "black", "gold"]  # one for each row of the table; then other lines
+LINES = ["-", "--", ":", "-."]
+IN_A_COLUMN = 14  # names of the legend
 PUBLISHED_STYLE = {"marker": "o", "color": "0.4", "fillstyle": "none"}
 OURS_STYLE = {"marker": ".", "color": "C0"}
 METRICS = {
@@ -28,38 +31,56 @@ METRICS = {
 }
 
 
-def over_epochs(cells: dict[Place, list[Cell]], folder: Path) -> dict[str, list[Path]]:
-    """Draw each kind of `METRICS` for each dataset and network; the files by kind."""
+def over_epochs(cells: dict[Place, list[Cell]], folder: Path, numbers: dict[str, int]) -> dict[str, list[Path]]:
+    """Draw each kind of `METRICS` for each dataset and network; the files by kind.
+
+    Args:
+        numbers: see `runs.footnotes`.
+    """
     experiments = defaultdict(dict)
     for place, several in cells.items():
-        for cell, difference in zip(several, differing(several), strict=True):
-            label = place.row.removesuffix(", 4 labels") + (f" ({difference})" if difference else "")
-            experiments[place[:3]][label] = cell
+        experiments[place[:3]][place] = several
     files = defaultdict(list)
-    for experiment, by_label in experiments.items():
+    for experiment, places in experiments.items():
         for kind, metrics in METRICS.items():
             path = folder / ("_".join([kind, *experiment] if len(experiments) > 1 else [kind]) + ".png")
-            if _draw(by_label, metrics, ", ".join(experiment), path):
+            figure = over_epochs_figure(places, metrics, ", ".join(experiment), numbers)
+            if figure is not None:
+                figure.savefig(path, dpi=150)
+                plt.close(figure)
                 files[kind].append(path)
     return files
 
 
-def _draw(cells: dict[str, Cell], metrics: dict[str, str], title: str, path: Path) -> bool:
-    """A panel per metric; false, and no file, where no run has any of them."""
-    cells = {label: cell for label, cell in cells.items() if any(curves(cell, metric) for metric in metrics)}
+def over_epochs_figure(
+    places: dict[Place, list[Cell]], metrics: dict[str, str], title: str, numbers: dict[str, int]
+) -> Figure | None:
+    """A panel per metric, with the footnotes below; None where no run has any of them."""
+    cells = {
+        marked(place.row.removesuffix(", 4 labels"), difference, numbers): cell
+        for place, several in places.items()
+        for cell, difference in zip(several, differing(several), strict=True)
+        if any(curves(cell, metric) for metric in metrics)
+    }
     if not cells:
-        return False
-    figure, panels = plt.subplots(1, len(metrics), figsize=(7 * len(metrics), 4.5), layout="constrained", squeeze=False)
+        return None
+    width = 7 * len(metrics)
+    notes = [tables.wrapped(note, 16 * width) for note in tables.footnotes(places, numbers)]
+    height = 4.5 + 0.15 * sum(note.count("\n") + 1 for note in notes)
+    figure, panels = plt.subplots(1, len(metrics), figsize=(width, height), layout="constrained", squeeze=False)
     for axes, (metric, ylabel) in zip(panels[0], metrics.items(), strict=True):
         for i, (label, cell) in enumerate(cells.items()):
-            _draw_curves(axes, curves(cell, metric), label, COLORS[i % len(COLORS)])
+            line, color = divmod(i, len(COLORS))
+            style = {"color": COLORS[color], "linestyle": LINES[line % len(LINES)]}
+            _draw_curves(axes, curves(cell, metric), label, style)
         axes.set(xlabel="epoch", ylabel=ylabel, title=title)
         axes.grid(alpha=0.3)
         if axes.get_lines():
-            axes.legend()
-    figure.savefig(path, dpi=150)
-    plt.close(figure)
-    return True
+            columns = math.ceil(len(cells) / IN_A_COLUMN)
+            axes.legend(ncols=columns, fontsize="medium" if columns == 1 else "small")
+    if notes:
+        figure.supxlabel("\n".join(notes), x=0.01, ha="left", fontsize=8)  # the layout makes room for it
+    return figure
 
 
 def curves(cell: Cell, metric: str) -> list[list[float]]:
@@ -68,14 +89,14 @@ def curves(cell: Cell, metric: str) -> list[list[float]]:
     return [[math.nan if row.get(metric) is None else row[metric] for row in history] for history in histories]
 
 
-def _draw_curves(axes: Axes, curves: list[list[float]], label: str, color: str) -> None:
+def _draw_curves(axes: Axes, curves: list[list[float]], label: str, style: dict[str, str]) -> None:
     """A thin line per seed, a thick one for their mean."""
     if not curves:
         return
     for curve in curves if len(curves) > 1 else []:
-        axes.plot(range(1, len(curve) + 1), curve, color=color, linewidth=0.6, alpha=0.5)
+        axes.plot(range(1, len(curve) + 1), curve, **style, linewidth=0.6, alpha=0.5)
     average = [statistics.fmean(values) for values in zip(*curves, strict=False)]
-    axes.plot(range(1, len(average) + 1), average, color=color, marker=".", label=label)
+    axes.plot(range(1, len(average) + 1), average, **style, marker=".", label=label)
 
 
 def against_published(pretraining: str, cells: dict[Place, Cell], path: Path) -> None:

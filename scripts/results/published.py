@@ -6,12 +6,10 @@ import importlib
 import os
 import shlex
 import subprocess
-from pathlib import Path
 from typing import Any
 
-from scripts.results.runs import NOT_SETTINGS, Cell, Place, Run
+from scripts.results.runs import NOT_SETTINGS, ROOT, Cell, Place, Run
 
-ROOT = Path(__file__).parent.parent.parent
 ARCH = "resnet50"
 PRETRAININGS = {"supervised": "supervised", "moco": "moco_v2_800ep_backbone"}  # in the table -> in result.json
 
@@ -19,7 +17,7 @@ PRETRAININGS = {"supervised": "supervised", "moco": "moco_v2_800ep_backbone"}  #
 @functools.cache
 def accuracies() -> dict[Place, float]:
     """All published figures, in the order of the table."""
-    with open(Path(__file__).with_name("published.csv"), encoding="utf-8") as file:
+    with open(ROOT / "scripts" / "results" / "published.csv", encoding="utf-8") as file:
         rows = list(csv.DictReader(line for line in file if not line.startswith("#")))
     return {
         Place(row["dataset"], ARCH, PRETRAININGS[row["pretraining"]], _row(row["method"])): float(row["accuracy"])

@@ -1,5 +1,7 @@
 """Run folders, and the cells that they make up: runs that differ by their seed and nothing else."""
 
+import functools
+import importlib
 import json
 import os
 import statistics
@@ -11,6 +13,8 @@ from typing import Any, NamedTuple
 
 from common import cli
 from common.errors import UserError
+
+ROOT = Path(__file__).parent.parent.parent
 
 # Beside the flags that change no number: seeds are what a cell averages over, and a backbone file is known by its hash.
 NOT_SETTINGS = cli.FREE | {"seed", "split_seed", "pretrained_backbone"}
@@ -104,13 +108,31 @@ def read_runs(roots: Iterable[Path]) -> list[Run]:
 
 
 def _read_run(folder: Path) -> Run:
-    args = _read(folder / "args.json", lambda text: _typed(json.loads(text)["args"], {"epochs": int}))
+    args = _read(folder / "args.json", lambda text: _arguments(json.loads(text)))
     result, rows = folder / "result.json", folder / "metrics.jsonl"
     result = _read(result, lambda text: _typed(json.loads(text), FIELDS)) if result.exists() else None
     history = (
         _read(rows, lambda text: [_typed(json.loads(line)) for line in text.splitlines()]) if rows.exists() else []
     )
     return Run(folder, args, result, history)
+
+
+def _arguments(content: dict[str, Any]) -> dict[str, Any]:
+    """What `args.json` records; flags that the run did not know yet have their defaults, which is what it did."""
+    saved = _typed(content["args"], {"epochs": int})
+    known = _default_arguments(content.get("method"))
+    try:
+        return saved if known is None else vars(cli.completed(known, saved))
+    except UserError as error:
+        raise ValueError(str(error)) from None
+
+
+@functools.cache
+def _default_arguments(method: str | None) -> cli.Arguments | None:
+    """None where there is no such method any more. The name comes from a file: only a script of ours is imported."""
+    if method not in {file.stem for file in (ROOT / "scripts").glob("*.sh") if (ROOT / f"{file.stem}.py").is_file()}:
+        return None
+    return importlib.import_module(method).parse_args(["data", "-d", "ImageFolder"])
 
 
 def _typed(content: Any, fields: dict[str, type] | None = None) -> dict[str, Any]:
@@ -154,6 +176,17 @@ def differing(cells: list[Cell]) -> list[str]:
     keys = sorted(set().union(*settings))
     keys = [key for key in keys if len({_frozen(each.get(key)) for each in settings}) > 1]
     return [", ".join(f"{key} {_shown(key, each.get(key))}" for key in keys) for each in settings]
+
+
+def footnotes(table: dict[Place, list[Cell]]) -> dict[str, int]:
+    """A number for everything that tells cells of one place apart, in the table's order. Equal settings share one."""
+    found = dict.fromkeys(difference for cells in table.values() for difference in differing(cells) if difference)
+    return {difference: number for number, difference in enumerate(found, 1)}
+
+
+def marked(name: str, difference: str, numbers: dict[str, int]) -> str:
+    """The name with the number of its footnote, if it has one: `fixmatch [2]`."""
+    return f"{name} [{numbers[difference]}]" if difference else name
 
 
 def _shown(key: str, value: Any) -> str:

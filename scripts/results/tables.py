@@ -1,12 +1,14 @@
 """Cells as tables: rows of words, which are shown aligned or as Markdown; and as records."""
 
 import statistics
+import textwrap
 from typing import Any
 
 from scripts.results import published
-from scripts.results.runs import Cell, Place, differing
+from scripts.results.runs import Cell, Place, differing, marked
 
 MISSING = "–"
+WIDTH = 120  # of a terminal
 Table = list[list[str]]  # the first row is the header
 
 
@@ -48,12 +50,23 @@ def _average(values: list[float | None], form: str = ".1f") -> str:
     return MISSING if None in values else format(statistics.fmean(values), form)
 
 
-def other_table(cells: dict[Place, list[Cell]]) -> Table:
-    """A row per cell, for whatever is not in the published table; the oracle is last, otherwise by accuracy."""
+def in_order(cells: dict[Place, list[Cell]]) -> dict[Place, list[Cell]]:
+    """By dataset and network; there the oracle is last, otherwise by accuracy."""
+    return {
+        place: cells[place]
+        for place in sorted(cells, key=lambda p: (*p[:3], p.row == "oracle", cells[p][0].mean("last_top1")))
+    }
+
+
+def other_table(cells: dict[Place, list[Cell]], numbers: dict[str, int]) -> Table:
+    """A row per cell, for whatever is not in the published table.
+
+    Args:
+        numbers: see `runs.footnotes`.
+    """
     table = [["dataset", "network", "method", "labels", "seeds", "last", "best on test", "seconds"]]
-    places = sorted(cells, key=lambda p: (*p[:3], p.row == "oracle", cells[p][0].mean("last_top1")))
-    for place in places:
-        for cell, difference in zip(cells[place], differing(cells[place]), strict=True):
+    for place, several in cells.items():
+        for cell, difference in zip(several, differing(several), strict=True):
             method = "oracle" if place.row == "oracle" else cell.runs[0].result["method"]
             number = "all" if place.row == "oracle" else cell.runs[0].result["num_samples_per_class"]
             labels = "all" if number == "all" else f"{number} per class"
@@ -61,7 +74,7 @@ def other_table(cells: dict[Place, list[Cell]]) -> Table:
                 [
                     place.dataset,
                     f"{place.arch}, {place.pretraining}",
-                    f"{method} ({difference})" if difference else method,
+                    marked(method, difference, numbers),
                     labels,
                     str(len(cell.runs)),
                     cell.show("last_top1"),
@@ -77,6 +90,17 @@ def text(table: Table) -> str:
     widths = _widths(table)
     lines = ["  ".join(word.ljust(width) for word, width in zip(row, widths, strict=True)).rstrip() for row in table]
     return "\n".join([lines[0], "-" * (sum(widths) + 2 * len(widths) - 2), *lines[1:]])
+
+
+def footnotes(cells: dict[Place, list[Cell]], numbers: dict[str, int]) -> list[str]:
+    """The footnotes of these cells: `[1] epochs 60, lr 0.01`."""
+    shown = {difference for several in cells.values() for difference in differing(several)}
+    return [f"[{number}] {difference}" for difference, number in numbers.items() if difference in shown]
+
+
+def wrapped(note: str, width: int = WIDTH) -> str:
+    """In lines of at most so many characters, where it has spaces to break it at."""
+    return textwrap.fill(note, width, subsequent_indent="    ", break_long_words=False, break_on_hyphens=False)
 
 
 def markdown(table: Table) -> str:
