@@ -131,7 +131,7 @@ def _add_model(p: Parser) -> None:
         "-a",
         "--arch",
         default="resnet50",
-        help="any timm model, or wrn_28_2, wrn_10_1, wrn_10_1_half (default: resnet50, torchvision's V1)",
+        help="any timm model, or wrn_28_2, wrn_28_2_leaky and others (README) (default: resnet50, torchvision's V1)",
     )
     g.add_argument(
         "--bottleneck-dim", type=positive_int, default=1024, metavar="D", help="width of the bottleneck (default: 1024)"

@@ -3,27 +3,40 @@
 Paper: Zagoruyko and Komodakis, Wide Residual Networks, BMVC 2016, arXiv:1605.07146.
 """
 
+import functools
+
 from timm.models import register_model
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 
 class WideBlock(nn.Module):
-    """The paper's basic block: BN-ReLU-conv twice, pre-activation; the shortcut is a 1 x 1 conv where shapes differ."""
+    """The paper's basic block: BN-ReLU-conv twice, pre-activation; the shortcut is a 1 x 1 conv where shapes differ.
 
-    def __init__(self, in_channels: int, out_channels: int, stride: int):
+    Args:
+        leaky: see `WideResNet`.
+        raw: both branches take the input as it comes, without norm and activation.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, stride: int, leaky: bool = False, raw: bool = False):
         super().__init__()
-        self.bn1 = nn.BatchNorm2d(in_channels)
-        self.conv1 = nn.Conv2d(in_channels, out_channels, 3, stride, padding=1, bias=False)
-        self.bn2 = nn.BatchNorm2d(out_channels)
-        self.conv2 = nn.Conv2d(out_channels, out_channels, 3, padding=1, bias=False)
+        self.activation = functools.partial(F.leaky_relu, negative_slope=0.1) if leaky else F.relu
+        self.bn1 = None if raw else norm(in_channels, leaky)
+        self.conv1 = nn.Conv2d(in_channels, out_channels, 3, stride, padding=1, bias=leaky)
+        self.bn2 = norm(out_channels, leaky)
+        self.conv2 = nn.Conv2d(out_channels, out_channels, 3, padding=1, bias=leaky)
         same = in_channels == out_channels and stride == 1
-        self.shortcut = None if same else nn.Conv2d(in_channels, out_channels, 1, stride, bias=False)
+        self.shortcut = None if same else nn.Conv2d(in_channels, out_channels, 1, stride, bias=leaky)
 
     def forward(self, x: Tensor) -> Tensor:
-        out = F.relu(self.bn1(x))
+        out = x if self.bn1 is None else self.activation(self.bn1(x))
         shortcut = x if self.shortcut is None else self.shortcut(out)
-        return shortcut + self.conv2(F.relu(self.bn2(self.conv1(out))))
+        return shortcut + self.conv2(self.activation(self.bn2(self.conv1(out))))
+
+
+def norm(channels: int, leaky: bool) -> nn.BatchNorm2d:
+    """PyTorch's own, or one with slow running statistics."""
+    return nn.BatchNorm2d(channels, eps=1e-3, momentum=1e-3) if leaky else nn.BatchNorm2d(channels)
 
 
 class WideResNet(nn.Module):
@@ -34,37 +47,56 @@ class WideResNet(nn.Module):
         width: the factor k of WRN-depth-k.
         num_classes: 0 gives the pooled features [B, 64 * width] in place of logits.
         stem_stride: of the first convolution; 2 halves the resolution everywhere, for a quarter of the work.
+        strides: of the stages; a fourth one has a stage of 128 times `width` channels.
+        leaky: as semi-supervised training from scratch has it (TorchSSL, whose figures are the ones that are compared
+            with): leaky ReLU of slope 0.1, biases in the convolutions, BatchNorm with eps 0.001 and running statistics
+            that move by 0.001 a step. The first block of every stage but the first convolves its input raw; the norms
+            that TorchSSL's code has there, and does not use, are left out.
     """
 
-    def __init__(self, depth: int, width: int, num_classes: int = 1000, in_chans: int = 3, stem_stride: int = 1):
+    def __init__(
+        self,
+        depth: int,
+        width: int,
+        num_classes: int = 1000,
+        in_chans: int = 3,
+        stem_stride: int = 1,
+        strides: tuple[int, ...] = (1, 2, 2),
+        leaky: bool = False,
+    ):
         super().__init__()
-        self.num_features = self.head_hidden_size = 64 * width
+        channels = [16, *(16 * width * 2**s for s in range(len(strides)))]
+        self.num_features = self.head_hidden_size = channels[-1]
         self.pretrained_cfg = {"input_size": (3, 32, 32), "classifier": "fc"}  # as timm's own models have
-        channels = [16, 16 * width, 32 * width, 64 * width]
-        self.conv1 = nn.Conv2d(in_chans, channels[0], 3, stem_stride, padding=1, bias=False)
+        self.conv1 = nn.Conv2d(in_chans, channels[0], 3, stem_stride, padding=1, bias=leaky)
         self.layers = nn.Sequential(
             *(
                 WideBlock(
-                    channels[s] if b == 0 else channels[s + 1], channels[s + 1], stride=2 if s > 0 and b == 0 else 1
+                    channels[s] if b == 0 else channels[s + 1],
+                    channels[s + 1],
+                    stride=strides[s] if b == 0 else 1,
+                    leaky=leaky,
+                    raw=leaky and s > 0 and b == 0,
                 )
-                for s in range(3)
+                for s in range(len(strides))
                 for b in range((depth - 4) // 6)
             )
         )
-        self.bn = nn.BatchNorm2d(channels[3])
-        self.fc = nn.Linear(channels[3], num_classes) if num_classes else nn.Identity()
+        self.bn = norm(channels[-1], leaky)
+        self.activation = self.layers[0].activation
+        self.fc = nn.Linear(channels[-1], num_classes) if num_classes else nn.Identity()
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
     def forward(self, x: Tensor) -> Tensor:
-        x = F.relu(self.bn(self.layers(self.conv1(x))))
+        x = self.activation(self.bn(self.layers(self.conv1(x))))
         return self.fc(x.mean(dim=(2, 3)))
 
 
 @register_model
 def wrn_28_2(pretrained: bool = False, num_classes: int = 1000, in_chans: int = 3, **timm_options) -> WideResNet:
-    """WRN-28-2, 1.5 million parameters: the network of FixMatch's CIFAR-10 experiments."""
+    """WRN-28-2, 1.5 million parameters."""
     return WideResNet(28, 2, num_classes, in_chans)
 
 
@@ -78,3 +110,35 @@ def wrn_10_1(pretrained: bool = False, num_classes: int = 1000, in_chans: int = 
 def wrn_10_1_half(pretrained: bool = False, num_classes: int = 1000, in_chans: int = 3, **timm_options) -> WideResNet:
     """WRN-10-1 at half the resolution: small enough to train on a laptop's CPU in a minute."""
     return WideResNet(10, 1, num_classes, in_chans, stem_stride=2)
+
+
+@register_model
+def wrn_28_8(pretrained: bool = False, num_classes: int = 1000, in_chans: int = 3, **timm_options) -> WideResNet:
+    """WRN-28-8, 23 million parameters."""
+    return WideResNet(28, 8, num_classes, in_chans)
+
+
+@register_model
+def wrn_28_2_leaky(pretrained: bool = False, num_classes: int = 1000, in_chans: int = 3, **timm_options) -> WideResNet:
+    """WRN-28-2 as semi-supervised training has it on CIFAR-10 and SVHN, 1.5 million parameters."""
+    return WideResNet(28, 2, num_classes, in_chans, leaky=True)
+
+
+@register_model
+def wrn_28_8_leaky(pretrained: bool = False, num_classes: int = 1000, in_chans: int = 3, **timm_options) -> WideResNet:
+    """WRN-28-8 as semi-supervised training has it on CIFAR-100, 23 million parameters."""
+    return WideResNet(28, 8, num_classes, in_chans, leaky=True)
+
+
+@register_model
+def wrn_37_2_leaky(pretrained: bool = False, num_classes: int = 1000, in_chans: int = 3, **timm_options) -> WideResNet:
+    """WRN-28-2 with a fourth stage, for the 96 pixels of STL-10, 5.9 million parameters; known as WRN-37-2."""
+    return WideResNet(28, 2, num_classes, in_chans, strides=(2, 2, 2, 2), leaky=True)
+
+
+@register_model
+def wrn_10_1_half_leaky(
+    pretrained: bool = False, num_classes: int = 1000, in_chans: int = 3, **timm_options
+) -> WideResNet:
+    """`wrn_10_1_half` with the ways of the larger leaky ones."""
+    return WideResNet(10, 1, num_classes, in_chans, stem_stride=2, leaky=True)

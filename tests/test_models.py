@@ -87,11 +87,54 @@ def test_unknown_names_have_a_hint(arch, hint):
         models.timm_name(arch)
 
 
-@pytest.mark.parametrize(("arch", "classes", "number"), [("wrn_28_2", 10, 1_467_610), ("wrn_10_1", 10, 77_850)])
+# The papers round them: 1.5, 23.4 and 5.9 million. wrn_28_2_leaky by hand: 2,032 biases of convolutions more than
+# wrn_28_2, and 192 parameters of two norms less.
+WIDE = [
+    ("wrn_28_2", 10, 1_467_610),
+    ("wrn_10_1", 10, 77_850),
+    ("wrn_28_8", 100, 23_401_012),
+    ("wrn_28_2_leaky", 10, 1_469_450),
+    ("wrn_28_8_leaky", 100, 23_408_324),
+    ("wrn_37_2_leaky", 10, 5_933_322),
+    ("wrn_10_1_half_leaky", 10, 78_090),
+]
+
+
+@pytest.mark.parametrize(("arch", "classes", "number"), WIDE)
 def test_wide_resnets_are_timms_and_of_the_papers_size(arch, classes, number):
     model = timm.create_model(arch, num_classes=classes)
     assert sum(p.numel() for p in model.parameters()) == number
     assert model(torch.zeros(2, 3, 32, 32)).shape == (2, classes)
+
+
+def test_leaky_wide_resnets_are_torchssls():
+    """A transcription of its forward, from the weights: block by block, in float64."""
+    torch.manual_seed(0)
+    model = timm.create_model("wrn_10_1_half_leaky", num_classes=4).double()
+    for p in model.parameters():
+        nn.init.normal_(p, std=0.3)
+    weights = dict(model.named_parameters())
+
+    def conv(x, name, stride=1):
+        kernel = weights[f"{name}.weight"]
+        return F.conv2d(x, kernel, weights[f"{name}.bias"], stride, padding=kernel.shape[2] // 2)
+
+    def norm(x, name):
+        mean, var = x.mean((0, 2, 3), keepdim=True), x.var((0, 2, 3), correction=0, keepdim=True)
+        scale, shift = (weights[f"{name}.{part}"][None, :, None, None] for part in ("weight", "bias"))
+        x = (x - mean) / (var + 0.001).sqrt() * scale + shift
+        return x.where(x > 0, 0.1 * x)
+
+    images = torch.randn(6, 3, 28, 28, dtype=torch.float64)
+    x = stem = conv(images, "conv1", 2)
+    x = x + conv(norm(conv(norm(x, "layers.0.bn1"), "layers.0.conv1"), "layers.0.bn2"), "layers.0.conv2")
+    for block in ("layers.1", "layers.2"):  # raw into both branches
+        inner = conv(norm(conv(x, f"{block}.conv1", 2), f"{block}.bn2"), f"{block}.conv2")
+        x = conv(x, f"{block}.shortcut", 2) + inner
+    logits = norm(x, "bn").mean((2, 3)) @ weights["fc.weight"].T + weights["fc.bias"]
+    torch.testing.assert_close(model(images), logits)
+    statistics = model.layers[0].bn1.running_mean
+    torch.testing.assert_close(statistics, 0.001 * stem.mean((0, 2, 3)))  # after one step
 
 
 def test_weights_that_do_not_exist_are_refused():
