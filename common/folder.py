@@ -12,6 +12,7 @@ result.json         written last: its presence means that the run is finished
 
 import fcntl
 import json
+import logging
 import os
 import shutil
 import weakref
@@ -25,6 +26,8 @@ from common.datasets import SPECS
 from common.errors import UserError
 from common.events import Events
 from common.files import write_whole
+
+logger = logging.getLogger("common")
 
 
 class Folder:
@@ -117,11 +120,38 @@ class Folder:
             UserError: it was not.
         """
         before = _read_json(self.path / "labeled.json")
-        before.setdefault("data_sha256", fingerprints["data_sha256"])  # older ones lack it
+        for name in ("data_sha256", "test_sha256"):  # older ones lack them
+            before.setdefault(name, fingerprints[name])
         if any(before.get(name) != value for name, value in fingerprints.items()):
             raise UserError(
                 f"'{self.path}' was begun with other images than '{self.args.root}' holds now: restore them, or "
                 "choose another --log"
+            )
+
+    def compare_tested(
+        self, content: dict[str, Any], path: Path, classes: list[str], fingerprints: dict[str, str]
+    ) -> None:
+        """Whether a checkpoint is tested on classes and images of its own; of other images, a warning tells.
+
+        Args:
+            content, path: of the checkpoint.
+            classes, fingerprints: of the images that it is to be tested on.
+
+        Raises:
+            UserError: the classes have other names, or another order.
+        """
+        trained = content.get("classes", classes)  # an older latest.pth lacks them
+        if trained != classes:
+            raise UserError(
+                f"checkpoint '{path}' was trained for other classes than '{self.args.root}' has "
+                f"({_first_difference(trained, classes)}): give the classes their old names, or the run's own root"
+            )
+        file = self.path / "labeled.json"
+        before = _read_json(file).get("test_sha256") if file.is_file() else None
+        if before not in (None, fingerprints["test_sha256"]):
+            logger.warning(
+                f"WARNING: the test images in '{self.args.root}' are others than those that '{self.path}' was tested "
+                "on in training: its scores there and these do not compare"
             )
 
     def discard(self) -> None:
@@ -172,6 +202,14 @@ class Folder:
     def read_result(self) -> dict[str, Any]:
         """A finished run's `result.json`."""
         return _read_json(self.path / "result.json")
+
+
+def _first_difference(trained: Any, here: list[str]) -> str:
+    trained = [str(name) for name in trained] if isinstance(trained, list) else []
+    if len(trained) != len(here):
+        return f"{len(trained)} there, {len(here)} here"
+    number = next((i for i, names in enumerate(zip(trained, here, strict=True)) if names[0] != names[1]), 0)
+    return f"number {number + 1} is '{trained[number]}' there and '{here[number]}' here"
 
 
 def _write_json(path: Path, content: dict[str, Any]) -> None:

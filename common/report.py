@@ -34,7 +34,7 @@ def result(
 
     Args:
         args, history, data: all the flags; the epochs' rows of `metrics.jsonl`; what was trained on.
-        fingerprints: `labeled_sha256`, see `splits`, and `data_sha256`, see `Data`.
+        fingerprints: `labeled_sha256`, see `splits`; `data_sha256` and `test_sha256`, see `Data`.
         seconds: of training and testing, over all resumptions.
     """
     return {

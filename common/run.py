@@ -62,6 +62,7 @@ class Run:
         """Remember the data for the reports: class names, fingerprints, whether the split is official."""
         self.data, self.labeled = data, labeled
         self.fingerprints = {"labeled_sha256": splits.sha256(labeled), "data_sha256": data.sha256}
+        self.fingerprints |= {"test_sha256": data.test_sha256}
         logger.info(f"{self.args.data}: {data.counts}; {len(labeled):,} of the training images are labeled")
 
     # Beginning and going on
@@ -113,6 +114,7 @@ class Run:
         content = checkpoint.snapshot(self.state)
         self.guard.check_weights(content, self.step)
         content |= {"step": self.step, "history": self.history, "seconds": self.seconds, "args": vars(self.args)}
+        content |= {"classes": self.data.classes}
         content |= {"meters": self.meters.state_dict(), "rng": self.generators.state_dict()}
         self.folder.save_latest(content)
         self.guard.saved_step = self.step
@@ -236,6 +238,7 @@ class Run:
     def test(self, loader: TestLoader) -> dict[str, float]:
         """Load `--checkpoint` into the evaluated network, and print and return its scores."""
         content, path = self.folder.load(self.args.checkpoint)
+        self.folder.compare_tested(content, path, self.data.classes, self.fingerprints)
         networks = {name: item for name, item in self.state.items() if isinstance(item, nn.Module)}
         wanted = {"model": self.evaluated} if self.args.checkpoint == "best" else networks
         checkpoint.restore(wanted, content, path)

@@ -3,6 +3,7 @@
 import importlib
 import json
 import os
+import shutil
 import signal
 import sys
 from pathlib import Path
@@ -15,11 +16,12 @@ from PIL import Image
 from torch.nn import functional as F
 
 import debiasmatch
+import erm
 import fixmatch
 import flexmatch
 import self_tuning
 from common import datasets
-from common.errors import Interrupted
+from common.errors import Interrupted, UserError
 from scripts import example_images
 from tests.conftest import assert_same_run, final_state
 from tests.test_methods import METHODS
@@ -187,3 +189,68 @@ def test_images_enlarged_from_their_own_size(photos, tmp_path):
     args = fixmatch.parse_args([*f"{photos} -d ImageFolder --train-resizing cifar --val-resizing cifar".split()])
     data = datasets.load(args.data, args.root, labeled_list=photos / "labels.csv", resizing="cifar")
     assert data.spec.native_size == 12
+
+
+# What a run is tested on
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    """A function that runs ERM on class folders, and the world with the images and the finished run."""
+    world = tmp_path_factory.mktemp("tested")
+    for name in ("ant", "bee", "cow"):
+        for part, number in (("train", 4), ("test", 2)):
+            (world / "images" / part / name).mkdir(parents=True)
+            for i in range(number):
+                Image.new("RGB", (16, 16), (60 * i, len(name), 9)).save(world / "images" / part / name / f"{i}.png")
+
+    def run(root: Path, *flags: str) -> dict:
+        argv = (
+            f"{root} -d ImageFolder --num-samples-per-class 4 -a wrn_10_1_half --scratch --image-size 16 -j 0 "
+            f"--bottleneck-dim 8 --epochs 1 -i 1 -b 8 --device cpu --log {world}/run"
+        )
+        return erm.main(erm.parse_args([*argv.split(), *flags]))
+
+    run(world / "images")
+    return run, world
+
+
+@pytest.mark.parametrize("name", ["best", "latest"])
+def test_a_checkpoint_is_not_tested_on_other_classes(folders, name, tmp_path):
+    run, world = folders
+    root = shutil.copytree(world / "images", tmp_path / "root")
+    test = ("--phase", "test", "--checkpoint", name)
+    assert run(root, *test) == run(world / "images", *test)
+    for part in ("train", "test"):
+        (root / part / "ant").rename(root / part / "doe")  # the first class becomes the last one
+    told = r"was trained for other classes than '.*/root' has \(number 1 is 'ant' there and 'bee' here\): give the"
+    with pytest.raises(UserError, match=told):
+        run(root, *test)
+    shutil.copytree(root / "train" / "bee", root / "train" / "eel")
+    with pytest.raises(UserError, match=r"\(3 there, 4 here\)"):
+        run(root, *test)
+
+
+def test_other_test_images_are_told(folders, tmp_path, capsys):
+    run, world = folders
+    root = shutil.copytree(world / "images", tmp_path / "root")
+    shutil.copy(root / "test" / "ant" / "0.png", root / "train" / "ant" / "9.png")
+    run(root, "--phase", "test")
+    assert "WARNING" not in capsys.readouterr().out
+    (root / "test" / "ant" / "0.png").unlink()
+    run(root, "--phase", "test")
+    told = f"WARNING: the test images in '{root}' are others than those that '{world}/run' was tested on in training"
+    assert told in capsys.readouterr().out
+
+
+def test_a_run_older_than_these_records_is_tested(folders, tmp_path, capsys):
+    run, world = folders
+    old = shutil.copytree(world / "run", tmp_path / "run")
+    labeled = json.loads((old / "labeled.json").read_text())
+    del labeled["test_sha256"]
+    (old / "labeled.json").write_text(json.dumps(labeled))
+    content = final_state(old)
+    del content["classes"]
+    torch.save(content, old / "checkpoints" / "latest.pth")
+    run(world / "images", "--phase", "test", "--checkpoint", "latest", "--log", str(old))
+    assert "WARNING" not in capsys.readouterr().out

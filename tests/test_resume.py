@@ -370,7 +370,7 @@ def test_a_run_on_the_cpu_asks_nothing_of_cuda(monkeypatch):
     generators.load_state_dict(generators.state_dict() | {"cuda": torch.zeros(16, dtype=torch.uint8)})
 
 
-@pytest.mark.parametrize("name", ["labeled_sha256", "data_sha256"])
+@pytest.mark.parametrize("name", ["labeled_sha256", "data_sha256", "test_sha256"])
 def test_a_dataset_that_changed_since_is_refused(interrupted, small_run, name):
     file = interrupted / "labeled.json"
     file.write_text(file.read_text().replace(f'"{name}": "', f'"{name}": "0'))
@@ -378,10 +378,10 @@ def test_a_dataset_that_changed_since_is_refused(interrupted, small_run, name):
         small_run("fixmatch", *FLAGS)
 
 
-def test_a_run_older_than_the_datasets_fingerprint_is_resumed(interrupted, small_run):
+def test_a_run_older_than_the_datasets_fingerprints_is_resumed(interrupted, small_run):
     file = interrupted / "labeled.json"
     labeled = json.loads(file.read_text())
-    del labeled["data_sha256"]
+    del labeled["data_sha256"], labeled["test_sha256"]
     file.write_text(json.dumps(labeled))
     small_run("fixmatch", *FLAGS)
 

@@ -284,7 +284,7 @@ def load(
         logger.warning(f"{name}: the split is generated, NOT official; numbers compare with its own kind only")
     for images in (data.train, data.test):
         _check_files(images)
-    data = replace(_check_counts(name, data, any_counts), sha256=_fingerprint(data, root))
+    data = _with_fingerprints(_check_counts(name, data, any_counts), root)
     if resizing != "default" and spec.native_size is None:
         data = _with_size(data, resizing)
     return replace(data, spec=replace(data.spec, flip=data.spec.flip and flip))
@@ -296,9 +296,11 @@ def _with_size(data: Data, resizing: str) -> Data:
     return replace(data, spec=replace(data.spec, native_size=size), sha256=sha256)
 
 
-def _fingerprint(data: Data, root: Path) -> str:
-    parts = [*data.classes, data.train.sha256(root), data.test.sha256(root)]
-    return hashlib.sha256(b"\0".join(map(os.fsencode, parts))).hexdigest()
+def _with_fingerprints(data: Data, root: Path) -> Data:
+    test_sha256 = data.test.sha256(root)
+    parts = [*data.classes, data.train.sha256(root), test_sha256]
+    sha256 = hashlib.sha256(b"\0".join(map(os.fsencode, parts))).hexdigest()
+    return replace(data, sha256=sha256, test_sha256=test_sha256)
 
 
 def _provide(name: str, spec: Spec, root: Path) -> None:

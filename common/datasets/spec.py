@@ -81,6 +81,7 @@ class Data:
         any_counts: whether counts other than the known ones were accepted.
         sha256: fingerprint of the class names and of all images' paths below the root (pixels, where they are in
             memory) and labels; and of their size, where that was looked up.
+        test_sha256: fingerprint of the test images alone, and their labels.
     """
 
     spec: Spec
@@ -91,6 +92,7 @@ class Data:
     official_split: bool = True
     any_counts: bool = False
     sha256: str = ""
+    test_sha256: str = ""
 
     @property
     def counts(self) -> Counts:
