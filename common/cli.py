@@ -210,6 +210,13 @@ def _add_optimization(p: Parser, unlabeled: bool, schedule: bool) -> None:
         action="store_true",
         help="no weight decay of biases, norms, and what the network exempts (ViT: position embeddings, tokens)",
     )
+    g.add_argument(
+        "--ema",
+        type=_number(float, lambda x: 0 <= x < 1, "a number of 0 or more and below 1"),
+        default=None,
+        metavar="DECAY",
+        help="test and keep an average of the weights with this decay per step, 0.999 say (default: the weights)",
+    )
     g.add_argument("--epochs", type=positive_int, default=20, help="epochs (default: %(default)s)")
     g.add_argument(
         "-i", "--iters-per-epoch", type=positive_int, default=500, metavar="N", help="steps of an epoch (default: 500)"

@@ -12,6 +12,7 @@ import numpy as np
 from torch import nn
 
 from common import checkpoint, cli, evaluate, progress, report, seeding, splits
+from common.average import Average
 from common.datasets import Data
 from common.devices import find_device
 from common.errors import Interrupted, UserError
@@ -74,12 +75,15 @@ class Run:
             state: name -> object with `state_dict` and `load_state_dict`: all that a checkpoint holds besides the
                 run's own step, history, meters and random generators.
             evaluated: the network that is tested after every epoch, kept as `best.pth`, and filled by `--phase test`;
-                the modules that it is made of must be in `state`.
+                the modules that it is made of must be in `state`. With `--ema`, an average of its weights is.
 
         Raises:
             UserError: the checkpoint does not fit, it and the one before are damaged, or the labeled images are others.
         """
-        self.state, self.evaluated = state, evaluated
+        self.state, self.evaluated, self.average = state, evaluated, None
+        if self.args.ema is not None:
+            self.average = Average(evaluated, self.args.ema)
+            self.state = state | {"ema": self.average}
         if self.args.phase == "test":
             return
         if self.args.overwrite:
@@ -157,6 +161,8 @@ class Run:
                 yield batches
                 done += 1
                 self.step += 1
+                if self.average is not None:
+                    self.average.update(self.evaluated)
                 shown.advance()
                 if done % self.args.print_freq == 0 or done == per_epoch:
                     self.guard.check_metrics(self.step)
@@ -172,9 +178,21 @@ class Run:
         """Add a step's metrics to the epoch's averages; does not wait for the device."""
         self.meters.update(metrics, self.step + 1)
 
+    @property
+    def tested(self) -> nn.Module:
+        """The network that is reported and kept: the evaluated one, or the average of its weights."""
+        return self.evaluated if self.average is None else self.average.network
+
     def evaluate(self, loader: TestLoader) -> dict[str, float]:
-        """The scores of the evaluated network; see `evaluate.evaluate`."""
-        return evaluate.evaluate(self.evaluated, loader, len(self.data.classes))
+        """The scores of the evaluated network; see `evaluate.evaluate`.
+
+        With `--ema` they are the average's, and those of the network itself stand beside them as `raw_*`.
+        """
+        scores = evaluate.evaluate(self.tested, loader, len(self.data.classes))
+        if self.average is not None:
+            raw = evaluate.evaluate(self.evaluated, loader, len(self.data.classes))
+            scores |= {f"raw_{name}": value for name, value in raw.items()}
+        return scores
 
     def end_epoch(self, scores: dict[str, float]) -> None:
         """Append the epoch's row, keep the best network, and save.
@@ -189,7 +207,7 @@ class Run:
         self.history.append({"epoch": epoch, "step": self.step, **averages, **scores})
         self.meters.reset()
         if is_best:
-            content = {"model": self.evaluated.state_dict()}
+            content = {"model": self.tested.state_dict()}
             self.guard.check_weights(content, self.step)
             content |= {"classes": self.data.classes, "args": vars(self.args), "epoch": epoch}
             self.folder.save_best(content)
@@ -240,8 +258,9 @@ class Run:
         content, path = self.folder.load(self.args.checkpoint)
         self.folder.compare_tested(content, path, self.data.classes, self.fingerprints)
         networks = {name: item for name, item in self.state.items() if isinstance(item, nn.Module)}
-        wanted = {"model": self.evaluated} if self.args.checkpoint == "best" else networks
-        checkpoint.restore(wanted, content, path)
+        if self.args.checkpoint == "best":
+            networks, self.evaluated, self.average = {"model": self.tested}, self.tested, None  # it holds no raw one
+        checkpoint.restore(networks, content, path)
         scores = self.evaluate(loader)
         logger.info(f"'{path}': " + ", ".join(f"{name} {value:.2f}" for name, value in scores.items()))
         return scores

@@ -58,6 +58,7 @@ OURS = {
     "cache": 1024,
     "tensorboard": False,
     "checkpoint": "best",
+    "ema": None,
     "any_counts": False,
     "generated_split": False,
     "labeled_list": None,

@@ -32,6 +32,7 @@ METHODS = {
     "softmatch": "--momentum 0.5",
 }
 VARIANTS = [
+    ("fixmatch", "--threshold 0.2 --ema 0.9"),
     ("mean_teacher", "--warm-up-epochs 1 --alpha 0.5 --eval-teacher"),
     ("debiasmatch", "--threshold 0.2 --momentum 0.5 --persistent-q-hat"),
     ("dst", "--threshold 0.2 --width 8 --optimizer adamw --no-decay-on-norms --lr-warm-up-steps 4"),
