@@ -112,7 +112,7 @@ def main(args):
     test_loader = TestLoader(data.test, test, **options)
 
     backbone = models.backbone(
-        args.arch, args.image_size, args.norm_mean, args.norm_std, args.scratch, args.pretrained_backbone, args.no_pool
+        args.arch, args.image_size, normalizer, args.scratch, args.pretrained_backbone, args.no_pool, args.drop_path
     )
     model = models.ImageClassifier(backbone, len(data.classes), args.bottleneck_dim, args.precision).to(run.device)
     optimizer = optim.create(

@@ -145,6 +145,7 @@ class Normalizer(nn.Module):
 
     def __init__(self, mean: Sequence[float], std: Sequence[float]):
         super().__init__()
+        self.mean, self.std = tuple(mean), tuple(std)
         levels = torch.arange(256, dtype=torch.uint8).div(255)
         table = [(levels - m) / s for m, s in zip(mean, std, strict=True)]
         self.register_buffer("table", torch.cat(table))

@@ -10,7 +10,7 @@ from typing import Any, Literal, NoReturn
 
 import torch
 
-from common import augment, datasets
+from common import augment, datasets, models
 from common.errors import Interrupted, UserError
 
 # These flags may differ when a run is resumed: none of them can change a number, as far as devices agree. Whether
@@ -105,8 +105,8 @@ def _add_views(p: Parser) -> None:
         type=positive_int,
         default=None,
         metavar="PIXELS",
-        help="side of the network's input (default: 224, or the dataset's own under native resizing, which has to be "
-        "named for ImageFolder)",
+        help="side of the network's input (default: the pretrained backbone's own, else 224; under native resizing the "
+        "dataset's own, which has to be named for ImageFolder)",
     )
     for flag, what in (("--norm-mean", "mean"), ("--norm-std", "standard deviation")):
         g.add_argument(
@@ -115,7 +115,8 @@ def _add_views(p: Parser) -> None:
             nargs="+",
             default=None,
             metavar="X",
-            help=f"{what} of each channel, of pixels in [0, 1] (default: the dataset's or ImageNet's)",
+            help=f"{what} of each channel, of pixels in [0, 1] (default: the pretrained backbone's own; with the bare "
+            "names of torchvision's ResNets, with files and from scratch, the dataset's or ImageNet's)",
         )
     g.add_argument(
         "--auto-augment",
@@ -148,6 +149,13 @@ def _add_model(p: Parser) -> None:
         help="start from this .pth or .safetensors backbone",
     )
     start.add_argument("--scratch", action="store_true", help="start from random weights")
+    g.add_argument(
+        "--drop-path",
+        type=_number(float, lambda x: 0 <= x < 1, "a number of 0 or more and below 1"),
+        default=None,
+        metavar="RATE",
+        help="how often the last residual branch is left out in training, the first one never (default: the model's)",
+    )
     g.add_argument("--finetune", action="store_true", help="the backbone learns at a tenth of the rate")
     g.add_argument(
         "--precision",
@@ -276,7 +284,7 @@ def parse(p: Parser, argv: Sequence[str] | None) -> Arguments:
 
 
 def resolve(args: argparse.Namespace) -> None:
-    """Replace the flags that are None by the values they stand for.
+    """Replace the flags that are None by the values they stand for; --drop-path's None is the model's own rate.
 
     Raises:
         UserError: see `parse`.
@@ -319,13 +327,14 @@ def _resolve_views(args: argparse.Namespace, spec: datasets.Spec) -> None:
         raise UserError("native resizing needs the size of your images: give it with --image-size PIXELS")
     if native and args.image_size not in (None, spec.native_size) and not own:
         raise UserError(
-            f"--image-size {args.image_size} contradicts native resizing: {args.data} has {spec.native_size} pixels; "
-            "leave it out"
+            f"--image-size {args.image_size} contradicts native resizing, which leaves {args.data} at "
+            f"{spec.native_size} pixels: leave it out, or choose --train-resizing cifar --val-resizing cifar"
         )
+    weights = models.own_config(args.arch, args.scratch, args.pretrained_backbone)
     if args.image_size is None:
-        args.image_size = spec.native_size if native else 224
+        args.image_size = spec.native_size if native else weights.input_size[-1] if weights else 224
     for flag in ("norm_mean", "norm_std"):
-        values = getattr(args, flag) or getattr(spec, flag.removeprefix("norm_"))
+        values = getattr(args, flag) or getattr(weights or spec, flag.removeprefix("norm_"))
         if len(values) != 3:
             raise UserError(f"--{flag.replace('_', '-')} takes 3 values, one per channel, got {len(values)}")
         setattr(args, flag, list(values))

@@ -3,8 +3,8 @@
 import difflib
 import hashlib
 import logging
+import math
 import os
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +12,12 @@ import timm
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
+from timm.layers import DropPath, resample_abs_pos_embed
+from timm.models import PretrainedCfg, VisionTransformer, get_pretrained_cfg
 from torch import Tensor, nn
 
 from common import checkpoint
+from common.augment import Normalizer
 from common.errors import UserError
 from common.wide_resnet import WideResNet  # the import also registers its networks with timm
 
@@ -46,31 +49,50 @@ def timm_name(arch: str) -> str:
     raise UserError(f"unknown model '{arch}': {hint}")
 
 
+def own_config(arch: str, scratch: bool, file: str | None) -> PretrainedCfg | None:
+    """What timm knows of the weights that a backbone starts from: their input size and statistics, among others.
+
+    None where it knows nothing: of random weights, and of a file, unless a tagged name says which weights it holds.
+    The bare names of torchvision's ResNets have None, too: the published table was made with the dataset's statistics.
+
+    Raises:
+        UserError: timm has no such model.
+    """
+    if scratch or arch in TORCHVISION_V1 or (file is not None and "." not in arch):
+        return None
+    config = get_pretrained_cfg(timm_name(arch))
+    return config if config is not None and config.has_weights else None
+
+
 def backbone(
     arch: str,
     image_size: int,
-    norm_mean: Sequence[float],
-    norm_std: Sequence[float],
+    normalizer: Normalizer,
     scratch: bool = False,
     file: str | None = None,
     no_pool: bool = False,
+    drop_path: float | None = None,
 ) -> nn.Module:
     """A timm model without its classifier: [B, 3, image_size, image_size] -> pooled features [B, D].
 
     Args:
         arch: `--arch`; see `timm_name`.
-        image_size: side of the images in pixels.
-        norm_mean, norm_std: how they are normalised; a model pretrained otherwise draws a warning.
+        image_size: side of the images in pixels. A network that takes one size alone is made for this one; pretrained
+            position embeddings are resampled to it.
+        normalizer: how images are normalised; a model pretrained otherwise draws a warning.
         scratch: start from random weights.
         file: start from this backbone file in place of timm's weights; never touches the network.
         no_pool: the caller counts on a model that pools its features in its own way, which the ResNets do not.
+        drop_path: rate of the last residual branch that is left out in training (arXiv:1603.09382), falling to 0 at
+            the first one; None: the model's own rate.
 
     Raises:
-        UserError: unknown model, no such weights, a failed download, an unfit file or image size, `no_pool` refused.
+        UserError: unknown model, no such weights, a failed download, an unfit file or image size, `no_pool` refused,
+            no residual branches to leave out.
     """
     name = timm_name(arch)
     download = not scratch and file is None
-    model = _create(name, download)
+    model = _of_size(name, image_size, download, {} if drop_path is None else {"drop_path_rate": drop_path})
     if no_pool and isinstance(model, timm.models.ResNet | WideResNet):
         raise UserError(f"'{arch}' ends in feature maps, which need pooling: drop --no-pool")
     if isinstance(model, WideResNet) and image_size > 96:
@@ -80,40 +102,63 @@ def backbone(
     if file is not None:
         load_backbone(model, file)
     if download:
-        _warn_of_other_statistics(model, name, norm_mean, norm_std)
-    model.feature_dim = _feature_dim(model, name, image_size)
+        _warn_of_other_statistics(model, name, normalizer)
     return model
 
 
-def _create(name: str, download: bool) -> nn.Module:
+def _of_size(name: str, image_size: int, download: bool, options: dict[str, float]) -> nn.Module:
+    """As timm makes it, where that takes the images; else as timm makes it for their size."""
+    generator = torch.get_rng_state()
+    model = _create(name, download, options)
+    try:
+        model.feature_dim = _feature_dim(model, image_size)
+        return model
+    except (AssertionError, RuntimeError) as error:  # ViT and Swin are made for one size, Inception takes no small ones
+        size, reason = model.pretrained_cfg["input_size"][-1], str(error).split("\n")[0]
+    try:
+        torch.set_rng_state(generator)
+        model = _create(name, download, options | {"img_size": image_size})
+        model.feature_dim = _feature_dim(model, image_size)
+        return model
+    except (AssertionError, RuntimeError, TypeError, ValueError, ArithmeticError):  # no such option, or no such size
+        raise UserError(
+            f"'{name}' cannot take {image_size}-pixel images ({reason}): try --image-size {size}, without native "
+            "resizing"
+        ) from None
+
+
+def _create(name: str, download: bool, options: dict[str, float]) -> nn.Module:
     if download and name not in timm.list_pretrained():
         raise UserError(f"'{name}' has no pretrained weights: add --scratch, or --pretrained-backbone FILE")
     try:
-        return timm.create_model(name, pretrained=download, num_classes=0)
+        model = timm.create_model(name, pretrained=download, num_classes=0, **options)
     except OSError as error:  # the hub's errors are OSErrors
         reason = str(error).split("\n")[0]
         raise UserError(
             f"the weights of '{name}' could not be downloaded ({reason}): connect to the internet once, "
             "or give --pretrained-backbone FILE or --scratch"
         ) from None
+    except TypeError as error:
+        if "drop_path_rate" not in str(error):
+            raise
+        model = None
+    if options.get("drop_path_rate") and not (model and any(isinstance(m, DropPath) for m in model.modules())):
+        raise UserError(f"--drop-path: '{name}' has no residual branches to leave out: drop the flag")
+    return model
 
 
-def _warn_of_other_statistics(model: nn.Module, name: str, mean: Sequence[float], std: Sequence[float]) -> None:
+def _warn_of_other_statistics(model: nn.Module, name: str, normalizer: Normalizer) -> None:
     own = [*model.pretrained_cfg["mean"], *model.pretrained_cfg["std"]]
-    if any(abs(a - b) > 1e-3 for a, b in zip(own, [*mean, *std], strict=True)):
+    if any(abs(a - b) > 1e-3 for a, b in zip(own, [*normalizer.mean, *normalizer.std], strict=True)):
         flags = "--norm-mean {:g} {:g} {:g} --norm-std {:g} {:g} {:g}".format(*own)
         logger.warning(f"'{name}' was pretrained with other statistics than images are normalised with here: {flags}")
 
 
 @torch.no_grad()
-def _feature_dim(model: nn.Module, name: str, image_size: int) -> int:
+def _feature_dim(model: nn.Module, image_size: int) -> int:
     """Ask the model itself: timm's `num_features` is not what every family returns."""
     was_training = model.training
-    try:
-        features = model.eval()(torch.zeros(1, 3, image_size, image_size))
-    except (AssertionError, RuntimeError) as error:  # ViT and Swin take one size, Inception no small ones
-        size, reason = model.pretrained_cfg["input_size"][-1], str(error).split("\n")[0]
-        raise UserError(f"'{name}' cannot take {image_size}-pixel images ({reason}): try --image-size {size}") from None
+    features = model.eval()(torch.zeros(1, 3, image_size, image_size))
     model.train(was_training)
     return features.shape[1]
 
@@ -160,6 +205,8 @@ def is_plain(value: Any) -> bool:
 def load_backbone(model: nn.Module, file: str | Path) -> None:
     """Load a backbone file strictly: it must hold every tensor of the model, and beyond them only a classifier.
 
+    A ViT's position embeddings are resampled to the model's, where only their number differs.
+
     Raises:
         UserError: see `read_state_dict`; or keys are missing, left over, of other shapes or types, or not finite.
     """
@@ -173,6 +220,7 @@ def load_backbone(model: nn.Module, file: str | Path) -> None:
     heads = tuple(f"{head}." for head in ((heads,) if isinstance(heads, str) else heads))
     state = {key: value for key, value in state.items() if not key.startswith(heads)}
     wanted = model.state_dict()
+    state = _with_resampled_positions(state, model)
     # Buffers that count batches came with PyTorch 0.4.1; older files lack them, and they do not change a result.
     missing = [key for key in wanted if key not in state and not key.endswith("num_batches_tracked")]
     surplus = [key for key in state if key not in wanted]
@@ -193,6 +241,21 @@ def load_backbone(model: nn.Module, file: str | Path) -> None:
     if broken is not None:
         raise UserError(f"'{file}' holds NaN or infinity in {broken}: train, convert or download it again")
     model.load_state_dict(state, strict=False)
+
+
+def _with_resampled_positions(state: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
+    """The state for the model's number of patches, where it is a ViT's of another one (and square)."""
+    if not isinstance(model, VisionTransformer) or model.pos_embed is None or "pos_embed" not in state:
+        return state
+    found, wanted = state["pos_embed"], model.pos_embed
+    other_tokens = 0 if model.no_embed_class else model.num_prefix_tokens
+    if found.ndim != 3 or found.shape[::2] != wanted.shape[::2] or found.shape[1] in (wanted.shape[1], other_tokens):
+        return state
+    patches = max(0, found.shape[1] - other_tokens)
+    if math.isqrt(patches) ** 2 != patches or not found.is_floating_point():
+        return state  # load_backbone says what is wrong
+    grid = list(model.patch_embed.grid_size)
+    return state | {"pos_embed": resample_abs_pos_embed(found, new_size=grid, num_prefix_tokens=other_tokens)}
 
 
 def sha256(file: str | Path) -> str:

@@ -53,6 +53,7 @@ OURS = {
     "split_seed": 0,
     "device": None,
     "image_size": 224,
+    "drop_path": None,
     "scratch": False,
     "overwrite": False,
     "cache": 1024,
@@ -134,6 +135,32 @@ def test_the_ancestors_commands(method, command, values):
 def test_what_depends_on_the_dataset_is_resolved_without_reading(flags, values):
     args = parse("fixmatch", f"/nowhere {flags}")
     assert {key: args[key] for key in values} == values
+
+
+CLIP, DINOV2 = "vit_base_patch16_clip_224.openai", "vit_base_patch14_reg4_dinov2.lvd142m"
+CLIP_MEAN, HALF, IMAGENET = [0.48145466, 0.4578275, 0.40821073], [0.5] * 3, [0.485, 0.456, 0.406]
+
+
+@pytest.mark.parametrize(
+    ("flags", "image_size", "norm_mean"),
+    [
+        (f"-d DTD -a {CLIP}", 224, CLIP_MEAN),
+        (f"-d DTD -a {DINOV2}", 518, IMAGENET),
+        (f"-d DTD -a {DINOV2} --image-size 224", 224, IMAGENET),
+        ("-d CIFAR10 -a vit_small_patch16_384", 384, HALF),
+        ("-d CIFAR10 -a vit_small_patch16_384 --norm-mean 0 0 0", 384, [0.0] * 3),
+        ("-d CIFAR10 -a vit_small_patch16_384 --train-resizing native --val-resizing native", 32, HALF),
+        (f"-d DTD -a {CLIP} --pretrained-backbone weights.pth", 224, CLIP_MEAN),
+        ("-d DTD -a vit_small_patch16_384 --pretrained-backbone weights.pth", 224, IMAGENET),
+        (f"-d DTD -a {CLIP} --scratch", 224, IMAGENET),
+        ("-d DTD -a wrn_28_2", 224, IMAGENET),
+        ("-d CIFAR10 -a resnet50", 224, [0.4912, 0.4824, 0.4467]),
+        ("-d CIFAR10 -a resnet50.tv_in1k", 224, IMAGENET),
+    ],
+)
+def test_a_pretrained_backbone_has_its_own_size_and_statistics(flags, image_size, norm_mean):
+    args = parse("fixmatch", f"/nowhere {flags}")
+    assert (args["image_size"], args["norm_mean"]) == (image_size, norm_mean)
 
 
 @pytest.mark.parametrize("method", DEFAULTS)

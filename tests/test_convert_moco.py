@@ -10,9 +10,10 @@ from torch import nn
 
 import convert_moco_to_pretrained as converter
 from common import models
+from common.augment import Normalizer
 from common.errors import UserError
 
-STATISTICS = {"image_size": 64, "norm_mean": (0.485, 0.456, 0.406), "norm_std": (0.229, 0.224, 0.225)}
+STATISTICS = {"image_size": 64, "normalizer": Normalizer((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))}
 
 
 def encoder(seed: int, arch: str = "resnet50", head: str = "fc") -> nn.Module:

@@ -1,19 +1,26 @@
 """timm's families by name, strict loading of backbone files, and the classifier."""
 
 import copy
+import functools
+import re
 import socket
 
 import pytest
 import timm
 import torch
 from safetensors.torch import save_file
+from timm.layers import DropPath
+from timm.models.vision_transformer import checkpoint_filter_fn
 from torch import nn
 from torch.nn import functional as F
 
 from common import models
+from common.augment import Normalizer
 from common.errors import UserError
+from tests.conftest import assert_equal_states
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+NORMALIZER = Normalizer(MEAN, STD)
 
 
 @pytest.fixture(autouse=True)
@@ -26,7 +33,7 @@ def _no_network(monkeypatch):
 
 
 def scratch(arch: str, size: int = 32, **options) -> nn.Module:
-    return models.backbone(arch, size, MEAN, STD, scratch=True, **options)
+    return models.backbone(arch, size, NORMALIZER, scratch=True, **options)
 
 
 @pytest.mark.parametrize(
@@ -139,7 +146,7 @@ def test_leaky_wide_resnets_are_torchssls():
 
 def test_weights_that_do_not_exist_are_refused():
     with pytest.raises(UserError, match="'wrn_28_2' has no pretrained weights: add --scratch"):
-        models.backbone("wrn_28_2", 32, MEAN, STD)
+        models.backbone("wrn_28_2", 32, NORMALIZER)
 
 
 def test_a_failed_download_is_one_line(monkeypatch):
@@ -148,12 +155,12 @@ def test_a_failed_download_is_one_line(monkeypatch):
 
     monkeypatch.setattr(timm, "create_model", offline)
     with pytest.raises(UserError, match=r"'resnet18\.tv_in1k' could not be downloaded \(no route to host\)"):
-        models.backbone("resnet18", 32, MEAN, STD)
+        models.backbone("resnet18", 32, NORMALIZER)
 
 
 @pytest.mark.parametrize(("arch", "size", "warned"), [("wrn_10_1", 224, 1), ("wrn_10_1", 96, 0), ("resnet18", 224, 0)])
 def test_networks_for_small_images_warn_of_large_ones(log, arch, size, warned):
-    models.backbone(arch, size, MEAN, STD, scratch=True)
+    models.backbone(arch, size, NORMALIZER, scratch=True)
     assert (
         len([message for message in log.messages if "224 pixels make it slow: see --train-resizing" in message])
         == warned
@@ -163,8 +170,66 @@ def test_networks_for_small_images_warn_of_large_ones(log, arch, size, warned):
 @pytest.mark.parametrize(("mean", "warned"), [(MEAN, False), ((0.5, 0.5, 0.5), True)])
 def test_other_statistics_than_the_pretrained_ones_draw_a_warning(monkeypatch, log, mean, warned):
     monkeypatch.setattr(timm, "create_model", lambda *a, create=timm.create_model, **k: create(a[0], num_classes=0))
-    models.backbone("resnet18", 32, mean, STD)
+    models.backbone("resnet18", 32, Normalizer(mean, STD))
     assert any("--norm-mean 0.485 0.456 0.406" in message for message in log.messages) is warned
+
+
+@pytest.mark.parametrize(("arch", "size"), [("vit_tiny_patch16_224", 64), ("swin_tiny_patch4_window7_224", 64)])
+def test_networks_for_one_size_are_made_for_the_images(arch, size):
+    torch.manual_seed(0)
+    model = scratch(arch, size)
+    torch.manual_seed(0)
+    wanted = timm.create_model(arch, num_classes=0, img_size=size)
+    assert model.feature_dim == wanted.num_features
+    assert_equal_states(dict(model.state_dict()), dict(wanted.state_dict()))
+
+
+@pytest.mark.parametrize(("arch", "size"), [("test_vit", 160), ("resnet18", 64)])
+def test_networks_that_take_the_images_are_timms_to_the_bit(arch, size):
+    torch.manual_seed(0)
+    model = scratch(arch, size)
+    torch.manual_seed(0)
+    assert_equal_states(dict(model.state_dict()), dict(timm.create_model(arch, num_classes=0).state_dict()))
+
+
+@pytest.mark.parametrize("class_token", [True, False], ids=["class token embedded", "not embedded"])
+def test_position_embeddings_of_a_file_are_resampled_as_timm_does(tmp_path, monkeypatch, class_token):
+    create = functools.partial(timm.create_model, no_embed_class=not class_token)
+    monkeypatch.setattr(timm, "create_model", create)
+    state, file = backbone_file(tmp_path, arch="vit_tiny_patch16_224")
+    model = models.backbone("vit_tiny_patch16_224", 64, NORMALIZER, file=file)
+    wanted, loaded = checkpoint_filter_fn(dict(state), model), model.state_dict()
+    assert all(torch.equal(loaded[key], wanted[key]) for key in loaded)
+    assert loaded["pos_embed"].shape == (1, 16 + class_token, 192)
+
+
+def test_position_embeddings_of_another_width_are_refused(tmp_path):
+    _, file = backbone_file(tmp_path, lambda s: s | {"pos_embed": torch.zeros(1, 5, 32)}, arch="test_vit")  # of 64
+    with pytest.raises(UserError, match="has other shapes for pos_embed"):
+        models.backbone("test_vit", 32, NORMALIZER, file=file)
+
+
+@pytest.mark.parametrize(
+    ("arch", "rate", "rates"),
+    [
+        ("vit_tiny_patch16_224", None, [0] * 12),
+        ("vit_tiny_patch16_224", 0.22, [0.02 * i for i in range(12)]),
+        ("swin_tiny_patch4_window7_224", None, [0.1 / 11 * i for i in range(12)]),
+        ("resnet18", 0.14, [0.02 * i for i in range(8)]),
+    ],
+)
+def test_drop_path_rises_to_its_rate(arch, rate, rates):
+    model = scratch(arch, 32, drop_path=rate)
+    branches = [m for name, m in model.named_modules() if re.search(r"drop_path2?$", name)]
+    assert [m.drop_prob for m in branches if isinstance(m, DropPath) and m.drop_prob] == pytest.approx(
+        [p for p in rates if p]
+    )
+
+
+def test_drop_path_without_branches_is_refused():
+    for arch in ("wrn_10_1", "vgg11"):
+        with pytest.raises(UserError, match=f"--drop-path: '{arch}' has no residual branches"):
+            scratch(arch, 32, drop_path=0.1)
 
 
 def test_no_pool_is_for_models_that_pool():
@@ -257,7 +322,7 @@ def without(*prefixes):
 )
 def test_backbone_files_are_loaded_whole(tmp_path, change, name):
     state, file = backbone_file(tmp_path, change, name)
-    loaded = models.backbone("resnet18", 32, MEAN, STD, file=file).state_dict()
+    loaded = models.backbone("resnet18", 32, NORMALIZER, file=file).state_dict()
     assert len(loaded) > 100
     assert all(torch.equal(loaded[key], state[key]) for key in loaded if "num_batches" not in key)
 
@@ -283,7 +348,7 @@ def test_backbone_files_are_loaded_whole(tmp_path, change, name):
 def test_unfit_backbone_files_are_refused(tmp_path, change, message):
     _, file = backbone_file(tmp_path, change)
     with pytest.raises(UserError, match=message) as error:
-        models.backbone("resnet18", 32, MEAN, STD, file=file)
+        models.backbone("resnet18", 32, NORMALIZER, file=file)
     assert file in str(error.value)
     assert "\n" not in str(error.value)
 
@@ -304,7 +369,7 @@ def test_a_missing_file_is_named():
 def test_a_model_of_another_family_loads_from_a_file(tmp_path):
     """Its classifier has another name."""
     state, file = backbone_file(tmp_path, arch="mobilenetv3_small_050")
-    loaded = models.backbone("mobilenetv3_small_050", 32, MEAN, STD, file=file).state_dict()
+    loaded = models.backbone("mobilenetv3_small_050", 32, NORMALIZER, file=file).state_dict()
     assert torch.equal(loaded["conv_stem.weight"], state["conv_stem.weight"])
 
 

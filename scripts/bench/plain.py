@@ -153,7 +153,8 @@ def main(args):
     )
     test_loader = DataLoader(Views(data.test, [test]), **options)
 
-    backbone = models.backbone(args.arch, args.image_size, args.norm_mean, args.norm_std, scratch=True)
+    normalizer = augment.Normalizer(args.norm_mean, args.norm_std)
+    backbone = models.backbone(args.arch, args.image_size, normalizer, scratch=True)
     model = models.ImageClassifier(backbone, len(data.classes), args.bottleneck_dim)
     model = model.to(run.device, memory_format=torch.contiguous_format)
     optimizer = SGD(model.parameter_groups(args.lr, args.finetune), momentum=0.9, weight_decay=args.wd, nesterov=True)
