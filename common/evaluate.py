@@ -4,6 +4,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from common.confusion import Confusion
 from common.loaders import TestLoader
 
 
@@ -33,8 +34,13 @@ def masked_accuracy(predictions: Tensor, labels: Tensor, mask: Tensor) -> tuple[
 
 
 @torch.no_grad()
-def evaluate(model: nn.Module, loader: TestLoader, num_classes: int) -> dict[str, float]:
+def evaluate(
+    model: nn.Module, loader: TestLoader, num_classes: int, confusion: Confusion | None = None
+) -> dict[str, float]:
     """Test the model in eval mode, and leave it in the mode it was in.
+
+    Args:
+        confusion: where to count, too, what is taken for what.
 
     Returns:
         `top1`, `top5` (where there are five classes), `mean_per_class` (recall, averaged over the classes that have
@@ -53,6 +59,8 @@ def evaluate(model: nn.Module, loader: TestLoader, num_classes: int) -> dict[str
         hits.index_add_(0, labels, correct)
         hits5 += (logits.topk(min(5, num_classes), dim=1).indices == labels[:, None]).sum()
         loss += F.cross_entropy(logits, labels, reduction="sum")
+        if confusion is not None:
+            confusion.update(logits, labels)
     model.train(was_training)
 
     seen = totals > 0

@@ -7,10 +7,13 @@ views.png           a sheet of augmented samples
 metrics.jsonl       one object per epoch
 tensorboard/        the same, where --tensorboard asks for it
 checkpoints/        latest.pth (everything, to resume from; previous.pth, the one before), best.pth (the model, to use)
+report.png, per_class.csv   what the network confuses, after the last epoch, or in --phase test
 result.json         written last: its presence means that the run is finished
 """
 
+import csv
 import fcntl
+import io
 import json
 import logging
 import os
@@ -159,7 +162,7 @@ class Folder:
         (self.path / "result.json").unlink(missing_ok=True)
         for name in ("checkpoints", "tensorboard"):
             shutil.rmtree(self.path / name, ignore_errors=True)
-        for name in ("metrics.jsonl", "labeled.json", "views.png", "args.json"):
+        for name in ("metrics.jsonl", "labeled.json", "views.png", "report.png", "per_class.csv", "args.json"):
             (self.path / name).unlink(missing_ok=True)
 
     # It goes on
@@ -184,6 +187,15 @@ class Folder:
     def save_sheet(self, samples: dict[str, Tensor]) -> None:
         """Write `views.png`; see `augment.save_sheet`."""
         augment.save_sheet(self.path / "views.png", samples)
+
+    def save_report(self, page: memoryview, per_class: list[dict[str, Any]]) -> None:
+        """Write `report.png` and `per_class.csv`; see `picture.report` and `confusion.per_class`."""
+        table = io.StringIO()
+        writer = csv.DictWriter(table, per_class[0])
+        writer.writeheader()
+        writer.writerows(per_class)
+        write_whole(self.path / "report.png", page)
+        write_whole(self.path / "per_class.csv", table.getvalue().encode(errors="surrogateescape"))
 
     def write_history(self, history: list[dict[str, Any]]) -> None:
         """Write `metrics.jsonl`, and the events where they are wanted."""

@@ -157,8 +157,14 @@ class TestLoader:
         self.normalizer, self.device = normalizer.to(device), device
         self.number, self.room = len(images), cache * 2**20
         views = _Views(images, [transform], seed=0, stream="test")
-        self.loader = _data_loader(views, _InOrder(len(images), batch_size), workers, device)
+        self.keys = _InOrder(len(images), batch_size)
+        self.loader = _data_loader(views, self.keys, workers, device)
         self.kept: list[tuple[Tensor, Tensor]] = []  # the uint8 views and labels of the whole set, or nothing
+
+    @property
+    def order(self) -> Tensor:
+        """int64 [N]: the index of each image in the set, in the order in which they come."""
+        return torch.tensor([index for batch in self.keys for _, _, index in batch], dtype=torch.int64)
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         for batch in self.kept or self._read_and_keep():

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from torch import nn
 
-from common import checkpoint, cli, evaluate, progress, report, seeding, splits
+from common import checkpoint, cli, confusion, evaluate, picture, progress, report, seeding, splits
 from common.average import Average
 from common.datasets import Data
 from common.devices import find_device
@@ -51,6 +51,7 @@ class Run:
         self.meters = Meters(self.device)
         self.guard = Guard(self.meters)
         self.signals = Signals()
+        self.confusion: confusion.Confusion | None = None
         self._streams: list[Iterator[Batch]] | None = None
         seeding.seed_all(args.seed, "model")
 
@@ -184,13 +185,16 @@ class Run:
         return self.evaluated if self.average is None else self.average.network
 
     def evaluate(self, loader: TestLoader) -> dict[str, float]:
-        """The scores of the evaluated network; see `evaluate.evaluate`.
+        """The scores of the evaluated network; see `evaluate.evaluate`. The last time, count its confusions, too.
 
         With `--ema` they are the average's, and those of the network itself stand beside them as `raw_*`.
         """
-        scores = evaluate.evaluate(self.tested, loader, len(self.data.classes))
+        classes = len(self.data.classes)
+        if self.args.phase == "test" or self.epoch + 1 == self.args.epochs:
+            self.confusion = confusion.Confusion(classes, loader.order, loader.device)
+        scores = evaluate.evaluate(self.tested, loader, classes, self.confusion)
         if self.average is not None:
-            raw = evaluate.evaluate(self.evaluated, loader, len(self.data.classes))
+            raw = evaluate.evaluate(self.evaluated, loader, classes)
             scores |= {f"raw_{name}": value for name, value in raw.items()}
         return scores
 
@@ -211,11 +215,25 @@ class Run:
             self.guard.check_weights(content, self.step)
             content |= {"classes": self.data.classes, "args": vars(self.args), "epoch": epoch}
             self.folder.save_best(content)
+        if epoch == self.args.epochs:
+            self._report(scores, f"epoch {epoch}, the last")
         self.save()
         self.folder.write_history(self.history)
         shown = ", ".join(f"{name} {value:.2f}" for name, value in scores.items())
         logger.info(f"epoch {epoch}/{self.args.epochs} tested: {shown}{' (best so far)' if is_best else ''}")
         self._stop_if_asked()
+
+    def _report(self, scores: dict[str, float], what: str) -> None:
+        """Draw what the last evaluation confused; before the checkpoint that says there is nothing left to do."""
+        if self.confusion is None:  # the script has an evaluation of its own
+            return
+        matrix, errors = self.confusion.read()
+        title = [
+            f"{self.method} on {self.args.data}, {self.args.arch}: {what}",
+            f"top-1 {scores['top1']:.2f} %, mean per class {scores['mean_per_class']:.2f} %; {matrix.sum():,} images",
+        ]
+        page = picture.report(matrix, errors, self.data.classes, self.data.test, title)
+        self.folder.save_report(page, confusion.per_class(matrix, self.data.classes))
 
     def _stop_if_asked(self) -> None:
         signum = self.signals.received
@@ -263,4 +281,9 @@ class Run:
         checkpoint.restore(networks, content, path)
         scores = self.evaluate(loader)
         logger.info(f"'{path}': " + ", ".join(f"{name} {value:.2f}" for name, value in scores.items()))
+        try:
+            epoch = content.get("epoch", len(content.get("history", ())))
+            self._report(scores, f"{path.name}, epoch {epoch}")
+        except UserError as error:  # the folder may be another's, and not ours to write to
+            logger.warning(str(error))
         return scores

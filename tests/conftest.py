@@ -54,6 +54,12 @@ def read_rows(log: Path) -> list[dict]:
     return [json.loads(line) for line in (log / "metrics.jsonl").read_text().splitlines()]
 
 
+def contents(log: Path) -> dict[Path, bytes]:
+    """All files of a run but those that `--phase test` writes anew."""
+    reports = {"report.png", "per_class.csv"}
+    return {path: path.read_bytes() for path in log.rglob("*") if path.is_file() and path.name not in reports}
+
+
 def final_state(log: Path) -> dict:
     """All that the latest checkpoint of a run holds."""
     return torch.load(log / "checkpoints" / "latest.pth", weights_only=True)

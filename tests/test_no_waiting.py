@@ -11,6 +11,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from common.confusion import Confusion
 from common.meters import Meters
 from tests import steps
 
@@ -52,6 +53,15 @@ def test_no_step_waits_for_its_device(no_waiting, method):
     with no_waiting():
         for step in (1, 2, 3):
             meters.update(steps.train_step(setup, args, *data), step)
+
+
+def test_counting_confusions_does_not_wait(no_waiting):
+    meta = torch.device("meta")
+    confusion, logits = Confusion(10, torch.arange(64), meta), torch.empty(32, 10, device=meta)
+    labels = torch.empty(32, dtype=torch.int64, device=meta)
+    with no_waiting():
+        for _ in range(2):
+            confusion.update(logits, labels)
 
 
 VECTOR = torch.ones(4, device="meta")

@@ -18,7 +18,7 @@ from PIL import Image
 import erm
 from common import datasets, evaluate, progress, splits
 from common.errors import UserError
-from tests.conftest import SMALL, assert_equal_states, final_state, read_rows, train_small
+from tests.conftest import SMALL, assert_equal_states, contents, final_state, read_rows, train_small
 
 METHODS = ["erm", "fixmatch"]
 FLAGS = ("--lr", "0.1")
@@ -49,6 +49,8 @@ def test_files(trained):
         "result.json",
         "views.png",
         "labeled.json",
+        "report.png",
+        "per_class.csv",
         "checkpoints/latest.pth",
         "checkpoints/best.pth",
     }
@@ -161,12 +163,12 @@ def test_speed_and_time_left_count_from_the_resume_on(monkeypatch, log):
 @pytest.mark.parametrize("checkpoint", ["best", "latest"])
 def test_a_checkpoint_is_tested(trained, checkpoint, capsys):
     method, folder, result = trained
-    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    before = contents(folder)
     scores = train_small(method, *FLAGS, "--phase", "test", "--checkpoint", checkpoint, log=folder)
     row = read_rows(folder)[result["best_epoch"] - 1 if checkpoint == "best" else -1]
     assert scores == {name: row[name] for name in ("top1", "top5", "mean_per_class", "test_loss")}
     assert f"{checkpoint}.pth': top1 {scores['top1']:.2f}" in capsys.readouterr().out
-    assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
+    assert contents(folder) == before
 
 
 def test_the_same_command_gives_the_same_run_and_workers_do_not_matter(trained, tmp_path):

@@ -35,6 +35,10 @@ class ImageSet:
     def __len__(self) -> int:
         return len(self.labels)
 
+    def name(self, index: int) -> str:
+        """The image's file, without its folders; its number, where there is none."""
+        return f"#{index}" if isinstance(self.images, np.ndarray) else os.path.basename(self.images[index])
+
     def load(self, index: int) -> Image.Image:
         """The image as RGB, the first one of an animation; grey becomes three equal channels, transparency is dropped.
 
