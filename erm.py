@@ -31,12 +31,12 @@ def parse_args(argv=None):
 
 
 def train_step(model, optimizer, batch_l, args):
-    (x_l_weak, x_l_strong), labels_l, _ = batch_l
+    (x_l_weak, *x_l_strong), labels_l, _ = batch_l
 
     logits_l_weak = model(x_l_weak)
-    logits_l_strong = model(x_l_strong)
+    logits_l_strong = [model(x) for x in x_l_strong]  # none where its weight is 0
     loss_l = F.cross_entropy(logits_l_weak, labels_l)
-    loss_l = loss_l + args.trade_off_cls_strong * F.cross_entropy(logits_l_strong, labels_l)
+    loss_l = loss_l + args.trade_off_cls_strong * sum(F.cross_entropy(logits, labels_l) for logits in logits_l_strong)
     loss = loss_l
 
     optimizer.zero_grad()
@@ -66,13 +66,13 @@ def main(args):
     if args.oracle:
         labeled = unlabeled[data.train.labels[unlabeled] >= 0]
     run.describe(data, labeled)
-    weak, strong, test = augment.transforms(
-        data.spec, args.train_resizing, args.val_resizing, args.image_size, args.auto_augment, args.norm_mean
-    )
+    policy = augment.policy(args.auto_augment, args.norm_mean, args.cutout)
+    weak, strong, test = augment.transforms(data.spec, args.train_resizing, args.val_resizing, args.image_size, policy)
     normalizer = augment.Normalizer(args.norm_mean, args.norm_std)
     options = {"workers": args.workers, "cache": args.cache, "normalizer": normalizer, "device": run.device}
     images_l = data.train.subset(labeled)
-    loader_l = TrainLoader(images_l, [weak, strong], args.batch_size, "labeled", args.seed, **options)
+    views_l = [weak, strong] if args.trade_off_cls_strong > 0 else [weak]
+    loader_l = TrainLoader(images_l, views_l, args.batch_size, "labeled", args.seed, **options)
     test_loader = TestLoader(data.test, test, **options)
 
     backbone = models.backbone(

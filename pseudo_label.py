@@ -51,13 +51,13 @@ def self_training_loss(logits_u_weak, threshold):
 
 
 def train_step(model, optimizer, batch_l, batch_u, args):
-    (x_l_weak, x_l_strong), labels_l, _ = batch_l
+    (x_l_weak, *x_l_strong), labels_l, _ = batch_l
     (x_u_weak,), labels_u, _ = batch_u
 
     logits_l_weak = model(x_l_weak)
-    logits_l_strong = model(x_l_strong)
+    logits_l_strong = [model(x) for x in x_l_strong]  # none where its weight is 0
     loss_l = F.cross_entropy(logits_l_weak, labels_l)
-    loss_l = loss_l + args.trade_off_cls_strong * F.cross_entropy(logits_l_strong, labels_l)
+    loss_l = loss_l + args.trade_off_cls_strong * sum(F.cross_entropy(logits, labels_l) for logits in logits_l_strong)
 
     logits_u_weak = model(x_u_weak)
     loss_u, pseudo_labels, mask = self_training_loss(logits_u_weak, args.threshold)
@@ -96,13 +96,14 @@ def main(args):
         data.train.labels, data.classes, args.num_samples_per_class, args.split_seed, data.candidates
     )
     run.describe(data, labeled)
-    weak, strong, test = augment.transforms(
-        data.spec, args.train_resizing, args.val_resizing, args.image_size, args.auto_augment, args.norm_mean
-    )
+    policy = augment.policy(args.auto_augment, args.norm_mean, args.cutout)
+    weak, strong, test = augment.transforms(data.spec, args.train_resizing, args.val_resizing, args.image_size, policy)
     normalizer = augment.Normalizer(args.norm_mean, args.norm_std)
     options = {"workers": args.workers, "cache": args.cache, "normalizer": normalizer, "device": run.device}
-    images_l, images_u = data.train.subset(labeled), data.train.subset(unlabeled)
-    loader_l = TrainLoader(images_l, [weak, strong], args.batch_size, "labeled", args.seed, **options)
+    images_l = data.train.subset(labeled)
+    images_u = data.train if args.labeled_in_unlabeled else data.train.subset(unlabeled)
+    views_l = [weak, strong] if args.trade_off_cls_strong > 0 else [weak]
+    loader_l = TrainLoader(images_l, views_l, args.batch_size, "labeled", args.seed, **options)
     loader_u = TrainLoader(images_u, [weak], args.unlabeled_batch_size, "unlabeled", args.seed, **options)
     test_loader = TestLoader(data.test, test, **options)
 

@@ -176,12 +176,12 @@ def main(args):
         data.train.labels, data.classes, args.num_samples_per_class, args.split_seed, data.candidates
     )
     run.describe(data, labeled)
-    _, strong, test = augment.transforms(
-        data.spec, args.train_resizing, args.val_resizing, args.image_size, args.auto_augment, args.norm_mean
-    )
+    policy = augment.policy(args.auto_augment, args.norm_mean, args.cutout)
+    _, strong, test = augment.transforms(data.spec, args.train_resizing, args.val_resizing, args.image_size, policy)
     normalizer = augment.Normalizer(args.norm_mean, args.norm_std)
     options = {"workers": args.workers, "cache": args.cache, "normalizer": normalizer, "device": run.device}
-    images_l, images_u = data.train.subset(labeled), data.train.subset(unlabeled)
+    images_l = data.train.subset(labeled)
+    images_u = data.train if args.labeled_in_unlabeled else data.train.subset(unlabeled)
     loader_l = TrainLoader(images_l, [strong, strong], args.batch_size, "labeled", args.seed, **options)
     loader_u = TrainLoader(images_u, [strong, strong], args.unlabeled_batch_size, "unlabeled", args.seed, **options)
     test_loader = TestLoader(data.test, test, **options)

@@ -7,7 +7,7 @@ generators, which the loaders seed anew for every view.
 import functools
 import io
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -19,12 +19,14 @@ from torch import Tensor, nn
 from torchvision import transforms as T
 from torchvision.utils import make_grid
 
+from common import classic
 from common.datasets import Spec
 from common.errors import UserError
 from common.files import write_whole
 
 BILINEAR, BICUBIC = T.InterpolationMode.BILINEAR, T.InterpolationMode.BICUBIC
 RESIZINGS = ("default", "cifar", "native")
+Operation = Callable[[Image.Image], Image.Image]
 
 
 class Transform(T.Compose):
@@ -36,7 +38,7 @@ class Transform(T.Compose):
 
 
 def transforms(
-    spec: Spec, train_resizing: str, val_resizing: str, image_size: int, auto_augment: str, norm_mean: Sequence[float]
+    spec: Spec, train_resizing: str, val_resizing: str, image_size: int, strong: Sequence[Operation]
 ) -> tuple[Transform, Transform, Transform]:
     """The weak, the strong and the test transform: RGB image -> uint8 [3, image_size, image_size].
 
@@ -44,7 +46,7 @@ def transforms(
         default: RandomResizedCrop of 20 to 100 % of the area, bilinear.
         cifar:   a crop at the dataset's own size from the image padded by an eighth (reflected); enlarged, bicubic.
         native:  the same crop, not enlarged.
-    strong: weak, then RandAugment at the final size.
+    strong: weak, then the operations of `strong` at the final size.
     test, by `val_resizing`:
         default: squashed to a square of 256/224 of the size, centre crop.
         cifar:   resized to the size.
@@ -53,8 +55,7 @@ def transforms(
     Args:
         spec: of the dataset: its own image size, and whether it may be flipped.
         image_size: in pixels.
-        auto_augment: timm's string, `rand-m10-n2-mstd2` by default.
-        norm_mean: RandAugment's geometric operations fill with this colour (per channel, of pixels in [0, 1]).
+        strong: see `policy`.
 
     Raises:
         UserError: native resizing, and the images have another size.
@@ -74,7 +75,7 @@ def transforms(
     test_steps = {"default": squash, "cifar": enlarge, "native": []}[val_resizing]
     return (
         Transform("weak", steps),
-        Transform("strong", [*steps, rand_augment(auto_augment, norm_mean)]),
+        Transform("strong", [*steps, *strong]),
         Transform("test", test_steps),
     )
 
@@ -112,16 +113,34 @@ def _mirrored(length: int, padding: int) -> np.ndarray:
     return np.pad(np.arange(length), padding, mode="reflect")
 
 
-def rand_augment(config: str, norm_mean: Sequence[float]):
+def policy(auto_augment: str, norm_mean: Sequence[float], cutout: float) -> list[Operation]:
+    """What makes a strong view of a weak one.
+
+    Args:
+        auto_augment: timm's string, such as `rand-m10-n2-mstd2`; or `classic`, see there.
+        norm_mean: RandAugment's geometric operations and Cutout fill with this colour (per channel, of pixels in
+            [0, 1]).
+        cutout: largest side of Cutout's square, as a share of the image's; 0 for none.
+
+    Raises:
+        UserError: unknown `auto_augment`.
+    """
+    fill = [min(255, round(255 * m)) for m in norm_mean]
+    operation = classic.Classic() if auto_augment == "classic" else rand_augment(auto_augment, fill)
+    return [operation, classic.Cutout(cutout, fill)] if cutout else [operation]
+
+
+def rand_augment(config: str, fill: Sequence[int]):
     """timm's RandAugment (arXiv:1909.13719), made safe against Pillow 13.
 
     Raises:
         UserError: the string is none of RandAugment's.
     """
     if not re.fullmatch(r"rand(-((m|n|mmax|inc)\d+|(p|mstd)\d+(\.\d+)?))*", config):
-        raise UserError(f"--auto-augment '{config}' is not a RandAugment string such as rand-m10-n2-mstd2")
-    fill = tuple(min(255, round(255 * m)) for m in norm_mean)
-    augment = rand_augment_transform(config, {"img_mean": fill, "interpolation": Image.Resampling.BILINEAR})
+        raise UserError(
+            f"--auto-augment '{config}' is not a RandAugment string such as rand-m10-n2-mstd2, nor classic"
+        )
+    augment = rand_augment_transform(config, {"img_mean": tuple(fill), "interpolation": Image.Resampling.BILINEAR})
     for operation in augment.ops:
         if operation.aug_fn is timm_posterize:
             operation.aug_fn = posterize

@@ -122,7 +122,16 @@ def _add_views(p: Parser) -> None:
         "--auto-augment",
         default="rand-m10-n2-mstd2",
         metavar="CONFIG",
-        help="timm's RandAugment of the strong views (default: rand-m10-n2-mstd2)",
+        help="of the strong views: timm's RandAugment, or classic, 3 of 14 operations as in training from scratch "
+        "(default: rand-m10-n2-mstd2)",
+    )
+    g.add_argument(
+        "--cutout",
+        type=fraction,
+        default=None,
+        metavar="SHARE",
+        help="largest side of a square that strong views lose, as a share of theirs; 0 for none (default: 0, or 0.5 "
+        "with --auto-augment classic)",
     )
 
 
@@ -171,6 +180,7 @@ def _add_optimization(p: Parser, unlabeled: bool, schedule: bool) -> None:
         "-b", "--batch-size", type=positive_int, default=32, metavar="B", help="images per labeled batch (default: 32)"
     )
     if unlabeled:
+        g.add_argument("--labeled-in-unlabeled", action="store_true", help="the labeled images are unlabeled ones, too")
         g.add_argument(
             "--unlabeled-batch-size",
             type=positive_int,
@@ -338,7 +348,9 @@ def _resolve_views(args: argparse.Namespace, spec: datasets.Spec) -> None:
         if len(values) != 3:
             raise UserError(f"--{flag.replace('_', '-')} takes 3 values, one per channel, got {len(values)}")
         setattr(args, flag, list(values))
-    augment.rand_augment(args.auto_augment, args.norm_mean)
+    if args.cutout is None:
+        args.cutout = 0.5 if args.auto_augment == "classic" else 0.0
+    augment.policy(args.auto_augment, args.norm_mean, args.cutout)
 
 
 def completed(args: Arguments, saved: dict[str, Any]) -> argparse.Namespace:

@@ -9,10 +9,10 @@ from PIL import Image
 from timm.data import auto_augment
 from torchvision.transforms import RandomCrop
 
-from common import augment, datasets, seeding
+from common import augment, classic, datasets, seeding
 from common.errors import UserError
 
-MEAN = [0.485, 0.456, 0.406]
+MEAN, FILL = [0.485, 0.456, 0.406], [124, 116, 104]
 CONFIG = "rand-m10-n2-mstd2"
 
 
@@ -21,7 +21,7 @@ def photograph(width=300, height=200) -> Image.Image:
 
 
 def transforms(name="ImageFolder", train="default", val="default", size=224):
-    return augment.transforms(datasets.SPECS[name], train, val, size, CONFIG, MEAN)
+    return augment.transforms(datasets.SPECS[name], train, val, size, augment.policy(CONFIG, MEAN, 0))
 
 
 def pixels(image: Image.Image) -> torch.Tensor:
@@ -127,8 +127,24 @@ def test_strong_is_weak_and_then_randaugment_at_the_final_size():
     assert type(strong.transforms[-2]) is auto_augment.RandAugment
 
 
+@pytest.mark.parametrize(
+    ("config", "cutout", "types"),
+    [
+        (CONFIG, 0, [auto_augment.RandAugment]),
+        (CONFIG, 0.25, [auto_augment.RandAugment, classic.Cutout]),
+        ("classic", 0, [classic.Classic]),
+        ("classic", 0.5, [classic.Classic, classic.Cutout]),
+    ],
+)
+def test_cutout_comes_last(config, cutout, types):
+    policy = augment.policy(config, MEAN, cutout)
+    assert [type(operation) for operation in policy] == types
+    if cutout:
+        assert (policy[-1].share, policy[-1].fill) == (cutout, (124, 116, 104))
+
+
 def test_randaugments_operations_are_timms():
-    ours, timms = augment.rand_augment(CONFIG, MEAN), auto_augment.rand_augment_transform(CONFIG, {})
+    ours, timms = augment.rand_augment(CONFIG, FILL), auto_augment.rand_augment_transform(CONFIG, {})
     assert ours.num_layers == 2
     assert [op.name for op in ours.ops] == [op.name for op in timms.ops]
     assert len(ours.ops) == 15
@@ -141,7 +157,7 @@ def test_randaugments_operations_are_timms():
 def test_randaugments_pixels_are_timms():
     image = photograph(32, 32)
     options = {"img_mean": (124, 116, 104), "interpolation": Image.Resampling.BILINEAR}
-    ours, timms = augment.rand_augment(CONFIG, MEAN), auto_augment.rand_augment_transform(CONFIG, options)
+    ours, timms = augment.rand_augment(CONFIG, FILL), auto_augment.rand_augment_transform(CONFIG, options)
     for seed in range(100):
         views = []
         for transform in (ours, timms):
@@ -151,7 +167,8 @@ def test_randaugments_pixels_are_timms():
 
 
 def operation(name: str, mean=MEAN) -> auto_augment.AugmentOp:
-    (op,) = [op for op in augment.rand_augment(CONFIG, mean).ops if op.name == name]
+    (augmentation,) = augment.policy(CONFIG, mean, 0)
+    (op,) = [op for op in augmentation.ops if op.name == name]
     op.prob, op.magnitude_std = 1.0, 0
     return op
 
@@ -180,7 +197,7 @@ def test_rotation_fills_with_the_mean_colour(mean, colour):
 
 @pytest.mark.parametrize(("config", "layers"), [("rand", 2), ("rand-m9-mstd0.5-inc1", 2), ("rand-n3", 3)])
 def test_randaugment_strings(config, layers):
-    assert augment.rand_augment(config, MEAN).num_layers == layers
+    assert augment.rand_augment(config, FILL).num_layers == layers
 
 
 @pytest.mark.parametrize(
@@ -188,7 +205,7 @@ def test_randaugment_strings(config, layers):
 )
 def test_other_strings_are_refused(config):
     with pytest.raises(UserError, match=f"--auto-augment '{config}'"):
-        augment.rand_augment(config, MEAN)
+        augment.rand_augment(config, FILL)
 
 
 def test_the_sheet_has_a_column_per_view(tmp_path):

@@ -101,7 +101,8 @@ def test_plain_fixmatch_is_fixmatch(threshold):
 def test_plain_views_are_ours_normalised():
     args = steps.arguments("fixmatch", "--train-resizing", "native", "--val-resizing", "native")
     data = datasets.load("Digits", "data")
-    resizing = args.train_resizing, args.val_resizing, args.image_size, args.auto_augment, args.norm_mean
+    policy = augment.policy(args.auto_augment, args.norm_mean, args.cutout)
+    resizing = args.train_resizing, args.val_resizing, args.image_size, policy
     normalizer = augment.Normalizer(args.norm_mean, args.norm_std)
     for ours, other in zip(augment.transforms(data.spec, *resizing), plain.views(args, data.spec), strict=True):
         for index in range(20):

@@ -60,6 +60,7 @@ OURS = {
     "tensorboard": False,
     "checkpoint": "best",
     "ema": None,
+    "cutout": 0.0,
     "any_counts": False,
     "generated_split": False,
     "labeled_list": None,
@@ -75,7 +76,7 @@ def parse(method: str, command: str) -> dict:
 def test_defaults_are_the_published_ones(method):
     expected = DEFAULTS[method] | OURS | {"root": "data", "data": "ImageFolder", "log": f"logs/{method}"}
     if method != "erm":
-        expected["unlabeled_batch_size"] = 32
+        expected |= {"unlabeled_batch_size": 32, "labeled_in_unlabeled": False}
     assert parse(method, "data -d ImageFolder") == expected
 
 

@@ -17,7 +17,8 @@ from common.loaders import TestLoader, TrainLoader
 
 MEAN, STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
 CPU = torch.device("cpu")
-WEAK, STRONG, TEST = augment.transforms(datasets.SPECS["Digits"], "native", "native", 32, "rand-m10-n2-mstd2", MEAN)
+POLICY = augment.policy("rand-m10-n2-mstd2", MEAN, cutout=0)
+WEAK, STRONG, TEST = augment.transforms(datasets.SPECS["Digits"], "native", "native", 32, POLICY)
 
 
 def image_set(number: int) -> ImageSet:
@@ -145,7 +146,7 @@ def test_draws_differ_by_view_image_step_seed_and_stream():
 def test_an_image_is_never_drawn_the_same_way_again():
     """Two equal images, in every place of the batch many times over."""
     same = ImageSet(np.repeat(image_set(1).images, 2, axis=0), np.zeros(2))
-    crop, _, _ = augment.transforms(datasets.SPECS["Digits"], "default", "default", 32, "rand-m10", MEAN)
+    crop, _, _ = augment.transforms(datasets.SPECS["Digits"], "default", "default", 32, POLICY)
     batches = take(TrainLoader(same, [crop, crop], 2, "unlabeled", 0, **options()), 10)
     views = [view.numpy().tobytes() for batch in batches for pair in batch.views for view in pair]
     assert len(set(views)) == len(views) == 40
@@ -216,7 +217,7 @@ def photographs(tmp_path) -> ImageSet:
 @pytest.mark.parametrize("workers", [0, 2])
 @pytest.mark.parametrize(("cache", "kept"), [(0, False), (2, False), (3, True)])
 def test_files_are_decoded_once_where_they_fit(photographs, workers, cache, kept):
-    views = augment.transforms(datasets.SPECS["ImageFolder"], "default", "default", 32, "rand-m10-n2-mstd2", MEAN)
+    views = augment.transforms(datasets.SPECS["ImageFolder"], "default", "default", 32, POLICY)
     expected = take(TrainLoader(photographs, views[:2], 4, "labeled", 0, **options()), 7)
     loader = TrainLoader(photographs, views[:2], 4, "labeled", 0, **options(workers, cache))
     batches = loader.batches(0)

@@ -68,8 +68,9 @@ SHARED = [
     *("--num-samples-per-class 3", "--split-seed 1", "--auto-augment rand-m1-n2", "--norm-mean .1 .1 .1"),
     *("--norm-std .5 .5 .5", "--bottleneck-dim 12", "--finetune", "--batch-size 6", "--lr 0.05", "--wd 0.1"),
     *("--epochs 3", "--iters-per-epoch 3", "--seed 1", "--precision bf16"),
+    *("--auto-augment classic", "--cutout 0.5", "--ema 0.5"),
 ]
-UNLABELED = ["--unlabeled-batch-size 6"]
+UNLABELED = ["--unlabeled-batch-size 6", "--labeled-in-unlabeled"]
 SCHEDULE = ["--lr-scheduler cos", "--lr-gamma 0.5", "--lr-gamma 0.5 --lr-decay 0.5"]
 
 
@@ -137,6 +138,25 @@ def test_backbone_is_asked_for_as_the_flags_say(method, tmp_path):
     with mock.patch.object(models, "backbone", side_effect=UserError("asked")) as ask, pytest.raises(UserError):
         train_small(method, *flags, log=tmp_path / "run")
     assert ask.call_args.args == ("vit_x", 32, [0.1, 0.2, 0.3], [0.4, 0.5, 0.6], True, None, True)
+
+
+@pytest.mark.parametrize("method", FLAGS)
+def test_loaders_have_the_images_and_views_that_the_flags_say(method, tmp_path):
+    script, loaders = importlib.import_module(method), {}
+
+    def loader(images, transforms, batch_size, stream, *args, **options):
+        loaders[stream] = len(images), len(transforms)
+        if len(loaders) == 2 or method == "erm":
+            raise UserError("asked")
+
+    for flags in ((), ("--labeled-in-unlabeled", "--trade-off-cls-strong", "0")):
+        accepted = [flag for flag in flags[:1] if method != "erm"] + [*flags[1:]] * (method != "self_tuning")
+        loaders.clear()
+        with mock.patch.object(script, "TrainLoader", loader), pytest.raises(UserError, match="asked"):
+            train_small(method, *accepted, log=tmp_path / "run")
+        strong = not flags or method == "self_tuning"
+        assert loaders["labeled"] == (40, 2 if strong else 1)
+        assert method == "erm" or loaders["unlabeled"][0] == (1198 if flags else 1158)
 
 
 PUBLISHED = {

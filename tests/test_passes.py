@@ -62,6 +62,21 @@ def test_passes_in_order_in_train_mode(method):
     assert all(module.training for part in (setup.model, *setup.state) for module in part.modules())
 
 
+@pytest.mark.parametrize("method", [*steps.LABELED_ALONE, *steps.SUPERVISED_STRONG])
+def test_without_the_strong_labeled_view_its_pass_alone_is_missing(method):
+    args, losses = steps.arguments(method, "--trade-off-cls-strong", "0"), []
+    for skipped in (False, True):
+        setup, data = steps.build(method, args, dropout=0), steps.batches(method)
+        if skipped:
+            data = (data[0]._replace(views=data[0].views[:1]), *data[1:])
+        losses.append(steps.train_step(setup, args, *data)["loss"])
+    names = [view for _, view, _ in PASSES[method] if view != "l2"]
+    assert len(names) == len(PASSES[method]) - 1
+    named = views(method)
+    assert all(torch.equal(p.x, named[view]) for p, view in zip(setup.model.backbone.passes, names, strict=True))
+    assert torch.equal(*losses)
+
+
 @pytest.mark.parametrize("method", steps.METHODS)
 def test_every_pass_moves_the_running_statistics(method):
     """Pass by pass; where there is a mask, it is all zero, which spares none of them."""

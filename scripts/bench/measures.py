@@ -106,7 +106,8 @@ def pairs(name: str, argv: list[str], batches: int, rounds: int) -> Row:
     data = datasets.load(args.data, args.root)
     labeled, unlabeled = splits.split(data.train.labels, data.classes, 4, 0, data.candidates)
     sets = {"labeled": data.train.subset(labeled), "unlabeled": data.train.subset(unlabeled)}
-    resizing = args.train_resizing, args.val_resizing, args.image_size, args.auto_augment, args.norm_mean
+    policy = augment.policy(args.auto_augment, args.norm_mean, args.cutout)
+    resizing = args.train_resizing, args.val_resizing, args.image_size, policy
     views = augment.transforms(data.spec, *resizing)[:2]
     options = {"workers": 0, "cache": args.cache, "normalizer": nn.Identity(), "device": cpu}
     ours = [TrainLoader(images, views, 32, stream, 0, **options).batches(0) for stream, images in sets.items()]

@@ -48,7 +48,7 @@ def views(args, spec):
         weak = [crop, *([enlarge] if args.train_resizing == "cifar" else []), *flip]
     squash = [T.Resize((round(size * 256 / 224),) * 2, augment.BICUBIC), T.CenterCrop(size)]
     test = {"default": squash, "cifar": [enlarge], "native": []}[args.val_resizing]
-    strong = [*weak, augment.rand_augment(args.auto_augment, args.norm_mean)]
+    strong = [*weak, *augment.policy(args.auto_augment, args.norm_mean, args.cutout)]
     last = [T.ToTensor(), T.Normalize(args.norm_mean, args.norm_std)]
     return [T.Compose(steps + last) for steps in (weak, strong, test)]
 

@@ -1,0 +1,64 @@
+"""The strong augmentation of papers on training from scratch: Pillow's operations with magnitudes drawn evenly, Cutout.
+
+It is RandAugment (arXiv:1909.13719) without its magnitude, in the form of TorchSSL, whose figures are the ones that are
+compared with: nearest neighbours, and black where nothing is left of an image.
+"""
+
+import random
+from collections.abc import Sequence
+
+from PIL import Image, ImageDraw, ImageEnhance, ImageOps
+
+AFFINE = Image.Transform.AFFINE
+# name -> (operation on an image and a magnitude, the least magnitude, the largest)
+OPERATIONS = {
+    "AutoContrast": (lambda image, _: ImageOps.autocontrast(image), 0, 0),
+    "Brightness": (lambda image, v: ImageEnhance.Brightness(image).enhance(v), 0.05, 0.95),
+    "Color": (lambda image, v: ImageEnhance.Color(image).enhance(v), 0.05, 0.95),
+    "Contrast": (lambda image, v: ImageEnhance.Contrast(image).enhance(v), 0.05, 0.95),
+    "Equalize": (lambda image, _: ImageOps.equalize(image), 0, 0),
+    "Identity": (lambda image, _: image, 0, 0),
+    "Posterize": (lambda image, v: ImageOps.posterize(image, int(v)), 4, 8),  # bits that are kept
+    "Rotate": (lambda image, v: image.rotate(v), -30, 30),  # degrees, against the clock
+    "Sharpness": (lambda image, v: ImageEnhance.Sharpness(image).enhance(v), 0.05, 0.95),
+    "ShearX": (lambda image, v: image.transform(image.size, AFFINE, (1, v, 0, 0, 1, 0)), -0.3, 0.3),
+    "ShearY": (lambda image, v: image.transform(image.size, AFFINE, (1, 0, 0, v, 1, 0)), -0.3, 0.3),
+    "Solarize": (ImageOps.solarize, 0, 256),  # inverts what is not below
+    "TranslateX": (lambda image, v: image.transform(image.size, AFFINE, (1, 0, v * image.width, 0, 1, 0)), -0.3, 0.3),
+    "TranslateY": (lambda image, v: image.transform(image.size, AFFINE, (1, 0, 0, 0, 1, v * image.height)), -0.3, 0.3),
+}
+
+
+class Classic:
+    """RGB image -> RGB image: `number` of the operations one after the other, each with a magnitude of its own.
+
+    They are drawn with replacement, and all of them are applied.
+    """
+
+    def __init__(self, number: int = 3):
+        self.number = number
+
+    def __call__(self, image: Image.Image) -> Image.Image:
+        for operation, low, high in random.choices(list(OPERATIONS.values()), k=self.number):
+            image = operation(image, random.uniform(low, high))
+        return image
+
+
+class Cutout:
+    """RGB image -> RGB image with a square of one colour around any of its pixels (arXiv:1708.04552), cut at the edges.
+
+    Args:
+        share: the square's side is drawn evenly from 0 to this share of the image's width.
+        fill: colour, 0 to 255.
+    """
+
+    def __init__(self, share: float, fill: Sequence[int]):
+        self.share, self.fill = share, tuple(fill)
+
+    def __call__(self, image: Image.Image) -> Image.Image:
+        side = random.uniform(0, self.share) * image.width
+        left = int(max(0, random.uniform(0, image.width) - side / 2))
+        top = int(max(0, random.uniform(0, image.height) - side / 2))
+        image = image.copy()
+        ImageDraw.Draw(image).rectangle((left, top, int(left + side), int(top + side)), self.fill)  # the ends included
+        return image
