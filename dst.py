@@ -88,7 +88,7 @@ class DebiasedClassifier(models.ImageClassifier):
         super().__init__(backbone, num_classes, bottleneck_dim, precision)
         self.reversal = GradientReversal()
         self.worst_head, self.pseudo_head = (
-            nn.Sequential(nn.Linear(bottleneck_dim, width), nn.ReLU(), nn.Dropout(0.5), nn.Linear(width, num_classes))
+            nn.Sequential(nn.Linear(self.feature_dim, width), nn.ReLU(), nn.Dropout(0.5), nn.Linear(width, num_classes))
             for _ in range(2)
         )
 

@@ -61,7 +61,7 @@ class Encoder(models.ImageClassifier):
 
     def __init__(self, backbone, num_classes, bottleneck_dim, projection_dim, precision="float32"):
         super().__init__(backbone, num_classes, bottleneck_dim, precision)
-        self.projector = nn.Linear(bottleneck_dim, projection_dim)
+        self.projector = nn.Linear(self.feature_dim, projection_dim)
 
     def project(self, x):
         """Unit vectors [B, P] and logits [B, C]."""

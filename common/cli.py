@@ -17,6 +17,7 @@ from common.errors import Interrupted, UserError
 # another root holds the same images is told by their fingerprint.
 FREE = {"root", "log", "workers", "cache", "print_freq", "phase", "checkpoint", "device", "overwrite", "tensorboard"}
 START = {"scratch", "pretrained_backbone"}  # where the weights come from before they are trained
+BOTTLENECK_DIM = 1024
 
 
 class Arguments(argparse.Namespace):
@@ -144,7 +145,14 @@ def _add_model(p: Parser) -> None:
         help="any timm model, or wrn_28_2, wrn_28_2_leaky and others (README) (default: resnet50, torchvision's V1)",
     )
     g.add_argument(
-        "--bottleneck-dim", type=positive_int, default=1024, metavar="D", help="width of the bottleneck (default: 1024)"
+        "--bottleneck-dim",
+        type=positive_int,
+        default=BOTTLENECK_DIM,
+        metavar="D",
+        help="width of the bottleneck (default: %(default)s)",
+    )
+    g.add_argument(
+        "--no-bottleneck", action="store_true", help="none: the head is linear in the backbone's pooled features"
     )
     g.add_argument(
         "--no-pool", action="store_true", help="changes nothing; for the ancestor's commands (refused for ResNets)"
@@ -309,6 +317,10 @@ def resolve(args: argparse.Namespace) -> None:
     if args.num_samples_per_class is None:
         args.num_samples_per_class = 4 if args.labeled_list is None else "all"
     _resolve_views(args, spec)
+    if args.no_bottleneck:
+        if args.bottleneck_dim not in (0, BOTTLENECK_DIM):
+            raise UserError(f"--bottleneck-dim {args.bottleneck_dim} contradicts --no-bottleneck: choose one of them")
+        args.bottleneck_dim = 0
     if args.split_seed is None:
         args.split_seed = args.seed
     if getattr(args, "unlabeled_batch_size", 0) is None:

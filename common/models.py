@@ -267,10 +267,12 @@ def sha256(file: str | Path) -> str:
 class ImageClassifier(nn.Module):
     """backbone -> bottleneck -> head: images [B, 3, H, W] -> float32 logits [B, C].
 
+    Its features, what comes out of the bottleneck, have `feature_dim` dimensions.
+
     Args:
         backbone: gives features [B, backbone.feature_dim].
         num_classes: C.
-        bottleneck_dim: width of the bottleneck (Linear, BatchNorm, ReLU, Dropout 0.5).
+        bottleneck_dim: width of the bottleneck (Linear, BatchNorm, ReLU, Dropout 0.5); 0 for none.
         precision: of backbone and bottleneck: `float32`, or `bf16` for autocast to bfloat16. Weights and what comes
             out, features and logits, are float32 either way.
     """
@@ -279,17 +281,13 @@ class ImageClassifier(nn.Module):
         super().__init__()
         self.precision = precision
         self.backbone = backbone
-        self.bottleneck = nn.Sequential(
-            nn.Linear(backbone.feature_dim, bottleneck_dim), nn.BatchNorm1d(bottleneck_dim), nn.ReLU(), nn.Dropout(0.5)
-        )
-        nn.init.normal_(self.bottleneck[0].weight, std=0.005)
-        nn.init.constant_(self.bottleneck[0].bias, 0.1)
-        self.head = nn.Linear(bottleneck_dim, num_classes)
-        self.feature_dim = bottleneck_dim
+        self.bottleneck = _bottleneck(backbone.feature_dim, bottleneck_dim) if bottleneck_dim else nn.Identity()
+        self.feature_dim = bottleneck_dim or backbone.feature_dim
+        self.head = nn.Linear(self.feature_dim, num_classes)
         self.to(memory_format=torch.channels_last)
 
     def features(self, images: Tensor) -> Tensor:
-        """The bottleneck's output [B, bottleneck_dim], after dropout in train mode."""
+        """The bottleneck's output [B, feature_dim], after dropout in train mode."""
         with torch.autocast(images.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
             features = self.bottleneck(self.backbone(images))
         return features.float()
@@ -304,3 +302,10 @@ class ImageClassifier(nn.Module):
             {"params": self.bottleneck.parameters(), "lr": lr},
             {"params": self.head.parameters(), "lr": lr},
         ]
+
+
+def _bottleneck(in_dim: int, out_dim: int) -> nn.Sequential:
+    layers = nn.Sequential(nn.Linear(in_dim, out_dim), nn.BatchNorm1d(out_dim), nn.ReLU(), nn.Dropout(0.5))
+    nn.init.normal_(layers[0].weight, std=0.005)
+    nn.init.constant_(layers[0].bias, 0.1)
+    return layers

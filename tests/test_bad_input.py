@@ -181,6 +181,7 @@ BAD = [
     Bad("erm --lr-decay nan", "--lr-decay.* must be a finite number of 0 or more, got 'nan'"),
     Bad("erm --lr-scheduler step", "--lr-scheduler: invalid choice: 'step' .*exp"),
     Bad("erm --optimizer adam", "--optimizer: invalid choice: 'adam' .*adamw"),
+    Bad("erm --no-bottleneck --bottleneck-dim 64", "--bottleneck-dim 64 contradicts --no-bottleneck: choose one"),
     Bad("erm --cutout 1.5", "--cutout: must be a number from 0 to 1, got '1.5'"),
     Bad("erm --cutout 16", "--cutout: must be a number from 0 to 1, got '16'"),
     Bad("erm --auto-augment classic-n2", "--auto-augment 'classic-n2' is not a RandAugment string .*, nor classic"),

@@ -60,6 +60,7 @@ OURS = {
     "tensorboard": False,
     "checkpoint": "best",
     "ema": None,
+    "no_bottleneck": False,
     "cutout": 0.0,
     "any_counts": False,
     "generated_split": False,

@@ -14,7 +14,7 @@ from timm.models.vision_transformer import checkpoint_filter_fn
 from torch import nn
 from torch.nn import functional as F
 
-from common import models
+from common import models, optim
 from common.augment import Normalizer
 from common.errors import UserError
 from tests.conftest import assert_equal_states
@@ -280,6 +280,15 @@ def test_bf16_has_the_same_names_and_nearly_the_same_logits():
     a, b = exact(x), rough(x)
     assert not torch.equal(a, b)
     assert (a - b).abs().max() < 0.02 * a.abs().max()
+
+
+def test_without_a_bottleneck_the_head_reads_the_backbone():
+    backbone = models.backbone("wrn_10_1_half", 32, NORMALIZER, scratch=True)
+    model = models.ImageClassifier(backbone, 5, bottleneck_dim=0).eval()
+    images = torch.randn(4, 3, 32, 32)
+    torch.testing.assert_close(model(images), backbone(images) @ model.head.weight.T + model.head.bias)
+    assert {name.partition(".")[0] for name in model.state_dict()} == {"backbone", "head"}
+    optim.create("sgd", model, lr=0.1, wd=0.1, no_decay_on_norms=True).step()
 
 
 @pytest.mark.parametrize(("finetune", "rates"), [(True, [0.003, 0.03, 0.03]), (False, [0.03] * 3)])
