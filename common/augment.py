@@ -137,9 +137,7 @@ def rand_augment(config: str, fill: Sequence[int]):
         UserError: the string is none of RandAugment's.
     """
     if not re.fullmatch(r"rand(-((m|n|mmax|inc)\d+|(p|mstd)\d+(\.\d+)?))*", config):
-        raise UserError(
-            f"--auto-augment '{config}' is not a RandAugment string such as rand-m10-n2-mstd2, nor classic"
-        )
+        raise UserError(f"--auto-augment '{config}' is not a RandAugment string such as rand-m10-n2-mstd2, nor classic")
     augment = rand_augment_transform(config, {"img_mean": tuple(fill), "interpolation": Image.Resampling.BILINEAR})
     for operation in augment.ops:
         if operation.aug_fn is timm_posterize:

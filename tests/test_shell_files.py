@@ -186,6 +186,35 @@ def test_digits_prints_a_run_for_each_method_and_seed():
     assert [parse(command[:-1])["epochs"] for command in commands] == [2] * 26
 
 
+FASHION = ["erm", "fixmatch", "flexmatch", "freematch", "softmatch", "uda", "debiasmatch", "dst", "self_tuning"]
+FASHION += ["pseudo_label", "pi_model", "mean_teacher", "oracle"]
+
+
+def test_fashion_prints_a_run_for_each_method_number_of_labels_and_seed():
+    commands = dry_run("fashion", DATA="my data", LOGS="other logs")
+    cells = [(method, labels) for labels in (40, 400) for method in FASHION if (method, labels) != ("oracle", 400)]
+    logs = [f"other logs/{method}_{labels}_labels_seed{seed}" for seed in (0, 1, 2) for method, labels in cells]
+    assert [command[command.index("--log") + 1] for command in commands] == logs
+    for command, (method, labels) in zip(commands, 3 * cells, strict=True):
+        args = parse(command)
+        assert args["method"] == ("erm" if method == "oracle" else method)
+        assert args["root"] == "my data/fashion_mnist"
+        assert 10 * args["num_samples_per_class"] == labels
+        assert args["epochs"] * args["iters_per_epoch"] == 5000
+        assert (args["ema"], args["auto_augment"], args["cutout"], args["bottleneck_dim"]) == (0.999, "classic", 0.5, 0)
+
+
+def test_fashion_takes_methods_labels_and_flags():
+    commands = dry_run("fashion", "oracle 400 erm -- --epochs 1 --log 'a b'", SEEDS="5")
+    (command,) = commands
+    assert command[1] == "erm.py"
+    assert "--oracle" not in command
+    assert command[-4:] == ["--epochs", "1", "--log", "a b"]
+    done = shell("fashion", "erm 4000", DRY_RUN="1")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert re.fullmatch(r"error: '4000' is none of erm .* 40 400 \(flags come after --\)\n", done.stderr)
+
+
 # Running, with a stand-in for Python
 
 
