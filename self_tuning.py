@@ -28,7 +28,7 @@ from torch import nn
 from torch.nn import functional as F
 from torch.optim.lr_scheduler import MultiStepLR
 
-from common import augment, cli, datasets, models, optim, splits
+from common import adapters, augment, cli, datasets, models, optim, splits
 from common.evaluate import accuracy, masked_accuracy
 from common.loaders import TestLoader, TrainLoader
 from common.run import Run
@@ -189,6 +189,7 @@ def main(args):
     backbone = models.backbone(
         args.arch, args.image_size, normalizer, args.scratch, args.pretrained_backbone, args.no_pool, args.drop_path
     )
+    adapters.insert(backbone, args.image_size, args.lora, args.adapter)
     model = Encoder(backbone, len(data.classes), args.bottleneck_dim, args.projection_dim, args.precision)
     model.to(run.device)
     key_encoder = KeyEncoder(model, args.m).to(run.device)

@@ -20,7 +20,7 @@ Shell file: scripts/uda.sh. Diff against: fixmatch.py.
 import torch
 from torch.nn import functional as F
 
-from common import augment, cli, datasets, models, optim, splits
+from common import adapters, augment, cli, datasets, models, optim, splits
 from common.evaluate import accuracy
 from common.loaders import TestLoader, TrainLoader
 from common.run import Run
@@ -124,6 +124,7 @@ def main(args):
     backbone = models.backbone(
         args.arch, args.image_size, normalizer, args.scratch, args.pretrained_backbone, args.no_pool, args.drop_path
     )
+    adapters.insert(backbone, args.image_size, args.lora, args.adapter)
     model = models.ImageClassifier(backbone, len(data.classes), args.bottleneck_dim, args.precision).to(run.device)
     optimizer = optim.create(
         args.optimizer, model, args.lr, args.wd, args.finetune, args.layer_decay, args.no_decay_on_norms

@@ -173,6 +173,21 @@ def _add_model(p: Parser) -> None:
         metavar="RATE",
         help="how often the last residual branch is left out in training, the first one never (default: the model's)",
     )
+    adapters = g.add_mutually_exclusive_group()
+    adapters.add_argument(
+        "--lora",
+        type=positive_int,
+        default=None,
+        metavar="RANK",
+        help="freeze the backbone, and train low-rank adapters in its attention (ViT; needs the package peft)",
+    )
+    adapters.add_argument(
+        "--adapter",
+        type=positive_int,
+        default=None,
+        metavar="WIDTH",
+        help="freeze the backbone, and train AdaptFormers of that width beside its MLPs (ViT)",
+    )
     g.add_argument("--finetune", action="store_true", help="the backbone learns at a tenth of the rate")
     g.add_argument(
         "--precision",
@@ -296,7 +311,9 @@ def parse(p: Parser, argv: Sequence[str] | None) -> Arguments:
     args = p.parse_args(argv, namespace=Arguments())
     args.parser = p
     resolve(args)
-    if args.phase == "test":  # a checkpoint holds all the weights: nothing is downloaded or looked for
+    frozen = args.lora or args.adapter
+    if args.phase == "test" and (args.checkpoint == "best" or not frozen):
+        # The checkpoint holds all the weights: nothing is downloaded or looked for.
         args.scratch, args.pretrained_backbone = True, None
     return args
 

@@ -12,6 +12,7 @@ import numpy as np
 from torch import nn
 
 from common import checkpoint, cli, confusion, evaluate, picture, progress, report, seeding, splits
+from common.adapters import Merged
 from common.average import Average
 from common.datasets import Data
 from common.devices import find_device
@@ -211,7 +212,7 @@ class Run:
         self.history.append({"epoch": epoch, "step": self.step, **averages, **scores})
         self.meters.reset()
         if is_best:
-            content = {"model": self.tested.state_dict()}
+            content = {"model": Merged(self.tested).state_dict()}
             self.guard.check_weights(content, self.step)
             content |= {"classes": self.data.classes, "args": vars(self.args), "epoch": epoch}
             self.folder.save_best(content)
@@ -277,7 +278,8 @@ class Run:
         self.folder.compare_tested(content, path, self.data.classes, self.fingerprints)
         networks = {name: item for name, item in self.state.items() if isinstance(item, nn.Module)}
         if self.args.checkpoint == "best":
-            networks, self.evaluated, self.average = {"model": self.tested}, self.tested, None  # it holds no raw one
+            # It holds no raw one.
+            networks, self.evaluated, self.average = {"model": Merged(self.tested)}, self.tested, None
         checkpoint.restore(networks, content, path)
         scores = self.evaluate(loader)
         logger.info(f"'{path}': " + ", ".join(f"{name} {value:.2f}" for name, value in scores.items()))

@@ -54,6 +54,8 @@ OURS = {
     "device": None,
     "image_size": 224,
     "drop_path": None,
+    "lora": None,
+    "adapter": None,
     "scratch": False,
     "overwrite": False,
     "cache": 1024,
