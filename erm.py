@@ -63,9 +63,10 @@ def main(args):
     )
     drawn = 0 if args.oracle else args.num_samples_per_class
     labeled, unlabeled = splits.split(data.train.labels, data.classes, drawn, args.split_seed, data.candidates)
+    labeled, unlabeled, held_out = splits.hold_out(labeled, unlabeled, data, args.val_per_class, args.split_seed)
     if args.oracle:
         labeled = unlabeled[data.train.labels[unlabeled] >= 0]
-    run.describe(data, labeled)
+    run.describe(data, labeled, held_out)
     policy = augment.policy(args.auto_augment, args.norm_mean, args.cutout)
     weak, strong, test = augment.transforms(data.spec, args.train_resizing, args.val_resizing, args.image_size, policy)
     normalizer = augment.Normalizer(args.norm_mean, args.norm_std)

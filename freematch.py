@@ -151,13 +151,14 @@ def main(args):
     labeled, unlabeled = splits.split(
         data.train.labels, data.classes, args.num_samples_per_class, args.split_seed, data.candidates
     )
-    run.describe(data, labeled)
+    labeled, unlabeled, held_out = splits.hold_out(labeled, unlabeled, data, args.val_per_class, args.split_seed)
+    run.describe(data, labeled, held_out)
     policy = augment.policy(args.auto_augment, args.norm_mean, args.cutout)
     weak, strong, test = augment.transforms(data.spec, args.train_resizing, args.val_resizing, args.image_size, policy)
     normalizer = augment.Normalizer(args.norm_mean, args.norm_std)
     options = {"workers": args.workers, "cache": args.cache, "normalizer": normalizer, "device": run.device}
     images_l = data.train.subset(labeled)
-    images_u = data.train if args.labeled_in_unlabeled else data.train.subset(unlabeled)
+    images_u = data.train.without(held_out) if args.labeled_in_unlabeled else data.train.subset(unlabeled)
     views_l = [weak, strong] if args.trade_off_cls_strong > 0 else [weak]
     loader_l = TrainLoader(images_l, views_l, args.batch_size, "labeled", args.seed, **options)
     loader_u = TrainLoader(images_u, [weak, strong], args.unlabeled_batch_size, "unlabeled", args.seed, **options)

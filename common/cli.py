@@ -74,6 +74,14 @@ def _add_data(p: Parser) -> None:
         "--split-seed", type=seed, default=None, metavar="SEED", help="seed of the labeled split (default: --seed)"
     )
     g.add_argument(
+        "--val-per-class",
+        type=non_negative_int,
+        default=0,
+        metavar="N",
+        help="labeled images per class that are not trained on, but choose the epoch of best.pth (default: 0, the test "
+        "set chooses it)",
+    )
+    g.add_argument(
         "--any-counts", action="store_true", help="accept other numbers of classes and images than the known ones"
     )
     g.add_argument(

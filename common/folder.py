@@ -107,10 +107,11 @@ class Folder:
 
     # A run begins
 
-    def begin(self, fingerprints: dict[str, str], indices: list[int]) -> None:
-        """Say whose folder this is (first of all), and which images are labeled."""
+    def begin(self, fingerprints: dict[str, str], indices: list[int], held_out: list[int]) -> None:
+        """Say whose folder this is (first of all), and which images are labeled, and which held out."""
         _write_json(self.path / "args.json", {"method": self.method, "args": vars(self.args)})
-        _write_json(self.path / "labeled.json", fingerprints | {"indices": indices})
+        more = {"held_out": held_out} if held_out else {}
+        _write_json(self.path / "labeled.json", fingerprints | {"indices": indices} | more)
         try:
             self.checkpoints.mkdir(exist_ok=True)
         except OSError as error:

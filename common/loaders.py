@@ -155,11 +155,17 @@ class TestLoader:
         batch_size: int = 64,
     ):
         self.normalizer, self.device = normalizer.to(device), device
+        self.options = {"workers": workers, "cache": cache, "normalizer": self.normalizer, "device": device}
+        self.transform, self.batch_size = transform, batch_size
         self.number, self.room = len(images), cache * 2**20
         views = _Views(images, [transform], seed=0, stream="test")
         self.keys = _InOrder(len(images), batch_size)
         self.loader = _data_loader(views, self.keys, workers, device)
         self.kept: list[tuple[Tensor, Tensor]] = []  # the uint8 views and labels of the whole set, or nothing
+
+    def of(self, images: ImageSet) -> "TestLoader":
+        """The same loader for other images."""
+        return TestLoader(images, self.transform, batch_size=self.batch_size, **self.options)
 
     @property
     def order(self) -> Tensor:

@@ -30,7 +30,9 @@ def result(
     """All that a table needs to know of a finished run. Percentages are floats from 0 to 100.
 
     `best_*` are maxima over epochs, chosen on the test set as the published table's are; `last_*` are the last
-    epoch's. Scores of a second network keep its prefix, e.g. `teacher_last_top1`.
+    epoch's. Scores of a second network keep its prefix, e.g. `teacher_last_top1`. Where images are held out,
+    `val_best_*` are the test scores of the epoch that is chosen on them, `val_best_epoch`, and `val_top1` is its
+    accuracy on them.
 
     Args:
         args, history, data: all the flags; the epochs' rows of `metrics.jsonl`; what was trained on.
@@ -59,10 +61,22 @@ def result(
     }
 
 
+def chosen(history: list[dict[str, Any]]) -> dict[str, Any]:
+    """The row of the best epoch: on the images that are held out, the latest of equals; otherwise on the test set, the
+    first of equals, as the published table's.
+    """
+    if "val_top1" in history[-1]:
+        return max(reversed(history), key=lambda row: row["val_top1"])
+    return max(history, key=lambda row: row["top1"])
+
+
 def summary(result: dict[str, Any], folder: Path) -> str:
     """Last beside best, always."""
+    held_out = ""
+    if "val_best_top1" in result:
+        held_out = f"best on the held-out images {result['val_best_top1']:.2f} (epoch {result['val_best_epoch']}); "
     return (
-        f"finished: top-1 {result['last_top1']:.2f} after the last epoch; best on the test set "
+        f"finished: top-1 {result['last_top1']:.2f} after the last epoch; {held_out}best on the test set "
         f"{result['best_top1']:.2f} (epoch {result['best_epoch']}); mean per class {result['last_mean_per_class']:.2f} "
         f"last, {result['best_mean_per_class']:.2f} best; {result['seconds']:.0f} s; see {folder / 'result.json'}"
     )
@@ -77,6 +91,11 @@ def _pretraining(scratch: bool, file: str | None) -> dict[str, str | None]:
 def _scores(history: list[dict[str, Any]]) -> dict[str, Any]:
     scores = {}
     for name in history[-1]:
+        if name == "val_top1":
+            best = chosen(history)
+            scores |= {f"val_best_{key}": best[key] for key in ("top1", "mean_per_class", "epoch")}
+            scores["val_top1"] = best["val_top1"]
+            continue
         for metric in ("top1", "mean_per_class"):
             if name.endswith(metric):
                 prefix = name.removesuffix(metric)

@@ -1,10 +1,9 @@
 """A run: where it resumes, how far it is, what it tests and when it stops. It knows nothing of losses."""
 
 import logging
-import math
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +52,7 @@ class Run:
         self.guard = Guard(self.meters)
         self.signals = Signals()
         self.confusion: confusion.Confusion | None = None
+        self._val_loader: TestLoader | None = None
         self._streams: list[Iterator[Batch]] | None = None
         seeding.seed_all(args.seed, "model")
 
@@ -61,12 +61,20 @@ class Run:
         """Whether there is nothing left to train."""
         return self.folder.finished
 
-    def describe(self, data: Data, labeled: np.ndarray) -> None:
-        """Remember the data for the reports: class names, fingerprints, whether the split is official."""
-        self.data, self.labeled = data, labeled
+    def describe(self, data: Data, labeled: np.ndarray, held_out: Sequence[int] | np.ndarray = ()) -> None:
+        """Remember the data for the reports: class names, fingerprints, whether the split is official.
+
+        Args:
+            labeled, held_out: int64, indices into `data.train`; see `splits`. Images that are held out choose the best
+                epoch in place of the test set.
+        """
+        self.data, self.labeled, self.held_out = data, labeled, np.asarray(held_out, dtype=np.int64)
+        if self.args.val_per_class and not len(held_out):
+            raise UserError("--val-per-class: this script holds no images out; give them to run.describe, or drop it")
         self.fingerprints = {"labeled_sha256": splits.sha256(labeled), "data_sha256": data.sha256}
         self.fingerprints |= {"test_sha256": data.test_sha256}
-        logger.info(f"{self.args.data}: {data.counts}; {len(labeled):,} of the training images are labeled")
+        more = f", {len(held_out):,} more are held out" if len(held_out) else ""
+        logger.info(f"{self.args.data}: {data.counts}; {len(labeled):,} of the training images are labeled{more}")
 
     # Beginning and going on
 
@@ -92,7 +100,7 @@ class Run:
             self.folder.discard()
         newest = self.folder.load_newest()
         if newest is None:
-            self.folder.begin(self.fingerprints, np.sort(self.labeled).tolist())
+            self.folder.begin(self.fingerprints, np.sort(self.labeled).tolist(), np.sort(self.held_out).tolist())
             seeding.seed_all(self.args.seed, "training")
         else:
             self.folder.compare_images(self.fingerprints)
@@ -188,7 +196,8 @@ class Run:
     def evaluate(self, loader: TestLoader) -> dict[str, float]:
         """The scores of the evaluated network; see `evaluate.evaluate`. The last time, count its confusions, too.
 
-        With `--ema` they are the average's, and those of the network itself stand beside them as `raw_*`.
+        With `--ema` they are the average's, and those of the network itself stand beside them as `raw_*`; those of the
+        images that are held out are `val_*`.
         """
         classes = len(self.data.classes)
         if self.args.phase == "test" or self.epoch + 1 == self.args.epochs:
@@ -197,20 +206,25 @@ class Run:
         if self.average is not None:
             raw = evaluate.evaluate(self.evaluated, loader, classes)
             scores |= {f"raw_{name}": value for name, value in raw.items()}
+        if len(self.held_out):
+            if self._val_loader is None:
+                self._val_loader = loader.of(self.data.train.subset(self.held_out))
+            held_out = evaluate.evaluate(self.tested, self._val_loader, classes)
+            scores |= {"val_top1": held_out["top1"], "val_loss": held_out["test_loss"]}
         return scores
 
     def end_epoch(self, scores: dict[str, float]) -> None:
         """Append the epoch's row, keep the best network, and save.
 
         Args:
-            scores: of the test set; `top1` chooses the best network.
+            scores: of the test set; `top1` chooses the best network, or `val_top1` where images are held out.
         """
         self.guard.check_metrics(self.step)
         averages = self.meters.averages()
-        is_best = scores["top1"] > max((row["top1"] for row in self.history), default=-math.inf)
         epoch = self.epoch + 1
         self.history.append({"epoch": epoch, "step": self.step, **averages, **scores})
         self.meters.reset()
+        is_best = report.chosen(self.history) is self.history[-1]
         if is_best:
             content = {"model": Merged(self.tested).state_dict()}
             self.guard.check_weights(content, self.step)

@@ -7,6 +7,8 @@ from typing import Literal
 
 import numpy as np
 
+from common import seeding
+from common.datasets import Data
 from common.errors import UserError
 
 logger = logging.getLogger(__name__)
@@ -61,6 +63,43 @@ def split(
         )
         unlabeled = np.sort(labeled)
     return labeled, unlabeled
+
+
+def hold_out(
+    labeled: np.ndarray, unlabeled: np.ndarray, data: Data, number: int, seed: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Keep some images of every class out of the training, to choose by them what must not be chosen on the test set.
+
+    They come from the images that have a label and are left unlabeled by `split`, so that the labeled ones are the same
+    without them; where none is left, since every label is in use, they are taken from the labeled ones.
+
+    Args:
+        labeled, unlabeled: what `split` returned.
+        data: the dataset that was split.
+        number: of images per class; 0 holds none out.
+        seed: of the draw (`--split-seed`).
+
+    Returns:
+        (labeled, unlabeled, held_out): the first two without the third, int64 indices class by class.
+
+    Raises:
+        UserError: a class has fewer images to spare.
+    """
+    if number == 0:
+        return labeled, unlabeled, np.empty(0, dtype=np.int64)
+    labels = data.train.labels
+    spare = np.setdiff1d(np.flatnonzero(labels[: data.candidates] >= 0), labeled)
+    from_labeled = len(spare) == 0
+    rng = np.random.default_rng(seeding.derive(seed, "held out"))
+    held_out = []
+    for c, name in enumerate(data.classes):
+        indices = np.sort(labeled[labels[labeled] == c]) if from_labeled else spare[labels[spare] == c]
+        if len(indices) < number + from_labeled:
+            kind = "labels, one of which has to stay," if from_labeled else "training images beside the labeled ones"
+            raise UserError(f"class '{name}' has {len(indices)} {kind} for --val-per-class {number}: ask for fewer")
+        held_out.append(rng.choice(indices, number, replace=False))
+    held_out = np.concatenate(held_out)
+    return labeled[~np.isin(labeled, held_out)], np.setdiff1d(unlabeled, held_out), held_out
 
 
 def _refuse_too_few(name: str, number: int, least: int, why: str) -> None:

@@ -4,7 +4,8 @@
 
 Every folder below LOGS that holds an args.json is a run. Runs that differ by the seed alone are one cell: the mean, and
 the sample standard deviation over seeds. Runs of other settings are never averaged with them. `last` is the last epoch;
-`best` is chosen on the test set, as published tables do. Where runs of one method have different settings, numbered
+`best on test` is chosen on the test set, as published tables do; `best on val` is the test accuracy of the epoch that
+the images held out by --val-per-class choose. Where runs of one method have different settings, numbered
 footnotes say which. Cells of the published table stand beside the published figures; those marked * were run with other
 settings than their shell file's.
 """

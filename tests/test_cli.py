@@ -68,6 +68,7 @@ OURS = {
     "generated_split": False,
     "labeled_list": None,
     "flip": True,
+    "val_per_class": 0,
 }
 
 

@@ -288,6 +288,23 @@ def test_a_run_with_all_labels_has_a_row_of_its_own(write_run, tmp_path, capsys)
     )
 
 
+def test_the_epoch_chosen_on_held_out_images_has_a_column(write_run, tmp_path, capsys):
+    """For those runs that hold images out; in a published table a line, and no average over other datasets."""
+    write_run("without", 60, 70, dataset="Digits")
+    for i, (dataset, chosen) in enumerate([("Digits", 65.0), ("Digits", 67.0), ("CIFAR10", 66.25)]):
+        flags = ("--val-per-class", "2", "--seed", str(i))
+        file = write_run(f"{dataset}{i}", 60, 70, *flags, dataset=dataset) / "result.json"
+        file.write_text(json.dumps(json.loads(file.read_text()) | {"val_best_top1": chosen, "val_top1": 90.0}))
+    collect(tmp_path, "--csv", tmp_path / "cells.csv")
+    out = capsys.readouterr().out
+    assert re.search(r"seeds +last +best on val +best on test +seconds$", out, re.MULTILINE)
+    assert re.search(r"fixmatch \[\d\] +4 per class +2 +60\.0 ± 0\.0 +66\.0 ± 1\.4 +70\.0 ± 0\.0 ", out)
+    assert re.search(r"fixmatch \[\d\] +4 per class +1 +60\.0 +– +70\.0 ", out)
+    assert re.search(r"^ +last epoch .*\n +best on val +– +66\.2( +–)+$", out, re.MULTILINE)
+    means = {row["val_best_mean"] for row in csv.DictReader((tmp_path / "cells.csv").read_text().splitlines())}
+    assert means == {"66.25", "66.0", ""}
+
+
 def test_the_same_seed_twice_counts_once(write_run, tmp_path, capsys):
     write_run("a", 60, 70)
     write_run("b", 60, 72)
@@ -403,6 +420,7 @@ def test_real_runs_of_one_dataset(small_run, tmp_path, capsys):
     ("file", "text", "message"),
     [
         ("result.json", "{", r"result\.json' is damaged"),
+        ("result.json", '{"val_best_top1": "high"}', r"result\.json' is damaged"),
         ("args.json", "[]", r"args\.json' is damaged"),
         ("metrics.jsonl", "{}\n{", r"metrics\.jsonl' is damaged"),
     ],

@@ -66,6 +66,10 @@ class ImageSet:
             digest.update(b"\0".join(os.fsencode(os.path.relpath(path, root)) for path in self.images))
         return digest.hexdigest()
 
+    def without(self, indices: np.ndarray) -> "ImageSet":
+        """All images but those at `indices`."""
+        return self.subset(np.setdiff1d(np.arange(len(self)), indices)) if len(indices) else self
+
     def subset(self, indices: np.ndarray) -> "ImageSet":
         """The images at `indices` (int [M]), in that order."""
         if isinstance(self.images, np.ndarray):

@@ -28,6 +28,7 @@ FIELDS = {
     **dict.fromkeys(("last_top1", "best_top1", "seconds"), int | float),
     "oracle": bool,
 }
+OPTIONAL = {"val_best_top1": int | float, "val_top1": int | float}  # of runs with --val-per-class
 
 
 class Place(NamedTuple):
@@ -80,6 +81,9 @@ class Cell:
     def seeds(self) -> list[int]:
         return [run.result["seed"] for run in self.runs]
 
+    def has(self, field: str) -> bool:
+        return all(field in run.result for run in self.runs)
+
     def mean(self, field: str) -> float:
         return statistics.fmean(run.result[field] for run in self.runs)
 
@@ -110,7 +114,7 @@ def read_runs(roots: Iterable[Path]) -> list[Run]:
 def _read_run(folder: Path) -> Run:
     args = _read(folder / "args.json", lambda text: _arguments(json.loads(text)))
     result, rows = folder / "result.json", folder / "metrics.jsonl"
-    result = _read(result, lambda text: _typed(json.loads(text), FIELDS)) if result.exists() else None
+    result = _read(result, lambda text: _typed(json.loads(text), FIELDS, OPTIONAL)) if result.exists() else None
     history = (
         _read(rows, lambda text: [_typed(json.loads(line)) for line in text.splitlines()]) if rows.exists() else []
     )
@@ -135,11 +139,14 @@ def _default_arguments(method: str | None) -> cli.Arguments | None:
     return importlib.import_module(method).parse_args(["data", "-d", "ImageFolder"])
 
 
-def _typed(content: Any, fields: dict[str, type] | None = None) -> dict[str, Any]:
+def _typed(
+    content: Any, fields: dict[str, type] | None = None, optional: dict[str, type] | None = None
+) -> dict[str, Any]:
     """The content, if it is an object with these fields."""
     if not isinstance(content, dict):
         raise ValueError("not an object")
-    for name, kind in (fields or {}).items():
+    present = {name: kind for name, kind in (optional or {}).items() if name in content}
+    for name, kind in ((fields or {}) | present).items():
         if not isinstance(content.get(name), kind):
             raise ValueError(f"'{name}' is missing, or of another type")
     return content

@@ -36,9 +36,15 @@ def published_table(pretraining: str, cells: dict[Place, Cell], departed: set[Pl
             table.append(["", "published", *map(_show, theirs), _average(theirs)])
             table.append(["", "difference", *(_show(x, "+.1f") for x in differences), _average(differences, "+.1f")])
             table.append(["", "last epoch", *last, _average([cell and cell.mean("last_top1") for cell in ours])])
+            if any(cell and cell.has("val_best_top1") for cell in ours):
+                table.append(["", "best on val", *(_show_val(cell) for cell in ours), MISSING])
         else:
             table.append([row, "published", *map(_show, theirs), _average(theirs)])
     return table
+
+
+def _show_val(cell: Cell | None) -> str:
+    return cell.show("val_best_top1") if cell and cell.has("val_best_top1") else MISSING
 
 
 def _show(value: float | None, form: str = ".1f") -> str:
@@ -64,7 +70,7 @@ def other_table(cells: dict[Place, list[Cell]], numbers: dict[str, int]) -> Tabl
     Args:
         numbers: see `runs.footnotes`.
     """
-    table = [["dataset", "network", "method", "labels", "seeds", "last", "best on test", "seconds"]]
+    table = [["dataset", "network", "method", "labels", "seeds", "last", "best on val", "best on test", "seconds"]]
     for place, several in cells.items():
         for cell, difference in zip(several, differing(several), strict=True):
             method = "oracle" if place.row == "oracle" else cell.runs[0].result["method"]
@@ -78,10 +84,15 @@ def other_table(cells: dict[Place, list[Cell]], numbers: dict[str, int]) -> Tabl
                     labels,
                     str(len(cell.runs)),
                     cell.show("last_top1"),
+                    _show_val(cell),
                     cell.show("best_top1"),
                     f"{cell.mean('seconds'):.0f}",
                 ]
             )
+    column = table[0].index("best on val")
+    if all(row[column] == MISSING for row in table[1:]):
+        for row in table:
+            del row[column]
     return table
 
 
@@ -129,6 +140,8 @@ def csv_rows(cells: dict[Place, list[Cell]]) -> list[dict[str, Any]]:
                     "best_deviation": cell.deviation("best_top1"),
                     "last_mean": cell.mean("last_top1"),
                     "last_deviation": cell.deviation("last_top1"),
+                    "val_best_mean": cell.mean("val_best_top1") if cell.has("val_best_top1") else None,
+                    "val_best_deviation": cell.deviation("val_best_top1") if cell.has("val_best_top1") else None,
                     "published": theirs,
                     "difference": None if theirs is None else best - theirs,
                     "settings": difference,
