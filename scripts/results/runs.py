@@ -121,6 +121,15 @@ def _read_run(folder: Path) -> Run:
     return Run(folder, args, result, history)
 
 
+def held_out(run: Run) -> int:
+    """How many images a run held out.
+
+    Raises:
+        UserError: its labeled.json does not say.
+    """
+    return _read(run.folder / "labeled.json", lambda text: len(json.loads(text)["held_out"]))
+
+
 def _arguments(content: dict[str, Any]) -> dict[str, Any]:
     """What `args.json` records; flags that the run did not know yet have their defaults, which is what it did."""
     saved = _typed(content["args"], {"epochs": int})
