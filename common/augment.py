@@ -68,16 +68,24 @@ def transforms(
         crop = [T.RandomResizedCrop(image_size, scale=(0.2, 1.0), interpolation=BILINEAR)]
     else:
         crop = [ReflectCrop(spec.native_size, padding=spec.native_size // 8)]
-    enlarge = [T.Resize((image_size, image_size), BICUBIC)]
+    enlarge = _enlarged(image_size)
     flip = [T.RandomHorizontalFlip()] if spec.flip else []
     steps = crop + (enlarge if train_resizing == "cifar" else []) + flip
-    squash = [T.Resize((round(image_size * 256 / 224),) * 2, BICUBIC), T.CenterCrop(image_size)]
-    test_steps = {"default": squash, "cifar": enlarge, "native": []}[val_resizing]
     return (
         Transform("weak", steps),
         Transform("strong", [*steps, *strong]),
-        Transform("test", test_steps),
+        test_transform(val_resizing, image_size),
     )
+
+
+def test_transform(val_resizing: str, image_size: int) -> Transform:
+    """The last one of `transforms`."""
+    squash = [T.Resize((round(image_size * 256 / 224),) * 2, BICUBIC), T.CenterCrop(image_size)]
+    return Transform("test", {"default": squash, "cifar": _enlarged(image_size), "native": []}[val_resizing])
+
+
+def _enlarged(image_size: int) -> list:
+    return [T.Resize((image_size, image_size), BICUBIC)]
 
 
 def as_tensor(image: Image.Image) -> Tensor:

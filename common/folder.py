@@ -61,7 +61,7 @@ class Folder:
         if self.args.overwrite and self.args.phase == "train":
             return
         if args_file.is_file():
-            saved = _read_json(args_file)
+            saved = read_json(args_file)
             if not isinstance(saved.get("args"), dict) or "method" not in saved:
                 raise UserError(f"'{args_file}' is not a run's: remove it, or choose another --log")
             self._compare(saved["method"], saved["args"])
@@ -123,7 +123,7 @@ class Folder:
         Raises:
             UserError: it was not.
         """
-        before = _read_json(self.path / "labeled.json")
+        before = read_json(self.path / "labeled.json")
         for name in ("data_sha256", "test_sha256"):  # older ones lack them
             before.setdefault(name, fingerprints[name])
         if any(before.get(name) != value for name, value in fingerprints.items()):
@@ -151,7 +151,7 @@ class Folder:
                 f"({_first_difference(trained, classes)}): give the classes their old names, or the run's own root"
             )
         file = self.path / "labeled.json"
-        before = _read_json(file).get("test_sha256") if file.is_file() else None
+        before = read_json(file).get("test_sha256") if file.is_file() else None
         if before not in (None, fingerprints["test_sha256"]):
             logger.warning(
                 f"WARNING: the test images in '{self.args.root}' are others than those that '{self.path}' was tested "
@@ -214,7 +214,7 @@ class Folder:
 
     def read_result(self) -> dict[str, Any]:
         """A finished run's `result.json`."""
-        return _read_json(self.path / "result.json")
+        return read_json(self.path / "result.json")
 
 
 def _first_difference(trained: Any, here: list[str]) -> str:
@@ -229,11 +229,16 @@ def _write_json(path: Path, content: dict[str, Any]) -> None:
     write_whole(path, (json.dumps(content, indent=2) + "\n").encode())
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def read_json(path: Path, remedy: str = "remove it, or choose another --log") -> dict[str, Any]:
+    """The object that a JSON file holds.
+
+    Raises:
+        UserError: it cannot be read, or holds none; `remedy` says what to do.
+    """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         if not isinstance(content, dict):
             raise ValueError("not an object")
         return content
     except (OSError, ValueError, RecursionError) as error:
-        raise UserError(f"'{path}' cannot be read ({error}): remove it, or choose another --log") from None
+        raise UserError(f"'{path}' cannot be read ({error}): {remedy}") from None

@@ -17,7 +17,7 @@ import signal
 import sys
 import threading
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
@@ -110,8 +110,8 @@ class TrainLoader:
         batches = map(self._on_device, _read(_data_loader(self.views, keys, self.workers, self.device)))
         yield from _one_ahead(batches, self.device) if self.device.type == "cuda" else batches
 
-    def _on_device(self, batch: tuple[Tensor, Tensor]) -> Batch:
-        views, facts = (_to(self.device, tensor) for tensor in batch)
+    def _on_device(self, batch: tuple[Tensor, np.ndarray]) -> Batch:
+        views, facts = (_to(self.device, torch.as_tensor(part)) for part in batch)
         return Batch(tuple(map(self.normalizer, views)), *facts)
 
     def sample(self, number: int) -> dict[str, Tensor]:
@@ -179,7 +179,8 @@ class TestLoader:
 
     def _read_and_keep(self) -> Iterator[tuple[Tensor, Tensor]]:
         kept = []
-        for (views,), (labels, _) in _read(self.loader):
+        for (views,), (numbers, _) in _read(self.loader):
+            labels = torch.from_numpy(numbers)
             yield views, labels
             if self.number * views[0].nbytes <= self.room:
                 # A clone: in shared memory each tensor holds an open file, and pinned it takes a power of two.
@@ -188,13 +189,62 @@ class TestLoader:
             self.kept, self.loader = kept, None  # the workers leave
 
 
-def _data_loader(views: "_Views", keys: Sampler, workers: int, device: torch.device) -> DataLoader:
+class FileBatch(NamedTuple):
+    """Images of a `FileLoader`.
+
+    Attributes:
+        images: float32 [B, 3, H, W] on the device, normalised; None where none of the batch could be read.
+        indices: int64 [B], which of the set they are.
+        errors: what is wrong with the others of the batch, by index.
+    """
+
+    images: Tensor | None
+    indices: np.ndarray
+    errors: dict[int, str]
+
+
+class FileLoader:
+    """A set of images in order, once, in the batches of a `TestLoader`; what cannot be read is told, and left out.
+
+    Args:
+        images: the set; its labels do not matter.
+        transform, workers, normalizer, device, batch_size: as a `TestLoader`'s.
+    """
+
+    def __init__(
+        self,
+        images: ImageSet,
+        transform: Transform,
+        *,
+        workers: int,
+        normalizer: nn.Module,
+        device: torch.device,
+        batch_size: int = 64,
+    ):
+        self.normalizer, self.device = normalizer.to(device), device
+        views = _Views(images, [transform], seed=0, stream="test")
+        self.batches = _InOrder(len(images), batch_size)
+        self.loader = _data_loader(views, self.batches, min(workers, len(self.batches)), device, _collate_readable)
+
+    def __iter__(self) -> Iterator[FileBatch]:
+        for keys, (readable, broken) in zip(self.batches, _read(self.loader), strict=True):
+            errors = {keys[position][-1]: error for position, error in broken.items()}
+            if readable is None:
+                yield FileBatch(None, np.empty(0, dtype=np.int64), errors)
+            else:
+                (views,), (_, indices) = readable
+                yield FileBatch(self.normalizer(_to(self.device, views)), indices, errors)
+
+
+def _data_loader(
+    views: "_Views", keys: Sampler, workers: int, device: torch.device, collate: Callable | None = None
+) -> DataLoader:
     return DataLoader(
         views,
         batch_sampler=keys,
         num_workers=workers,
         persistent_workers=workers > 0,
-        collate_fn=_collate,
+        collate_fn=collate or _collate,
         worker_init_fn=_leave_signals_to_the_parent,
         multiprocessing_context="fork" if LINUX and workers > 0 else None,  # decoded images are shared
         pin_memory=device.type == "cuda",
@@ -202,8 +252,8 @@ def _data_loader(views: "_Views", keys: Sampler, workers: int, device: torch.dev
     )
 
 
-def _read(loader: DataLoader) -> Iterator[tuple[Tensor, Tensor]]:
-    """uint8 views [V, B, 3, H, W], and int64 [2, B]: labels and indices."""
+def _read(loader: DataLoader) -> Iterator:
+    """What the loader's collate function makes of each batch; a `UserError` that it gives back is raised."""
     iterator = iter(loader)
     # Without workers, the views are made here.
     guard = contextlib.nullcontext if loader.num_workers else seeding.preserved
@@ -213,8 +263,7 @@ def _read(loader: DataLoader) -> Iterator[tuple[Tensor, Tensor]]:
                 batch = next(iterator, None)
             if batch is None:
                 return
-            views, facts = _or_raise(batch)
-            yield views, torch.from_numpy(facts)
+            yield _or_raise(batch)
     finally:
         del iterator, loader  # the workers leave now, not when an error's traceback is forgotten
 
@@ -307,7 +356,10 @@ class _InOrder(Sampler):
 
 
 def _collate(samples: list):
-    """One tensor for all views: handing a tensor over to another process costs more than making a small image."""
+    """uint8 views [V, B, 3, H, W], and int64 [2, B]: labels and indices. Of an error, the error.
+
+    One tensor for all views: handing a tensor over to another process costs more than making a small image.
+    """
     errors = [sample for sample in samples if isinstance(sample, UserError)]
     if errors:
         return errors[0]
@@ -315,6 +367,13 @@ def _collate(samples: list):
     views = [view.movedim(0, -1) for column in zip(*views, strict=True) for view in column]  # as Pillow has them
     views = default_collate(views).unflatten(0, (-1, len(samples))).movedim(-1, 2)
     return views, np.array([labels, indices], dtype=np.int64)
+
+
+def _collate_readable(samples: list) -> tuple[tuple[Tensor, np.ndarray] | None, dict[int, str]]:
+    """As `_collate`, of those that could be read; and the errors of the others, by position in the batch."""
+    errors = {position: str(sample) for position, sample in enumerate(samples) if isinstance(sample, UserError)}
+    readable = [sample for sample in samples if not isinstance(sample, UserError)]
+    return _collate(readable) if readable else None, errors
 
 
 def _or_raise(batch):

@@ -4,7 +4,7 @@ import logging
 import sys
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from tqdm import tqdm
 
@@ -52,14 +52,18 @@ class Progress:
         )
 
 
-def log_to(path: Path | None) -> None:
-    """Send what the modules of `common` log to stdout and, where a path is given, to that file as well."""
+def log_to(path: Path | None, console: TextIO | None = None) -> None:
+    """Send what the modules of `common` log to the console and, where a path is given, to that file as well.
+
+    Args:
+        console: stdout, unless another is named.
+    """
     for handler in logger.handlers[:]:
         logger.removeHandler(handler)
         handler.close()
     logger.setLevel(logging.INFO)
     logger.propagate = False
-    logger.addHandler(_Console())
+    logger.addHandler(_Console(console))
     if path is not None:
         try:
             logger.addHandler(_File(path, encoding="utf-8"))
@@ -78,7 +82,11 @@ class _File(logging.FileHandler):
 
 
 class _Console(logging.Handler):
-    """To stdout, above the bar if there is one."""
+    """To the console, above the bar if there is one."""
+
+    def __init__(self, console: TextIO | None):
+        super().__init__()
+        self.console = console
 
     def emit(self, record: logging.LogRecord) -> None:
-        tqdm.write(self.format(record))
+        tqdm.write(self.format(record), file=self.console)

@@ -128,7 +128,7 @@ class Run:
         content = checkpoint.snapshot(self.state)
         self.guard.check_weights(content, self.step)
         content |= {"step": self.step, "history": self.history, "seconds": self.seconds, "args": vars(self.args)}
-        content |= {"classes": self.data.classes}
+        content |= {"classes": self.data.classes, "evaluated": _place(self.tested, self.state)}
         content |= {"meters": self.meters.state_dict(), "rng": self.generators.state_dict()}
         self.folder.save_latest(content)
         self.guard.saved_step = self.step
@@ -303,3 +303,9 @@ class Run:
         except UserError as error:  # the folder may be another's, and not ours to write to
             logger.warning(str(error))
         return scores
+
+
+def _place(network: nn.Module, state: dict[str, Any]) -> str | None:
+    """The dotted name under which a state holds a network, `model` or `teacher.network` say; None where it does not."""
+    modules = (item.named_modules(prefix=name) for name, item in state.items() if isinstance(item, nn.Module))
+    return next((name for named in modules for name, module in named if module is network), None)

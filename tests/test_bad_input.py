@@ -157,6 +157,7 @@ NATIVE = "--train-resizing native --val-resizing native"
 LISTED = "erm --labeled-list @/list.csv --num-samples-per-class all"
 TWO = ("unlabeled/0.png,cat", "unlabeled/1.png,dog")
 RUN_OF_DIGITS = "data -d Digits @run"
+PREDICT = "predict @/run @/x.png --device cpu"
 LONG = "x" * 300  # no file system has such a name
 NO_TENSORS = "'@/b.pth' does not hold a dictionary of tensors: save the state_dict"
 AGAIN = "run its command again, or remove it"
@@ -596,6 +597,44 @@ BAD = [
     Bad(f"erm --phase test --log @/{LONG}", f"'@/{LONG}' holds no run to test: train first"),
     Bad("erm --device meta", "--device meta cannot be used .*: try --device cpu"),
     Bad(f"{RUN} --continue", "unrecognized arguments: --continue"),
+    # Predictions
+    Bad("predict @/run", "the following arguments are required: IMAGES"),
+    Bad("predict '' x.png", "RUN_FOLDER: must be the name of a file or folder, got ''"),
+    Bad("predict @/nirgends x.png", "'@/nirgends' holds no run: name the folder that was --log of a training"),
+    Bad(f"predict @/{LONG} x.png", f"'@/{LONG}' holds no run: name the folder"),
+    Bad("predict @/images @/images", "'@/images' holds no run: name the folder"),
+    Bad("predict @/run x.png --checkpoint newest", "--checkpoint: invalid choice: 'newest'"),
+    Bad("predict @/run x.png --top 0", "--top: must be a whole number of 1 or more, got '0'"),
+    Bad("predict @/run x.png --top 11", "--top 11 is more than the run's 10 classes: ask for fewer, or --all"),
+    Bad("predict @/run x.png --top 2 --all", "--all: not allowed with argument --top"),
+    Bad("predict @/run x.png -b 0", "--batch-size: must be a whole number of 1 or more, got '0'"),
+    Bad("predict @/run x.png --device meta", "--device meta cannot be used .*: try --device cpu"),
+    Bad(f"{PREDICT} --out ''", "--out: must be the name of a file or folder, got ''"),
+    Bad(f"{PREDICT} --out @/images", r"cannot save '@/images' \(Is a directory\): put that right, and run"),
+    Bad(f"{PREDICT} --out @/nirgends/x", r"cannot save '@/nirgends/x' \(No such file .*\): put that right, and run"),
+    Bad(PREDICT, r"none of 1 images could be read, not '@/x.png' for one \(there is no such file\): name others"),
+    Bad(PREDICT, "'@/run' has no checkpoint 'best' yet: train to the end", remove("run/checkpoints/best.pth")),
+    Bad(PREDICT, "best.pth' is damaged .*: remove it", write("run/checkpoints/best.pth", b"PK\3\4")),
+    Bad(PREDICT, "best.pth' holds no 'model': name another run", saved("run/checkpoints/best.pth", {"model": [1]})),
+    Bad(PREDICT, "best.pth' holds no names of classes.*: use", saved("run/checkpoints/best.pth", {"model": {}})),
+    Bad(f"{PREDICT} --checkpoint latest", "latest.pth' does not fit", latest("model", {})),
+    Bad(PREDICT, r"'@/run/args.json' cannot be read .*: name the folder of another run", write("run/args.json", b"{")),
+    Bad(
+        PREDICT,
+        r"'@/run/args.json' is not what a run wrote \(data\): name another run",
+        edited("run/args.json", args=5),
+    ),
+    Bad(PREDICT, r"args.json' is not what a run wrote \(method\): name another", edited("run/args.json", method=[])),
+    Bad(PREDICT, "unknown model 'resnet1': did you mean", argument("arch", "resnet1")),
+    *(
+        Bad(PREDICT, rf"args.json' is not what a run wrote \({name}\): name another run", argument(name, value))
+        for name, value in {"arch": 5, "bottleneck_dim": -1, "precision": 16, "val_resizing": ["native"]}.items()
+    ),
+    *(
+        Bad(PREDICT, rf"args.json' is not what a run wrote \({name}\): name another run", argument(name, value))
+        for name, value in {"image_size": "32", "norm_mean": [1, 2], "norm_std": [0, 1, 1]}.items()
+    ),
+    Bad(PREDICT, "'model' of checkpoint '@/run/checkpoints/best.pth' does not fit", argument("bottleneck_dim", 5)),
     # The other programs
     Bad("scripts.collect_results @/images", "no finished run below @/images"),
     Bad(
@@ -663,7 +702,7 @@ def argv(command: str, world: Path) -> tuple[str, list[str]]:
     script, *words = shlex.split(command)
     if "@run" in words:
         words = [*SMALL, "--log", "@/run", *words[words.index("@run") + 1 :]]
-    elif "." not in script and "moco" not in script:
+    elif "." not in script and "moco" not in script and script not in ("predict", "export"):
         named = words and not words[0].startswith("-")
         data = [] if named else ["@/images"] if "-d" in words else ["@/images", "-d", "ImageFolder"]
         start = [flag for flag in SCRATCH if flag != "--scratch" or "--pretrained-backbone" not in words]

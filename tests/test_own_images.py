@@ -1,5 +1,7 @@
 """A user's own photographs from end to end: a list with 2, 7 and 31 labels, all methods, resumed to the bit."""
 
+import csv
+import functools
 import importlib
 import json
 import os
@@ -19,9 +21,11 @@ import debiasmatch
 import erm
 import fixmatch
 import flexmatch
+import predict
 import self_tuning
 from common import datasets
 from common.errors import Interrupted, UserError
+from common.evaluate import evaluate
 from scripts import example_images
 from tests.conftest import assert_same_run, final_state
 from tests.test_methods import METHODS
@@ -53,30 +57,76 @@ def train(method: str, root: Path, log: Path, *flags: str, train_step=None) -> d
         return script.main(script.parse_args(argv))
 
 
-@pytest.mark.parametrize("method", METHODS)
-def test_uneven_labels_lose_no_class_and_resume_to_the_bit(method, photos, tmp_path):
-    script, labels = importlib.import_module(method), []
+@pytest.fixture(scope="session")
+def whole(photos, tmp_path_factory):
+    """method -> the folder of its finished run; and the labels that it saw, in labels.npy. To be read only."""
 
-    def seen(*args):
-        labels.append(next(arg for arg in args if hasattr(arg, "views")).labels)
-        return script_step(*args)
+    @functools.cache
+    def trained(method: str) -> Path:
+        script, folder, labels = importlib.import_module(method), tmp_path_factory.mktemp("whole") / method, []
+        step = script.train_step
+
+        def seen(*args):
+            labels.append(next(arg for arg in args if hasattr(arg, "views")).labels)
+            return step(*args)
+
+        train(method, photos, folder, train_step=seen)
+        np.save(folder / "labels.npy", torch.cat(labels).numpy())
+        return folder
+
+    return trained
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_uneven_labels_lose_no_class(method, whole):
+    drawn = np.bincount(np.load(whole(method) / "labels.npy"), minlength=3)
+    assert drawn.tolist() == [3 * number for number in NUMBERS]  # three passes of two batches of 20
+    assert json.loads((whole(method) / "result.json").read_text())["num_samples_per_class"] == "all"
+    assert json.loads((whole(method) / "labeled.json").read_text())["indices"] == list(range(40))
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_uneven_labels_resume_to_the_bit(method, photos, whole, tmp_path):
+    script = importlib.import_module(method)
+    step = script.train_step
 
     def stopped(*args):
         os.kill(os.getpid(), signal.SIGTERM)
-        return script_step(*args)
+        return step(*args)
 
-    script_step = script.train_step
-    result = train(method, photos, tmp_path / "whole", train_step=seen)
-    drawn = np.bincount(torch.cat(labels).numpy(), minlength=3)
-    assert drawn.tolist() == [3 * number for number in NUMBERS]  # three passes of two batches of 20
-    assert result["num_samples_per_class"] == "all"
-    rows = json.loads((tmp_path / "whole" / "labeled.json").read_text())
-    assert rows["indices"] == list(range(40))
     for _ in range(2):
         with pytest.raises(Interrupted):
             train(method, photos, tmp_path / "parts", train_step=stopped)
     train(method, photos, tmp_path / "parts")
-    assert_same_run(tmp_path / "whole", tmp_path / "parts")
+    assert_same_run(whole(method), tmp_path / "parts")
+
+
+@pytest.mark.parametrize("name", ["best", "latest"])
+@pytest.mark.parametrize("method", METHODS)
+def test_predictions_are_the_evaluations(method, name, photos, whole, tmp_path):
+    """To the last digit, of every method's run, in a table made by two workers."""
+    logits = []
+
+    def heard(model, *args):
+        with model.register_forward_hook(lambda *call: logits.append(call[2])):
+            return evaluate(model, *args)
+
+    with mock.patch("common.evaluate.evaluate", heard):
+        scores = train(method, photos, whole(method), "--phase", "test", "--checkpoint", name)
+    predicted(whole(method), photos / "test", "--all", "--checkpoint", name, "-j", "2", out=tmp_path / "table.csv")
+    rows = list(csv.DictReader(open(tmp_path / "table.csv")))  # noqa: SIM115
+    classes = ["dahlia", "officer", "palace"]
+    probabilities = torch.cat(logits).softmax(dim=1).numpy()
+    assert len(rows) == len(probabilities) > 64  # more than a batch
+    for row, expected in zip(rows, probabilities, strict=True):
+        assert [np.float32(row[f"p({c})"]) for c in classes] == expected.tolist()
+        assert (row["class"], np.float32(row["confidence"])) == (classes[expected.argmax()], expected.max())
+    hits = sum(row["class"] == Path(row["path"]).parent.name for row in rows)
+    assert 100 * hits / len(rows) == scores["top1"]
+
+
+def predicted(run: Path, *words: str | Path, out: Path) -> None:
+    predict.main(predict.parse_args([str(run), *map(str, words), "--device", "cpu", "--out", str(out)]))
 
 
 @pytest.mark.parametrize("method", METHODS)

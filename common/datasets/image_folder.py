@@ -13,7 +13,7 @@ import io
 import logging
 import os
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NoReturn
 
@@ -47,7 +47,7 @@ def load(root: Path) -> dict:
     skipped = Counter()
     extra = sorted(images_in(root / "unlabeled", skipped)) if os.path.isdir(root / "unlabeled") else []
     train, test = (_labeled_images(folder, classes, skipped, "the train folder") for folder in (train_dir, test_dir))
-    _warn_of_skipped(root, skipped)
+    warn_of_skipped(root, skipped)
     return {
         "classes": classes,
         "train": ImageSet([path for path, _ in train] + extra, [label for _, label in train] + [-1] * len(extra)),
@@ -81,7 +81,7 @@ def load_listed(root: Path, file: Path) -> dict:
         raise UserError(f"'{file}' has one class, '{classes[0]}': add images of others to it")
     test = _labeled_images(test_dir, classes, skipped, f"'{file}'")
     skipped.pop(file.suffix, None)  # it may well lie there itself
-    _warn_of_skipped(root, skipped)
+    warn_of_skipped(root, skipped)
     number = {name: c for c, name in enumerate(classes)}
     labeled = sorted((number[name], path) for path, name in listed.items())
     others = sorted((path, number.get(_class_of(path), -1)) for path in found.keys() - listed.keys())
@@ -158,7 +158,8 @@ def _rows(file: Path) -> Iterator[tuple[int, list[str]]]:
         raise UserError(f"'{file}', line {reader.line_num}: {error}: put that right") from None
 
 
-def _warn_of_skipped(root: Path, skipped: Counter) -> None:
+def warn_of_skipped(root: Path, skipped: Counter) -> None:
+    """Tell which kinds of files below `root` are not taken for images, so that none is missed in silence."""
     if skipped:
         kinds = ", ".join(f"{number:,} {kind}" for kind, number in sorted(skipped.items()))
         logger.warning(f"'{root}' has files that are not taken for images ({kinds}): they are skipped")
@@ -168,15 +169,25 @@ def _class_names(folder: Path) -> list[str]:
     return sorted(entry.name for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith("."))
 
 
-def images_in(folder: Path, skipped: Counter, leave_out: Sequence[str] = ()) -> list[str]:
+def _refuse(error: OSError) -> NoReturn:
+    raise UserError(f"folder '{error.filename}' cannot be read ({error.strerror}): change its permissions") from None
+
+
+def images_in(
+    folder: Path,
+    skipped: Counter,
+    leave_out: Sequence[str] = (),
+    onerror: Callable[[OSError], object] = _refuse,
+) -> list[str]:
     """The images in a folder and all folders below it, each folder once, however many links lead to it.
 
     Args:
         skipped: counts the other files, by kind.
         leave_out: names of sub-folders of `folder` that are not looked into.
+        onerror: told of folders that cannot be read; by default a `UserError`.
     """
     images, seen = [], set()
-    for parent, folders, names in os.walk(folder, onerror=_refuse, followlinks=True):
+    for parent, folders, names in os.walk(folder, onerror=onerror, followlinks=True):
         place = os.path.realpath(parent)
         if place in seen:
             folders.clear()  # no further down
@@ -192,10 +203,6 @@ def images_in(folder: Path, skipped: Counter, leave_out: Sequence[str] = ()) -> 
             else:
                 skipped[os.path.splitext(name)[1] or name] += 1
     return images
-
-
-def _refuse(error: OSError) -> NoReturn:
-    raise UserError(f"folder '{error.filename}' cannot be read ({error.strerror}): change its permissions") from None
 
 
 def _labeled_images(folder: Path, classes: list[str], skipped: Counter, source: str) -> list[tuple[str, int]]:

@@ -1,0 +1,111 @@
+"""The network of a run, out of the run's folder: for programs that use it rather than train it."""
+
+import os
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, Literal, NamedTuple
+
+from torch import Tensor
+
+from common import augment, checkpoint, models
+from common.errors import UserError
+from common.folder import read_json
+
+PARTS = ("backbone.", "bottleneck.", "head.")  # of the network that is tested; a method may train others beside them
+
+
+class Trained(NamedTuple):
+    """What a run has learned, and what its network takes.
+
+    Attributes:
+        model: the network that is tested, in eval mode, on the CPU; without what its method trains beside it.
+        classes: the names of its outputs, in their order.
+        args: of the run: `data`, `arch`, `bottleneck_dim`, `precision`, and the preprocessing (`val_resizing`,
+            `image_size`, `norm_mean`, `norm_std`).
+        method: the script's name.
+        file: the checkpoint.
+    """
+
+    model: models.ImageClassifier
+    classes: list[str]
+    args: SimpleNamespace
+    method: str
+    file: Path
+
+
+def load(folder: Path, name: Literal["best", "latest"]) -> Trained:
+    """Read a run's network. Nothing is downloaded, and no code of the files is run.
+
+    Args:
+        folder: `--log` of the run.
+        name: which checkpoint.
+
+    Raises:
+        UserError: the folder holds no run, or no such checkpoint yet; a file is damaged, or does not fit the others.
+    """
+    method, args = _read_args(folder)
+    file = folder / "checkpoints" / f"{name}.pth"
+    if not os.path.isfile(file):
+        raise UserError(f"'{folder}' has no checkpoint '{name}' yet: train to the end of an epoch, or name another run")
+    content = checkpoint.load(file)
+    weights = {key: value for key, value in _weights(content, file).items() if key.startswith(PARTS)}
+    classes = _classes(content, file)
+    normalizer = augment.Normalizer(args.norm_mean, args.norm_std)
+    backbone = models.backbone(args.arch, args.image_size, normalizer, scratch=True)
+    model = models.ImageClassifier(backbone, len(classes), args.bottleneck_dim, args.precision)
+    checkpoint.restore({"model": model}, {"model": weights}, file)
+    return Trained(model.eval(), classes, args, method, file)
+
+
+def _read_args(folder: Path) -> tuple[str, SimpleNamespace]:
+    file = folder / "args.json"
+    if not os.path.isfile(file):
+        raise UserError(f"'{folder}' holds no run: name the folder that was --log of a training")
+    content = read_json(file, "name the folder of another run")
+    args = {"precision": "float32"} | (content["args"] if isinstance(content.get("args"), dict) else {})
+    wrong = [name for name, good in EXPECTED.items() if name not in args or not good(args[name])]
+    if wrong or not isinstance(content.get("method"), str):
+        raise UserError(f"'{file}' is not what a run wrote ({wrong[0] if wrong else 'method'}): name another run")
+    return content["method"], SimpleNamespace(**{name: args[name] for name in EXPECTED})
+
+
+def _is_size(value: Any) -> bool:
+    return type(value) is int and 0 < value < 2**20
+
+
+def _are_statistics(values: Any) -> bool:
+    return isinstance(values, list) and len(values) == 3 and all(isinstance(value, int | float) for value in values)
+
+
+EXPECTED = {
+    "data": lambda value: isinstance(value, str),
+    "arch": lambda value: isinstance(value, str),
+    "bottleneck_dim": lambda value: _is_size(value) or (type(value) is int and value == 0),  # 0: there is none
+    "precision": lambda value: value in ("float32", "bf16"),
+    "val_resizing": lambda value: value in augment.RESIZINGS,
+    "image_size": _is_size,
+    "norm_mean": _are_statistics,
+    "norm_std": lambda values: _are_statistics(values) and all(value > 0 for value in values),
+}
+
+
+def _weights(content: dict[str, Any], file: Path) -> dict[str, Tensor]:
+    """Of the network that is tested: the whole `model` of best.pth, or the part of latest.pth that it names."""
+    place = content.get("evaluated", "model")
+    if place is None:
+        raise UserError(f"checkpoint '{file}' does not hold the tested network in one piece: use --checkpoint best")
+    name, _, inner = str(place).partition(".")
+    state = content.get(name)
+    prefix = f"{inner}." if inner else ""
+    if not isinstance(state, dict) or not all(isinstance(key, str) for key in state):
+        raise UserError(f"checkpoint '{file}' holds no '{place}': name another run")
+    return {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
+
+
+def _classes(content: dict[str, Any], file: Path) -> list[str]:
+    if "classes" not in content:
+        raise UserError(f"checkpoint '{file}' holds no names of classes, as older ones do not: use --checkpoint best")
+    classes = content["classes"]
+    if not isinstance(classes, list) or len(classes) < 2 or not all(isinstance(name, str) for name in classes):
+        raise UserError(f"checkpoint '{file}' holds no names of classes: name another run")
+    return classes
