@@ -21,7 +21,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from common import adapters, augment, cli, datasets, models, optim, splits
+from common import adapters, augment, cli, datasets, models, optim, processes, splits
 from common.evaluate import accuracy, masked_accuracy
 from common.loaders import TestLoader, TrainLoader
 from common.run import Run
@@ -65,7 +65,7 @@ class QHat(nn.Module):
 
     @torch.no_grad()
     def update(self, logits_u_weak):
-        q = F.softmax(logits_u_weak, dim=1).mean(dim=0)
+        q = processes.mean(F.softmax(logits_u_weak, dim=1).mean(dim=0))
         self.q_hat.mul_(self.momentum).add_(q, alpha=1 - self.momentum)
 
     def log(self):

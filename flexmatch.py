@@ -20,7 +20,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from common import adapters, augment, cli, datasets, models, optim, splits
+from common import adapters, augment, cli, datasets, models, optim, processes, splits
 from common.evaluate import accuracy, masked_accuracy
 from common.loaders import TestLoader, TrainLoader
 from common.run import Run
@@ -87,7 +87,7 @@ def self_training_loss(logits_u_weak, logits_u_strong, indices, curriculum, thre
     """The thresholds are those before this batch. The mean is over the whole batch, selected or not."""
     confidence, pseudo_labels = F.softmax(logits_u_weak.detach(), dim=1).max(dim=1)
     mask = (confidence > curriculum.thresholds(threshold, warmup)[pseudo_labels]).float()
-    curriculum.update(indices, pseudo_labels, confidence > threshold)
+    curriculum.update(*map(processes.gather, (indices, pseudo_labels, confidence > threshold)))
     loss = (mask * F.cross_entropy(logits_u_strong, pseudo_labels, reduction="none")).mean()
     return loss, pseudo_labels, mask
 

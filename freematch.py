@@ -20,7 +20,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from common import adapters, augment, cli, datasets, models, optim, splits
+from common import adapters, augment, cli, datasets, models, optim, processes, splits
 from common.evaluate import accuracy, masked_accuracy
 from common.loaders import TestLoader, TrainLoader
 from common.run import Run
@@ -71,9 +71,9 @@ class Curriculum(nn.Module):
     @torch.no_grad()
     def update(self, probabilities, confidence, pseudo_labels):
         one_hot = F.one_hot(pseudo_labels, len(self.q_hat)).to(probabilities.dtype)
-        self.tau.lerp_(confidence.mean(), 1 - self.momentum).clamp_(max=self.max_tau)
-        self.q_hat.lerp_(probabilities.mean(dim=0), 1 - self.momentum)
-        self.histogram.lerp_(one_hot.mean(dim=0), 1 - self.momentum)
+        self.tau.lerp_(processes.mean(confidence.mean()), 1 - self.momentum).clamp_(max=self.max_tau)
+        self.q_hat.lerp_(processes.mean(probabilities.mean(dim=0)), 1 - self.momentum)
+        self.histogram.lerp_(processes.mean(one_hot.mean(dim=0)), 1 - self.momentum)
 
 
 def self_training_loss(logits_u_weak, logits_u_strong, curriculum):
@@ -90,7 +90,8 @@ def fairness_loss(logits_u_strong, mask, curriculum):
     """Minus a cross-entropy, as in the paper; 0 where nothing is selected. Only the mean prediction has a gradient."""
     q = F.softmax(logits_u_strong, dim=1)
     one_hot = F.one_hot(q.argmax(dim=1), q.shape[1]).to(q.dtype)
-    q, histogram = mask @ q, mask @ one_hot  # sums do for means, since both are normalized below
+    # Sums do for means, since both are normalized below.
+    q, histogram = processes.sum(mask @ q), processes.sum(mask @ one_hot)
     target = balanced(curriculum.q_hat, curriculum.histogram)
     loss = (target * (balanced(q, histogram) + 1e-12).log()).sum()
     return torch.where(histogram.sum() > 0, loss, 0.0)

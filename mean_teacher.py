@@ -24,7 +24,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from common import adapters, augment, cli, datasets, models, optim, splits
+from common import adapters, augment, cli, datasets, models, optim, processes, splits
 from common.evaluate import accuracy, evaluate
 from common.loaders import TestLoader, TrainLoader
 from common.run import Run
@@ -65,7 +65,7 @@ def ramp_up(epoch, warm_up_epochs):
 def consistency_loss(logits_student, logits_teacher):
     """A sum over batch and classes; nothing flows back into the teacher."""
     difference = F.softmax(logits_student, dim=1) - F.softmax(logits_teacher.detach(), dim=1)
-    return difference.square().sum()
+    return difference.square().sum() * processes.count()
 
 
 class Teacher(nn.Module):

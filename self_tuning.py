@@ -28,7 +28,7 @@ from torch import nn
 from torch.nn import functional as F
 from torch.optim.lr_scheduler import MultiStepLR
 
-from common import adapters, augment, cli, datasets, models, optim, splits
+from common import adapters, augment, cli, datasets, models, optim, processes, splits
 from common.evaluate import accuracy, masked_accuracy
 from common.loaders import TestLoader, TrainLoader
 from common.run import Run
@@ -134,7 +134,7 @@ def train_step(model, key_encoder, queue, optimizer, batch_l, batch_u, args):
     loss_cls = F.cross_entropy(logits_l, labels_l)
     loss_pgc_l = queue.loss(queries_l, keys_l, labels_l, args.T)
     (loss_cls + loss_pgc_l).backward()  # before the queue changes under the graph
-    queue.enqueue(keys_l, labels_l)
+    queue.enqueue(processes.gather(keys_l), processes.gather(labels_l))
 
     with torch.no_grad():
         pseudo_labels = model(x_u_query).argmax(dim=1)
@@ -143,7 +143,7 @@ def train_step(model, key_encoder, queue, optimizer, batch_l, batch_u, args):
     keys_u = key_encoder(x_u_key)
     loss_u = queue.loss(queries_u, keys_u, pseudo_labels, args.T)
     loss_u.backward()
-    queue.enqueue(keys_u, pseudo_labels)
+    queue.enqueue(processes.gather(keys_u), processes.gather(pseudo_labels))
 
     optimizer.step()
     return {

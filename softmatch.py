@@ -18,7 +18,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from common import adapters, augment, cli, datasets, models, optim, splits
+from common import adapters, augment, cli, datasets, models, optim, processes, splits
 from common.evaluate import accuracy, masked_accuracy
 from common.loaders import TestLoader, TrainLoader
 from common.run import Run
@@ -58,13 +58,14 @@ class Gaussian(nn.Module):
     @torch.no_grad()
     def mask(self, probabilities):
         """Of a batch [B, C], which is taken into the running means before."""
-        q = probabilities.mean(dim=0)
+        q = processes.mean(probabilities.mean(dim=0))
         self.q_hat.lerp_(q, torch.where(self.q_hat.any(), 1 - self.momentum, 1.0))
         uniform = 1 / len(self.q_hat)
         aligned = probabilities * ((uniform + 1e-6) / (self.q_hat + 1e-6))
         confidence = (aligned / aligned.sum(dim=1, keepdim=True)).amax(dim=1)
-        self.mu.lerp_(confidence.mean(), 1 - self.momentum)
-        self.var.lerp_(confidence.var(), 1 - self.momentum)
+        of_all = processes.gather(confidence)
+        self.mu.lerp_(of_all.mean(), 1 - self.momentum)
+        self.var.lerp_(of_all.var(), 1 - self.momentum)
         below = (confidence - self.mu).clamp(max=0)
         return torch.exp(-below.square() / (2 * self.var.clamp(min=1e-12) / self.n_sigma**2))
 

@@ -20,7 +20,7 @@ Shell file: scripts/uda.sh. Diff against: fixmatch.py.
 import torch
 from torch.nn import functional as F
 
-from common import adapters, augment, cli, datasets, models, optim, splits
+from common import adapters, augment, cli, datasets, models, optim, processes, splits
 from common.evaluate import accuracy
 from common.loaders import TestLoader, TrainLoader
 from common.run import Run
@@ -58,7 +58,7 @@ def consistency_loss(logits_u_weak, logits_u_strong, threshold, T, variant):
     if variant == "paper":
         target, logits, number = F.softmax(logits_u_weak / T, dim=1), logits_u_strong, len(mask)
     else:
-        logits, number = logits_u_strong / T, mask.sum().clamp(min=1)
+        logits, number = logits_u_strong / T, processes.sum(mask.sum()).clamp(min=1) / processes.count()
     divergence = F.kl_div(F.log_softmax(logits, dim=1), target, reduction="none").sum(dim=1)
     return (mask * divergence).sum() / number, mask
 

@@ -10,7 +10,7 @@ from typing import Any, Literal, NoReturn
 
 import torch
 
-from common import augment, datasets, models
+from common import augment, datasets, models, processes
 from common.errors import Interrupted, UserError
 
 # These flags may differ when a run is resumed: none of them can change a number, as far as devices agree. Whether
@@ -422,22 +422,21 @@ def differences(args: Arguments, saved: dict[str, Any]) -> list[str]:
 
 def launch(parse_args: Callable[[], Arguments], main: Callable[[Arguments], Any]) -> None:
     """Run a script. Bad input is one line on stderr and exit code 2; a signal's exit code is 128 + its number."""
+    code, line = 0, None
     try:
         main(parse_args())
     except UserError as error:
-        line = str(error).replace("\n", "\\n")  # the name of a file may have one
-        print(f"error: {line}", file=sys.stderr)
-        sys.exit(2)
+        code, line = 2, "error: " + str(error).replace("\n", "\\n")  # the name of a file may have one
     except Interrupted as interruption:
-        print(interruption, file=sys.stderr)
-        sys.exit(128 + interruption.signum)
+        code, line = 128 + interruption.signum, str(interruption)
     except torch.OutOfMemoryError as error:
         reason = ". ".join(str(error).split(". ")[:2])  # what was asked for; the rest is about the allocator
-        print(f"error: {reason}: take a smaller --batch-size, or a device with more memory", file=sys.stderr)
-        sys.exit(2)
+        code, line = 2, f"error: {reason}: take a smaller --batch-size, or a device with more memory"
     except KeyboardInterrupt:  # before the first step or after the last: the run heeds signals itself in between
-        print("stopped by SIGINT, with nothing new to save: the same command continues", file=sys.stderr)
-        sys.exit(128 + signal.SIGINT)
+        code, line = 128 + signal.SIGINT, "stopped by SIGINT, with nothing new to save: the same command continues"
+    processes.leave(code, line)
+    if code:
+        sys.exit(code)
 
 
 def path(text: str) -> str:

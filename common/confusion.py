@@ -7,6 +7,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from common import processes
+
 MOST = 30  # errors that are kept
 
 
@@ -60,8 +62,8 @@ class Confusion:
         """The counts, int64 [C, C] with a row per true and a column per predicted class, and the most confident errors,
         the most confident one first.
         """
-        matrix = self.matrix.view(self.num_classes, -1).cpu().numpy()
-        rows = self.errors.tolist()
+        matrix = processes.sum(self.matrix).view(self.num_classes, -1).cpu().numpy()
+        rows = _largest(processes.gather(self.errors)).tolist()
         errors = [Error(int(i), int(true), int(predicted), x) for x, i, true, predicted in rows if x >= 0]
         return matrix, errors
 

@@ -4,13 +4,14 @@ import logging
 
 import torch
 
+from common import processes
 from common.errors import UserError
 
 logger = logging.getLogger("common")
 
 
 def find_device(name: str | None) -> torch.device:
-    """The device of that name, by default CUDA where there is one.
+    """The device of that name, by default CUDA where there is one; of several, each process takes its own.
 
     Raises:
         UserError: it does not exist, or does not compute.
@@ -21,6 +22,8 @@ def find_device(name: str | None) -> torch.device:
             logger.warning("no CUDA device found: running on the CPU, which is slow for anything but small networks")
     try:
         device = torch.device(name)
+        if device == torch.device("cuda") and processes.count() > 1:
+            device = torch.device("cuda", processes.local_rank() % torch.cuda.device_count())
         # `meta` has no values, `mps` no float64, and a GPU that is too old for this PyTorch no kernels.
         torch.ones(1, dtype=torch.float64, device=device).add(1).item()
     except (RuntimeError, AssertionError, TypeError) as error:

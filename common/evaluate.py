@@ -4,6 +4,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from common import processes
 from common.confusion import Confusion
 from common.loaders import TestLoader
 
@@ -37,7 +38,7 @@ def masked_accuracy(predictions: Tensor, labels: Tensor, mask: Tensor) -> tuple[
 def evaluate(
     model: nn.Module, loader: TestLoader, num_classes: int, confusion: Confusion | None = None
 ) -> dict[str, float]:
-    """Test the model in eval mode, and leave it in the mode it was in.
+    """Test the model in eval mode, and leave it in the mode it was in. Each process tests its share of the batches.
 
     Args:
         confusion: where to count, too, what is taken for what.
@@ -62,6 +63,7 @@ def evaluate(
         if confusion is not None:
             confusion.update(logits, labels)
     model.train(was_training)
+    totals, hits, hits5, loss = map(processes.sum, (totals, hits, hits5, loss))
 
     seen = totals > 0
     number = totals.sum()

@@ -1,4 +1,4 @@
-"""A run's folder: whose it is, and what is read from it and written to it.
+"""A run's folder: whose it is, and what is read from it and written to it, all by the first of the run's processes.
 
 args.json           all arguments
 log.txt             what was printed
@@ -24,7 +24,7 @@ from typing import Any
 
 from torch import Tensor
 
-from common import augment, checkpoint, cli
+from common import augment, checkpoint, cli, processes
 from common.datasets import SPECS
 from common.errors import UserError
 from common.events import Events
@@ -49,8 +49,10 @@ class Folder:
         self.path = Path(args.log)
         self.checkpoints = self.path / "checkpoints"
         self._open()
-        self.events = Events(self.path / "tensorboard") if args.tensorboard and args.phase == "train" else None
+        wants_events = args.tensorboard and args.phase == "train" and processes.is_first()
+        self.events = Events(self.path / "tensorboard") if wants_events else None
 
+    @processes.by_first
     def _open(self) -> None:
         args_file = self.path / "args.json"
         if self.args.phase == "test":
@@ -70,7 +72,7 @@ class Folder:
 
     def _compare(self, method: str, saved: dict[str, Any]) -> None:
         differences = cli.differences(self.args, saved)
-        if self.finished and SPECS[self.args.data].counts is None:
+        if self._is_finished() and SPECS[self.args.data].counts is None:
             # Any folder may be an ImageFolder, and nobody looks into it before a result is shown.
             root, before = str(self.args.root), str(saved.get("root"))
             if os.path.realpath(root) != os.path.realpath(before):
@@ -101,12 +103,17 @@ class Folder:
         return self.path / "log.txt" if self.args.phase == "train" else None
 
     @property
+    @processes.by_first
     def finished(self) -> bool:
         """Whether there is nothing left to train."""
+        return self._is_finished()
+
+    def _is_finished(self) -> bool:
         return self.args.phase == "train" and not self.args.overwrite and (self.path / "result.json").is_file()
 
     # A run begins
 
+    @processes.by_first
     def begin(self, fingerprints: dict[str, str], indices: list[int], held_out: list[int]) -> None:
         """Say whose folder this is (first of all), and which images are labeled, and which held out."""
         _write_json(self.path / "args.json", {"method": self.method, "args": vars(self.args)})
@@ -117,6 +124,7 @@ class Folder:
         except OSError as error:
             raise UserError(f"cannot make '{self.checkpoints}' ({error.strerror}): choose another --log") from None
 
+    @processes.by_first
     def compare_images(self, fingerprints: dict[str, str]) -> None:
         """Whether the run was begun with the same images.
 
@@ -132,6 +140,7 @@ class Folder:
                 "choose another --log"
             )
 
+    @processes.by_first
     def compare_tested(
         self, content: dict[str, Any], path: Path, classes: list[str], fingerprints: dict[str, str]
     ) -> None:
@@ -158,6 +167,7 @@ class Folder:
                 "on in training: its scores there and these do not compare"
             )
 
+    @processes.by_first
     def discard(self) -> None:
         """Remove what a run wrote, and nothing else: first what says it is finished, last what says whose it is."""
         (self.path / "result.json").unlink(missing_ok=True)
@@ -168,19 +178,23 @@ class Folder:
 
     # It goes on
 
+    @processes.by_first
     def load_newest(self) -> tuple[dict[str, Any], Path] | None:
         """The newest checkpoint and its path, or None before the first; see `checkpoint.load_newest`."""
         return checkpoint.load_newest(self.checkpoints / "latest.pth", self.checkpoints / "previous.pth")
 
+    @processes.by_first
     def load(self, name: str) -> tuple[dict[str, Any], Path]:
         """The checkpoint of that name, `best` or `latest`, and its path; see `checkpoint.load`."""
         path = self.checkpoints / f"{name}.pth"
         return checkpoint.load(path), path
 
+    @processes.by_first
     def save_latest(self, content: dict[str, Any]) -> None:
         """Write `latest.pth`; what it was before becomes `previous.pth`."""
         checkpoint.save(self.checkpoints / "latest.pth", content, self.checkpoints / "previous.pth")
 
+    @processes.by_first
     def save_best(self, content: dict[str, Any]) -> None:
         """Write `best.pth`."""
         checkpoint.save(self.checkpoints / "best.pth", content)
@@ -198,6 +212,7 @@ class Folder:
         write_whole(self.path / "report.png", page)
         write_whole(self.path / "per_class.csv", table.getvalue().encode(errors="surrogateescape"))
 
+    @processes.by_first
     def write_history(self, history: list[dict[str, Any]]) -> None:
         """Write `metrics.jsonl`, and the events where they are wanted."""
         lines = "".join(json.dumps(row) + "\n" for row in history)
@@ -207,11 +222,13 @@ class Folder:
 
     # It ends
 
+    @processes.by_first
     def write_result(self, result: dict[str, Any]) -> None:
         """Write `result.json`; what only a resumption needs goes."""
         _write_json(self.path / "result.json", result)
         (self.checkpoints / "previous.pth").unlink(missing_ok=True)
 
+    @processes.by_first
     def read_result(self) -> dict[str, Any]:
         """A finished run's `result.json`."""
         return read_json(self.path / "result.json")

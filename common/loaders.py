@@ -1,7 +1,8 @@
 """Endless training batches and repeatable test batches.
 
 The law: what a training batch holds depends on (seed, stream, step) alone. Neither the number of workers nor an
-interruption changes a byte, and nothing is drawn from the main process's generators.
+interruption changes a byte, and nothing is drawn from the main process's generators. Several processes divide among
+themselves the batch that one would have.
 
 What makes it fast, measured in docs/performance.md: workers live as long as their loader and send one uint8 tensor a
 batch; photographs are decoded once where they fit into memory, and test images resized once; on CUDA the next batch
@@ -28,7 +29,7 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 
-from common import seeding
+from common import processes, seeding
 from common.augment import Transform
 from common.datasets.images import UNREADABLE, ImageSet
 from common.errors import UserError
@@ -64,12 +65,13 @@ class TrainLoader:
         stream: name of the set, for the random streams (`labeled`, `unlabeled`).
         seed: of the run.
         workers: processes; they live until the loader goes.
-        cache: MiB; files whose decoded images take no more are decoded once, before the workers begin.
+        cache: MiB, of all processes of a machine; files whose decoded images take no more are decoded once, before
+            the workers begin.
         normalizer: uint8 -> float32, applied on the device.
         device: where batches go.
 
     Raises:
-        UserError: the set is empty, or a batch would hold one image.
+        UserError: the set is empty, or a batch would hold one image, or cannot be divided among the run's processes.
     """
 
     def __init__(
@@ -95,6 +97,8 @@ class TrainLoader:
                 "every batch is the whole set"
             )
         self.batch_size = min(batch_size, len(images))
+        _check_divisible(self.batch_size, len(images), stream)
+        self.share = processes.share(self.batch_size)
         self.stream, self.seed, self.workers, self.cache = stream, seed, workers, cache
         self.views = _Views(images, transforms, seed, stream)
         self.normalizer, self.device = normalizer.to(device), device
@@ -105,8 +109,8 @@ class TrainLoader:
         Raises:
             UserError: an image cannot be read.
         """
-        keys = _Passes(len(self.views), self.batch_size, self.seed, self.stream, step)
-        self.views.keep_decoded(self.cache * 2**20)
+        keys = _Passes(len(self.views), self.batch_size, self.seed, self.stream, step, self.share)
+        self.views.keep_decoded(self.cache * 2**20 // processes.local_count())
         batches = map(self._on_device, _read(_data_loader(self.views, keys, self.workers, self.device)))
         yield from _one_ahead(batches, self.device) if self.device.type == "cuda" else batches
 
@@ -132,7 +136,7 @@ class TestLoader:
         images: the test set.
         transform: the only view.
         workers: processes; they leave when the whole set is in memory.
-        cache: MiB; a set whose uint8 views take no more is kept from the first pass on.
+        cache: MiB, of all processes of a machine; a set whose uint8 views take no more is kept from the first pass on.
         normalizer: uint8 -> float32, applied on the device.
         device: where batches go.
         batch_size: images per batch.
@@ -157,7 +161,7 @@ class TestLoader:
         self.normalizer, self.device = normalizer.to(device), device
         self.options = {"workers": workers, "cache": cache, "normalizer": self.normalizer, "device": device}
         self.transform, self.batch_size = transform, batch_size
-        self.number, self.room = len(images), cache * 2**20
+        self.number, self.room = len(images), cache * 2**20 // processes.local_count() * processes.count()
         views = _Views(images, [transform], seed=0, stream="test")
         self.keys = _InOrder(len(images), batch_size)
         self.loader = _data_loader(views, self.keys, workers, device)
@@ -234,6 +238,17 @@ class FileLoader:
             else:
                 (views,), (_, indices) = readable
                 yield FileBatch(self.normalizer(_to(self.device, views)), indices, errors)
+
+
+def _check_divisible(batch_size: int, most: int, stream: str) -> None:
+    count = processes.count()
+    below = batch_size - batch_size % count
+    if below != batch_size:
+        near = " or ".join(str(number) for number in (below, below + count) if 0 < number <= most)
+        raise UserError(
+            f"{stream} batches of {batch_size} images cannot be divided among {count} processes: "
+            f"take {f'{near}, or ' if near else ''}fewer processes"
+        )
 
 
 def _data_loader(
@@ -324,10 +339,11 @@ class _Views(Dataset):
 
 
 class _Passes(Sampler):
-    """The keys of each step's batch, from step `start` on."""
+    """The keys of each step's batch, from step `start` on, or of a process's share of it."""
 
-    def __init__(self, length: int, batch_size: int, seed: int, stream: str, start: int):
-        self.length, self.batch_size, self.seed, self.stream, self.start = length, batch_size, seed, stream, start
+    def __init__(self, length: int, batch_size: int, seed: int, stream: str, start: int, share: slice = slice(None)):
+        self.length, self.batch_size, self.share = length, batch_size, share
+        self.seed, self.stream, self.start = seed, stream, start
 
     def __iter__(self) -> Iterator[list[tuple[int, int, int]]]:
         batches_per_pass = self.length // self.batch_size
@@ -338,20 +354,24 @@ class _Passes(Sampler):
                 rng = np.random.default_rng(seeding.derive(self.seed, f"{self.stream} permutation", number))
                 current, permutation = number, rng.permutation(self.length)
             chosen = permutation[batch * self.batch_size : (batch + 1) * self.batch_size]
-            yield [(step, position, int(index)) for position, index in enumerate(chosen)]
+            yield [(step, position, int(index)) for position, index in enumerate(chosen)][self.share]
 
 
 class _InOrder(Sampler):
-    """Every index once, in order, as the keys of `_Views`; the last batch may be smaller."""
+    """Every index once, in order, as the keys of `_Views`; the last batch may be smaller.
+
+    Of several processes each takes every so many-th batch: none is padded, and some may have one less.
+    """
 
     def __init__(self, length: int, batch_size: int):
         self.length, self.batch_size = length, batch_size
+        self.starts = range(0, length, batch_size)[processes.rank() :: processes.count()]
 
     def __len__(self) -> int:
-        return (self.length + self.batch_size - 1) // self.batch_size
+        return len(self.starts)
 
     def __iter__(self) -> Iterator[list[tuple[int, int, int]]]:
-        for start in range(0, self.length, self.batch_size):
+        for start in self.starts:
             yield [(0, i, i) for i in range(start, min(start + self.batch_size, self.length))]
 
 

@@ -1,5 +1,6 @@
 """Backbones from timm, strict loading of backbone files, and the classifier that all methods train."""
 
+import contextlib
 import difflib
 import hashlib
 import logging
@@ -16,7 +17,7 @@ from timm.layers import DropPath, resample_abs_pos_embed
 from timm.models import PretrainedCfg, VisionTransformer, get_pretrained_cfg
 from torch import Tensor, nn
 
-from common import checkpoint
+from common import batch_norm, checkpoint, processes
 from common.augment import Normalizer
 from common.errors import UserError
 from common.wide_resnet import WideResNet  # the import also registers its networks with timm
@@ -131,7 +132,8 @@ def _create(name: str, download: bool, options: dict[str, float]) -> nn.Module:
     if download and name not in timm.list_pretrained():
         raise UserError(f"'{name}' has no pretrained weights: add --scratch, or --pretrained-backbone FILE")
     try:
-        model = timm.create_model(name, pretrained=download, num_classes=0, **options)
+        with processes.first_of_machine_first() if download else contextlib.nullcontext():
+            model = timm.create_model(name, pretrained=download, num_classes=0, **options)
     except OSError as error:  # the hub's errors are OSErrors
         reason = str(error).split("\n")[0]
         raise UserError(
@@ -285,6 +287,7 @@ class ImageClassifier(nn.Module):
         self.feature_dim = bottleneck_dim or backbone.feature_dim
         self.head = nn.Linear(self.feature_dim, num_classes)
         self.to(memory_format=torch.channels_last)
+        batch_norm.over_processes(self)
 
     def features(self, images: Tensor) -> Tensor:
         """The bottleneck's output [B, feature_dim], after dropout in train mode."""

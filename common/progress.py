@@ -8,6 +8,7 @@ from typing import Any, TextIO
 
 from tqdm import tqdm
 
+from common import processes
 from common.errors import UserError
 
 logger = logging.getLogger("common")
@@ -25,7 +26,8 @@ class Progress:
 
     def __init__(self, epoch: int, epochs: int, steps: int, done: int):
         self.epoch, self.epochs, self.steps, self.first, self.done = epoch, epochs, steps, done, done
-        self.bar = tqdm(total=steps, initial=done, desc=f"epoch {epoch + 1}/{epochs}", leave=False, disable=None)
+        hidden = None if processes.is_first() else True  # None: where there is no terminal
+        self.bar = tqdm(total=steps, initial=done, desc=f"epoch {epoch + 1}/{epochs}", leave=False, disable=hidden)
         self.started = time.perf_counter()
 
     def __enter__(self) -> "Progress":
@@ -55,6 +57,8 @@ class Progress:
 def log_to(path: Path | None, console: TextIO | None = None) -> None:
     """Send what the modules of `common` log to the console and, where a path is given, to that file as well.
 
+    Of several processes the first one speaks for all.
+
     Args:
         console: stdout, unless another is named.
     """
@@ -63,6 +67,9 @@ def log_to(path: Path | None, console: TextIO | None = None) -> None:
         handler.close()
     logger.setLevel(logging.INFO)
     logger.propagate = False
+    if not processes.is_first():
+        logger.addHandler(logging.NullHandler())
+        return
     logger.addHandler(_Console(console))
     if path is not None:
         try:

@@ -13,7 +13,7 @@ import timm
 import torch
 import torchvision
 
-from common import models
+from common import models, processes
 from common.datasets import Data
 
 
@@ -54,6 +54,7 @@ def result(
         "seconds": seconds,
         "steps_per_second": args["epochs"] * args["iters_per_epoch"] / seconds,
         "device": _device_name(device),
+        "processes": processes.count(),
         "precision": args["precision"],
         "versions": _versions(),
         "git_commit": _git_commit(),

@@ -9,8 +9,9 @@ from typing import Any
 
 import numpy as np
 from torch import nn
+from torch.optim import Optimizer
 
-from common import checkpoint, cli, confusion, evaluate, picture, progress, report, seeding, splits
+from common import checkpoint, cli, confusion, evaluate, picture, processes, progress, report, seeding, splits
 from common.adapters import Merged
 from common.average import Average
 from common.datasets import Data
@@ -43,9 +44,11 @@ class Run:
 
     def __init__(self, method: str, args: cli.Arguments):
         self.method, self.args = method, args
+        processes.join()
         self.folder = Folder(method, args)
         progress.log_to(self.folder.log_file)
         self.device = find_device(args.device)
+        processes.use(self.device)
         self.generators = seeding.Generators(self.device)
         self.step, self.history, self.seconds = 0, [], 0.0
         self.meters = Meters(self.device)
@@ -75,6 +78,8 @@ class Run:
         self.fingerprints |= {"test_sha256": data.test_sha256}
         more = f", {len(held_out):,} more are held out" if len(held_out) else ""
         logger.info(f"{self.args.data}: {data.counts}; {len(labeled):,} of the training images are labeled{more}")
+        if any(other != self.fingerprints for other in processes.gather_objects(self.fingerprints)):
+            raise UserError(f"the machines of this run have different images in '{self.args.root}': copy one's to all")
 
     # Beginning and going on
 
@@ -101,12 +106,22 @@ class Run:
         newest = self.folder.load_newest()
         if newest is None:
             self.folder.begin(self.fingerprints, np.sort(self.labeled).tolist(), np.sort(self.held_out).tolist())
-            seeding.seed_all(self.args.seed, "training")
+            self._begin_alike()
         else:
             self.folder.compare_images(self.fingerprints)
             self._resume(*newest)
         self.folder.write_history(self.history)
+        for optimizer in self.state.values():
+            if isinstance(optimizer, Optimizer) and processes.count() > 1:
+                optimizer.register_step_pre_hook(processes.average_gradients)
         self._started = time.perf_counter() - self.seconds
+
+    def _begin_alike(self) -> None:
+        """The same weights in all processes, and another stream of random numbers (dropout's) in each."""
+        modules = [item for item in self.state.values() if isinstance(item, nn.Module)]
+        processes.take_from_first([tensor for module in modules for tensor in module.state_dict().values()])
+        key = (processes.rank(),) if processes.rank() else ()
+        seeding.seed_all(self.args.seed, "training", *key)
 
     def _resume(self, content: dict[str, Any], path: Path) -> None:
         restored = self.state | {"meters": self.meters, "rng": self.generators}
@@ -159,7 +174,7 @@ class Run:
             Interrupted: a signal came; the step was completed and saved.
         """
         if self._streams is None:
-            if self.step == 0:
+            if self.step == 0 and processes.is_first():
                 self._show_views(loaders)
             self._streams = [loader.batches(self.step) for loader in loaders]
         per_epoch = self.args.iters_per_epoch
@@ -243,6 +258,8 @@ class Run:
         if self.confusion is None:  # the script has an evaluation of its own
             return
         matrix, errors = self.confusion.read()
+        if not processes.is_first():
+            return
         title = [
             f"{self.method} on {self.args.data}, {self.args.arch}: {what}",
             f"top-1 {scores['top1']:.2f} %, mean per class {scores['mean_per_class']:.2f} %; {matrix.sum():,} images",
@@ -251,7 +268,7 @@ class Run:
         self.folder.save_report(page, confusion.per_class(matrix, self.data.classes))
 
     def _stop_if_asked(self) -> None:
-        signum = self.signals.received
+        signum = processes.largest(self.signals.received)
         if signum:
             self.save()
             raise Interrupted(

@@ -4,12 +4,17 @@ Sums such as `seed + epoch` make the streams of neighbouring seeds overlap; `num
 """
 
 import contextlib
+import logging
 import random
 import zlib
 from collections.abc import Iterator
 
 import numpy as np
 import torch
+
+from common import processes
+
+logger = logging.getLogger(__name__)
 
 
 def derive(seed: int, stream: str, *key: int) -> int:
@@ -28,10 +33,10 @@ def seed_cpu(seed: int) -> None:
     torch.default_generator.manual_seed(seed)
 
 
-def seed_all(seed: int, stream: str) -> None:
+def seed_all(seed: int, stream: str, *key: int) -> None:
     """Start a stream in the main process, CUDA's generators included."""
-    seed_cpu(derive(seed, stream))
-    torch.cuda.manual_seed_all(derive(seed, stream))
+    seed_cpu(derive(seed, stream, *key))
+    torch.cuda.manual_seed_all(derive(seed, stream, *key))
 
 
 @contextlib.contextmanager
@@ -47,13 +52,33 @@ def preserved() -> Iterator[None]:
 
 
 class Generators:
-    """The main process's generators, for a checkpoint: Python's, NumPy's, torch's, and a CUDA device's own."""
+    """The main process's generators, for a checkpoint: Python's, NumPy's, torch's, and a CUDA device's own.
+
+    Of several processes the first one's are kept as if it were alone, and the others' beside them.
+    """
 
     def __init__(self, device: torch.device):
         self.device = device
 
     def state_dict(self) -> dict:
         """Tensors and plain numbers, so that they load with `weights_only=True`."""
+        first, *others = processes.gather_objects(self._own_state())
+        return first | ({"others": others} if others else {})
+
+    def load_state_dict(self, state: dict) -> None:
+        """Undo `state_dict`; where the number of processes has changed, begin streams that it and their ranks name."""
+        states = [state, *state.get("others", [])]
+        if len(states) == processes.count():
+            self._load_own_state(states[processes.rank()])
+            return
+        logger.info(
+            f"the checkpoint is of {len(states)} processes, and these are {processes.count()}: "
+            "the same images and views follow, but dropout draws other numbers from here on"
+        )
+        drawn_so_far = zlib.crc32(state["torch"].numpy().tobytes() + state["cuda"].cpu().numpy().tobytes())
+        seed_all(drawn_so_far, "training", processes.rank())
+
+    def _own_state(self) -> dict:
         version, words, gauss = random.getstate()
         _, keys, position, has_gauss, cached = np.random.get_state()
         return {
@@ -67,8 +92,8 @@ class Generators:
             "cuda": torch.cuda.get_rng_state(self.device) if self.device.type == "cuda" else torch.empty(0),
         }
 
-    def load_state_dict(self, state: dict) -> None:
-        """Undo `state_dict`. The state of a CUDA device is restored to the CUDA device of this run, whichever it is."""
+    def _load_own_state(self, state: dict) -> None:
+        """The state of a CUDA device is restored to the CUDA device of this run, whichever it is."""
         python, numpy = state["python"], state["numpy"]
         random.setstate((python["version"], tuple(python["words"].tolist()), python["gauss"]))
         np.random.set_state(("MT19937", numpy["keys"].numpy().astype(np.uint32), *numpy["rest"]))

@@ -5,6 +5,8 @@ import signal
 from collections.abc import Iterator
 from typing import Any
 
+from common import processes
+
 STOPPING = (signal.SIGTERM, signal.SIGINT)
 
 
@@ -20,12 +22,15 @@ class Signals:
 
     @contextlib.contextmanager
     def listening(self) -> Iterator[None]:
-        """Within, the first signal is noted, and the second stops at once; afterwards all is as it was before."""
+        """Within, the first signal is noted, and the second stops at once; afterwards all is as it was before.
+
+        Of several processes none stops alone, and torchrun passes on what each has got already: later ones are ignored.
+        """
 
         def note(signum: int, frame: Any) -> None:
             self.received = signum
             for s in STOPPING:
-                signal.signal(s, signal.SIG_DFL)
+                signal.signal(s, signal.SIG_DFL if processes.count() == 1 else signal.SIG_IGN)
 
         before = {s: signal.signal(s, note) for s in STOPPING}
         try:

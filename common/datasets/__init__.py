@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
+from common import processes
 from common.datasets import caltech101, cub200, digits, download, image_folder, sun397
 from common.datasets import from_torchvision as tv
 from common.datasets.download import File
@@ -278,7 +279,8 @@ def load(
     read = spec.read_generated if generated_split else spec.read
     if read is None:
         raise UserError(f"--generated-split is not for {name}: leave it out")
-    _provide(name, spec, root)
+    with processes.first_of_machine_first():
+        _provide(name, spec, root)
     data = Data(spec, **(read(root) if labeled_list is None else spec.read_listed(root, Path(labeled_list))))
     if generated_split:
         logger.warning(f"{name}: the split is generated, NOT official; numbers compare with its own kind only")
@@ -291,14 +293,15 @@ def load(
 
 
 def _with_size(data: Data, resizing: str) -> Data:
-    size = one_size([*data.train.images, *data.test.images], f"--train-resizing {resizing}")
+    paths = [*data.train.images, *data.test.images]
+    size = processes.once_per_machine(lambda: one_size(paths, f"--train-resizing {resizing}"))
     sha256 = hashlib.sha256(f"{data.sha256} {size}".encode()).hexdigest()
     return replace(data, spec=replace(data.spec, native_size=size), sha256=sha256)
 
 
 def _with_fingerprints(data: Data, root: Path) -> Data:
-    test_sha256 = data.test.sha256(root)
-    parts = [*data.classes, data.train.sha256(root), test_sha256]
+    train_sha256, test_sha256 = processes.once_per_machine(lambda: (data.train.sha256(root), data.test.sha256(root)))
+    parts = [*data.classes, train_sha256, test_sha256]
     sha256 = hashlib.sha256(b"\0".join(map(os.fsencode, parts))).hexdigest()
     return replace(data, sha256=sha256, test_sha256=test_sha256)
 
