@@ -207,11 +207,22 @@ def fashion_mnist(root: Path) -> Written:
 def svhn(root: Path) -> Written:
     written = Written([str(i) for i in range(10)], _arrays(10, 32, TRAIN), _arrays(10, 32, TEST))
     for split in ("train", "test"):
-        images, labels = getattr(written, split)
-        labels = np.where(labels == 0, 10, labels)[:, None].astype(np.uint8)  # the files call the digit 0 ten
-        root.mkdir(parents=True, exist_ok=True)
-        savemat(root / f"{split}_32x32.mat", {"X": images.transpose(1, 2, 3, 0), "y": labels})
+        _write_svhn(root, split, *getattr(written, split))
     return written
+
+
+def svhn_extra(root: Path) -> Written:
+    written, (images, labels) = svhn(root), _arrays(10, 32, 1)
+    images = 255 - images
+    _write_svhn(root, "extra", images, labels)
+    written.train = (np.concatenate([written.train[0], images]), np.concatenate([written.train[1], labels]))
+    return written
+
+
+def _write_svhn(root: Path, split: str, images: np.ndarray, labels: np.ndarray) -> None:
+    labels = np.where(labels == 0, 10, labels)[:, None].astype(np.uint8)  # the files call the digit 0 ten
+    root.mkdir(parents=True, exist_ok=True)
+    savemat(root / f"{split}_32x32.mat", {"X": images.transpose(1, 2, 3, 0), "y": labels})
 
 
 def stl10(root: Path) -> Written:
@@ -243,6 +254,7 @@ WRITERS = {
     "Caltech101": caltech101,
     "FashionMNIST": fashion_mnist,
     "SVHN": svhn,
+    "SVHNExtra": svhn_extra,
     "STL10": stl10,
 }
 
@@ -261,9 +273,9 @@ def accept_checksums(patch, name: str, root: Path) -> None:
         if name != "STL10":
             meta = dataset.meta | {"md5": md5(f"{dataset.base_folder}/{dataset.meta['filename']}")}
             patch.setattr(dataset, "meta", meta)
-    elif name == "SVHN":
+    elif name in ("SVHN", "SVHNExtra"):
         listed = dict(tv.SVHN.split_list)
-        for split in ("train", "test"):
+        for split in ("train", "test", *(["extra"] if name == "SVHNExtra" else [])):
             url, file, _ = listed[split]
             listed[split] = [url, file, md5(file)]
         patch.setattr(tv.SVHN, "split_list", listed)

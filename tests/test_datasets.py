@@ -293,7 +293,7 @@ def test_generated_split_is_in_the_log_and_the_result(on_disk, tmp_path, monkeyp
 
 
 def test_svhn_is_never_flipped():
-    assert {name for name in SPECS if not SPECS[name].flip} == {"SVHN", "Digits"}
+    assert {name for name in SPECS if not SPECS[name].flip} == {"SVHN", "SVHNExtra", "Digits"}
 
 
 # What is wrong with the files
@@ -360,7 +360,7 @@ def test_a_corrupt_array_is_refused(name, copied):
     content = bytearray(victim.read_bytes())
     content[-1000] ^= 1
     victim.write_bytes(content)
-    with pytest.raises(UserError, match=f"{name} under '{root}' is incomplete or damaged"):
+    with pytest.raises(UserError, match=f"{name.removesuffix('Extra')} under '{root}' is incomplete or damaged"):
         load(name, root)
 
 

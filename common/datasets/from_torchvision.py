@@ -125,13 +125,20 @@ def load_fashion_mnist(root: Path) -> dict:
 
 
 def load_svhn(root: Path) -> dict:
-    """House numbers; the easier `extra` images are not used. Label 0 is the digit 0 (10 in the files)."""
+    """House numbers without the easier `extra` images. Label 0 is the digit 0 (10 in the files)."""
     train, test = (construct(tv.SVHN, root, split=split) for split in ("train", "test"))
     return {
         "classes": [str(digit) for digit in range(10)],
         "train": ImageSet(_channels_last(train.data), train.labels),
         "test": ImageSet(_channels_last(test.data), test.labels),
     }
+
+
+def load_svhn_extra(root: Path) -> dict:
+    """House numbers, those of `load_svhn` and after them the 531,131 easier ones: labels are drawn from all."""
+    data, extra = load_svhn(root), construct(tv.SVHN, root, split="extra")
+    images = np.concatenate([data["train"].images, _channels_last(extra.data)])
+    return data | {"train": ImageSet(images, np.concatenate([data["train"].labels, extra.labels]))}
 
 
 def load_stl10(root: Path) -> dict:
