@@ -1,10 +1,12 @@
 """The engine of the shell files: turn their tables into commands, and print or run these. cells.sh says how it is used.
 
     cells.py table [supervised|moco] [DATASET ...] [-- EXTRA FLAGS] <TABLES
+    cells.py grid [METHOD ...] [DATASET ...] [LABELS ...] [-- EXTRA FLAGS] <GRID
     cells.py run [--collect LOGS] <COMMANDS
 
-`table` reads the settings of one method or of several; `run` reads commands, one a line, without the interpreter:
-`fixmatch.py data -d Digits ...`. It stands alone, so that it starts at once: no torch, nothing of `common`.
+`table` reads the settings of one method or of several; `grid` those of all methods from scratch; `run` reads commands,
+one a line, without the interpreter: `fixmatch.py data -d Digits ...`. It stands alone, so that it starts at once: no
+torch, nothing of `common`.
 """
 
 import os
@@ -39,6 +41,7 @@ Caltech101        caltech101  caltech
 DATASETS = {words[0]: words[1:] for line in DATASETS_TABLE.splitlines() if (words := line.split())}
 PRETRAININGS = {"supervised": [], "moco": ["--pretrained-backbone", "checkpoints/moco_v2_800ep_backbone.pth"]}
 NETWORK = ["-a", "resnet50", "--finetune"]
+SHORTEST = 100  # steps of an epoch, where STEPS asks for fewer than a grid has
 ROW_OF_ALL = {"4": ["--num-samples-per-class", "4"]}  # of a method whose table names no rows
 
 
@@ -179,6 +182,106 @@ def print_cell(method: str, pretraining: str, dataset: str, row: str, seed: str,
     return [*command, *dataset_flags, *flags, *PRETRAININGS[pretraining], "--seed", seed, "--log", log]
 
 
+# From a grid to commands
+
+
+@dataclass
+class Images:
+    """A dataset of a grid: its folder below DATA, its number of classes, and its numbers of labels."""
+
+    folder: str
+    classes: int
+    labels: list[str]
+
+
+@dataclass
+class Grid:
+    """All methods on all datasets with all numbers of labels.
+
+    Attributes:
+        steps, epochs: of every run.
+        settings: methods and datasets (or `all`) that have them, flags.
+    """
+
+    steps: int = 0
+    epochs: int = 0
+    methods: list[str] = field(default_factory=list)
+    datasets: dict[str, Images] = field(default_factory=dict)
+    settings: list[tuple[list[str], list[str], list[str]]] = field(default_factory=list)
+
+
+def read_grid(text: str) -> Grid:
+    """The lines are described in cells.sh."""
+    grid = Grid()
+    for words in filter(None, map(str.split, text.splitlines())):
+        match words:
+            case ["schedule", steps, epochs]:
+                grid.steps, grid.epochs = int(steps), int(epochs)
+            case ["methods", *names]:
+                grid.methods = names
+            case ["dataset", name, folder, classes, *labels]:
+                grid.datasets[name] = Images(folder, int(classes), labels)
+            case [methods, datasets, *flags]:
+                grid.settings.append((methods.split(","), datasets.split(","), flags))
+    return grid
+
+
+def print_grid(grid: Grid, arguments: list[str]) -> Iterator[str]:
+    """The selected commands: seed by seed, dataset by dataset, and there with each number of labels all methods."""
+    end = arguments.index("--") if "--" in arguments else len(arguments)
+    words, extra = arguments[:end], arguments[end + 1 :]
+    numbers = sorted({number for images in grid.datasets.values() for number in images.labels}, key=int)
+    known = [*grid.methods, *grid.datasets, *numbers]
+    for word in words:
+        if word not in known:
+            fail(f"'{word}' is none of {' '.join(known)} (flags come after --)")
+    methods, datasets, labels = (
+        [name for name in group if name in words] or group for group in (grid.methods, grid.datasets, numbers)
+    )
+    grid.steps, grid.epochs = schedule(grid)
+    for seed in seeds():
+        for dataset in datasets:
+            wanted = [number for number in grid.datasets[dataset].labels if number in labels]
+            for number in wanted:
+                for method in methods:
+                    if method != "oracle" or number == wanted[0]:  # it has all labels, and so one run
+                        yield shlex.join([*print_run(grid, method, dataset, number, seed), *extra])
+
+
+def print_run(grid: Grid, method: str, dataset: str, number: str, seed: str) -> list[str]:
+    images, flags = grid.datasets[dataset], []
+    for methods, datasets, more in grid.settings:
+        if {"all", method} & set(methods) and {"all", dataset} & set(datasets):
+            flags += [f"{grid.epochs * int(x[:-1]) // 100}" if x.endswith("%") else x for x in more]
+    flags += ["--epochs", str(grid.epochs), "--iters-per-epoch", str(grid.steps // grid.epochs)]
+    if method != "oracle":
+        flags += ["--num-samples-per-class", str(int(number) // images.classes)]
+    name = f"_{dataset}" if len(grid.datasets) > 1 else ""
+    log = f"{variable('LOGS', 'logs')}/{method}{name}_{'all' if method == 'oracle' else number}_labels_seed{seed}"
+    script = "erm" if method == "oracle" else method
+    return [
+        interpreter(),
+        f"{script}.py",
+        f"{variable('DATA', 'data')}/{images.folder}",
+        *flags,
+        "--seed",
+        seed,
+        "--log",
+        log,
+    ]
+
+
+def schedule(grid: Grid) -> tuple[int, int]:
+    """Steps and epochs; with STEPS so many, in as many epochs of at least 100 steps as go into them evenly."""
+    text = variable("STEPS", "")
+    if not text:
+        return grid.steps, grid.epochs
+    if not text.isascii() or not text.isdigit() or int(text) == 0 or int(text) % SHORTEST:
+        fail(f"STEPS takes a multiple of {SHORTEST}, an epoch's steps at the least, not '{text}'")
+    longest = min(int(text) // SHORTEST, grid.epochs)
+    return int(text), next(epochs for epochs in range(longest, 0, -1) if int(text) // SHORTEST % epochs == 0)
+
+
 # Running
 
 
@@ -283,6 +386,11 @@ def main(arguments: list[str]) -> int:
                 pretrainings, datasets = " ".join(selection.pretrainings), " ".join(selection.datasets)
                 names = ", ".join(table.method for table in tables)
                 fail(f"no settings of {names} for {datasets} with {pretrainings}")
+        case ["grid", *words]:
+            logs = variable("LOGS", "logs")
+            commands = list(print_grid(read_grid(sys.stdin.read()), words))
+            if not commands:
+                fail(f"no cell has all of {' '.join(words)}")
         case ["run", *options]:
             logs = options[1] if options else None
             commands = [f"{shlex.quote(interpreter())} {line}" for line in sys.stdin.read().splitlines()]

@@ -1,9 +1,10 @@
-# Sourced by the methods' files, all.sh and digits.sh: how runs are selected, printed and run. The work is cells.py's.
+# Sourced by the other files: how runs are selected, printed and run. The work is cells.py's.
 #
 #   bash scripts/METHOD.sh [supervised|moco] [DATASET ...] [-- EXTRA FLAGS]
 #
 #   DRY_RUN=1            print the commands, one a line, and run none
 #   SEEDS="0 1 2"        (default: 0) seed N writes into folders of its own, ..._seedN
+#   STEPS=10000          a shorter schedule for the runs of scratch.sh and fashion.sh, in proportion
 #   ROWS="4 10 oracle"   (default: all) selects among the rows of erm.sh
 #   DATA, LOGS           (default: data, logs) folders of the datasets and of the runs
 #   JOBS=4               (default: 1) so many cells at a time, spread over the GPUs of CUDA_VISIBLE_DEVICES, or all GPUs
@@ -29,6 +30,17 @@ cells() {
         exit
     fi
     engine table "$@" <<<"$table"
+}
+
+# grid ARGUMENT...: run, or print, the selected cells of all methods from scratch. The grid comes on stdin:
+#
+#   schedule 5000 25                        the steps of a run, and its epochs; STEPS=1000 sets others
+#   methods erm fixmatch oracle             in this order; oracle is erm with all labels
+#   dataset CIFAR10 cifar10 10 40 250       its folder in DATA, its classes, its numbers of labels
+#   all CIFAR10 -d CIFAR10 --wd 0.0005      methods, datasets, and flags that they have: names joined by commas, or all;
+#                                           a number with % is that share of the epochs
+grid() {
+    engine grid "$@"
 }
 
 # engine ARGUMENT...: become cells.py, so that signals reach it. PYTHON may be anything that runs the scripts.
