@@ -1,6 +1,7 @@
 """The tables against numbers worked out by hand, from run folders written by hand."""
 
 import csv
+import importlib
 import json
 import os
 import re
@@ -15,7 +16,7 @@ import erm
 import fixmatch
 from common.errors import UserError
 from scripts import collect_results
-from scripts.results import plots, published, tables
+from scripts.results import from_scratch, plots, published, tables
 from scripts.results.runs import Place, cells, footnotes, read_runs
 from tests.conftest import ROOT, SMALL
 
@@ -440,6 +441,49 @@ def test_bad_folders_are_one_line(tmp_path, write_run):
     write_run("run", 60, 70)
     with pytest.raises(UserError, match=r"cannot write '\S*/none/x.csv' \(No such file or directory\)"):
         collect(tmp_path, "--csv", tmp_path / "none" / "x.csv")
+
+
+def from_scratch_run(method: str, *flags: str) -> Callable:
+    """The arguments of scripts/scratch.sh's command for CIFAR-10 with 250 labels, in place of those of `write_run`."""
+    environment = {key: value for key, value in os.environ.items() if key not in ("STEPS", "SEEDS")} | {"DRY_RUN": "1"}
+    command = ["bash", "scripts/scratch.sh", method, "CIFAR10", "250"]
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=True)
+    _python, script, *argv = done.stdout.split()
+    return lambda _: importlib.import_module(script.removesuffix(".py")).parse_args([*argv, *flags])
+
+
+def test_runs_from_scratch_stand_beside_the_published_errors(write_run, tmp_path, capsys):
+    """Best 95 and 94: errors 5 and 6, and 0.71 apart; the medians of both epochs are 6 and 7."""
+    for seed, last, best in ((0, 93.0, 95.0), (1, 92.0, 94.0)):
+        parse_args = from_scratch_run("fixmatch", "--seed", str(seed))
+        write_run(f"fixmatch{seed}", last, best, pretraining="scratch", parse_args=parse_args)
+    short = {
+        "pretraining": "scratch",
+        "method": "erm",
+        "parse_args": from_scratch_run("erm", "--epochs", "9", "--ema", "0"),
+    }
+    write_run("erm", 40.0, 41.5, **short)
+    write_run("oracle", 95.0, 95.5, **short | {"parse_args": from_scratch_run("oracle")})
+    write_run("other", 95.0, 95.5, **short | {"parse_args": from_scratch_run("erm", "-a", "wrn_10_1")})
+    collect(tmp_path)
+    shown = capsys.readouterr().out
+    table, others = shown.split("from scratch: error in percent")[1].split("top-1 accuracy in percent, after")
+    rows = [re.split(r"  +", line) for line in table.splitlines()]
+    assert ["CIFAR10", "250", "fixmatch", "2", "5.50 ± 0.71", "6.50 ± 0.71", "7.50 ± 0.71", "4.86 ± 0.05"] in rows
+    assert ["CIFAR10", "250", "erm*", "1", "58.50", "59.25", "60.00", "56.24 ± 3.41"] in rows
+    assert ["CIFAR10", "all", "oracle", "1", "4.50", "4.75", "5.00", "4.62 ± 0.05"] in rows
+    assert re.search(r"^\* erm on CIFAR10, 250 labels: .*--epochs 9 \(published: 256\)", others, re.MULTILINE)
+    assert "--ema 0.0 (published: 0.999)" in re.sub(r"\s+", " ", others)
+    assert "wrn_10_1, scratch" in others
+    assert "fixmatch" not in others
+
+
+def test_the_published_errors_from_scratch_are_whole():
+    errors = from_scratch.errors()
+    assert len(errors) == 117
+    assert len({method for method, _, _ in errors}) == 10
+    assert errors["fixmatch", "CIFAR10", 40] == (7.47, 0.28)
+    assert errors["oracle", "SVHN", 40][0] < errors["softmatch", "SVHN", 40][0] < errors["erm", "STL10", 1000][0]
 
 
 def test_the_published_table_is_whole():

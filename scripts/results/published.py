@@ -54,9 +54,11 @@ def departures(cell: Cell) -> list[str]:
     run = cell.runs[0]
     # The name comes from a file: of those that it may have, none is run but a published method's shell file.
     is_published = run.result["method"] in {row.partition(",")[0] for row in rows()}
-    command = _command(run) if is_published else None
-    if command is None:
-        return []
+    return differences(run, (_command(run) if is_published else None) or {})
+
+
+def differences(run: Run, command: dict[str, Any]) -> list[str]:
+    """The flags in which a run departs from a command's arguments, as `--epochs 1 (published: 60)`."""
     return [
         f"--{key.replace('_', '-')} {run.args[key]} (published: {value})"
         for key, value in command.items()
