@@ -7,7 +7,7 @@
 Paper: Sohn et al., FixMatch: Simplifying Semi-Supervised Learning with Consistency and Confidence, NeurIPS 2020,
 arXiv:2001.07685, equations 3 and 4. Differences from the paper, all of them the published table's:
  1. Every view is a forward pass of its own in train mode: BatchNorm sees one view at a time, and dropout is on while
-    pseudo-labels are made. The paper's code passes all views at once.
+    pseudo-labels are made. The paper's code passes all views at once, as --joint-passes does.
  2. As many unlabeled as labeled images in a batch (the paper: 7 times as many).
  3. The labeled images have a strong view and loss, too, and are not among the unlabeled.
  4. The mask is a strict `>` (the paper: >=).
@@ -16,7 +16,6 @@ arXiv:2001.07685, equations 3 and 4. Differences from the paper, all of them the
 Shell file: scripts/fixmatch.sh. Diff against: erm.py.
 """
 
-import torch
 from torch.nn import functional as F
 
 from common import adapters, augment, cli, datasets, models, optim, splits
@@ -26,7 +25,7 @@ from common.run import Run
 
 
 def parse_args(argv=None):
-    parser = cli.parser("fixmatch", __doc__)
+    parser = cli.parser("fixmatch", __doc__, joint_passes=True)
     group = parser.add_argument_group("method")
     group.add_argument(
         "--trade-off-cls-strong",
@@ -57,14 +56,12 @@ def train_step(model, optimizer, batch_l, batch_u, args):
     (x_l_weak, *x_l_strong), labels_l, _ = batch_l
     (x_u_weak, x_u_strong), labels_u, _ = batch_u
 
-    logits_l_weak = model(x_l_weak)
-    logits_l_strong = [model(x) for x in x_l_strong]  # none where its weight is 0
+    views = [x_l_weak, *x_l_strong, x_u_weak, x_u_strong]  # no strong labeled one where its weight is 0
+    logits_l_weak, *logits_l_strong, logits_u_weak, logits_u_strong = models.passes(
+        model, views, no_grad=x_u_weak, joint=args.joint_passes
+    )
     loss_l = F.cross_entropy(logits_l_weak, labels_l)
     loss_l = loss_l + args.trade_off_cls_strong * sum(F.cross_entropy(logits, labels_l) for logits in logits_l_strong)
-
-    with torch.no_grad():
-        logits_u_weak = model(x_u_weak)
-    logits_u_strong = model(x_u_strong)
     loss_u, pseudo_labels, mask = self_training_loss(logits_u_weak, logits_u_strong, args.threshold)
     loss = loss_l + args.trade_off_self_training * loss_u
 

@@ -25,7 +25,7 @@ from common.run import Run
 
 
 def parse_args(argv=None):
-    parser = cli.parser("softmatch", __doc__)
+    parser = cli.parser("softmatch", __doc__, joint_passes=True)
     group = parser.add_argument_group("method")
     group.add_argument(
         "--trade-off-cls-strong",
@@ -82,14 +82,12 @@ def train_step(model, gaussian, optimizer, batch_l, batch_u, args):
     (x_l_weak, *x_l_strong), labels_l, _ = batch_l
     (x_u_weak, x_u_strong), labels_u, _ = batch_u
 
-    logits_l_weak = model(x_l_weak)
-    logits_l_strong = [model(x) for x in x_l_strong]  # none where its weight is 0
+    views = [x_l_weak, *x_l_strong, x_u_weak, x_u_strong]  # no strong labeled one where its weight is 0
+    logits_l_weak, *logits_l_strong, logits_u_weak, logits_u_strong = models.passes(
+        model, views, no_grad=x_u_weak, joint=args.joint_passes
+    )
     loss_l = F.cross_entropy(logits_l_weak, labels_l)
     loss_l = loss_l + args.trade_off_cls_strong * sum(F.cross_entropy(logits, labels_l) for logits in logits_l_strong)
-
-    with torch.no_grad():
-        logits_u_weak = model(x_u_weak)
-    logits_u_strong = model(x_u_strong)
     loss_u, pseudo_labels, mask = self_training_loss(logits_u_weak, logits_u_strong, gaussian)
     loss = loss_l + args.trade_off_self_training * loss_u
 

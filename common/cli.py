@@ -33,7 +33,9 @@ class Parser(argparse.ArgumentParser):
         raise UserError(f"{message} (--help lists all flags)")
 
 
-def parser(method: str, doc: str, *, unlabeled: bool = True, schedule: bool = True) -> Parser:
+def parser(
+    method: str, doc: str, *, unlabeled: bool = True, schedule: bool = True, joint_passes: bool = False
+) -> Parser:
     """A parser with the flags that all methods share.
 
     Args:
@@ -41,11 +43,12 @@ def parser(method: str, doc: str, *, unlabeled: bool = True, schedule: bool = Tr
         doc: the script's docstring.
         unlabeled: whether the method draws batches of unlabeled images.
         schedule: whether it follows one of the schedules `exp` and `cos`.
+        joint_passes: whether its views may share a pass; see `models.passes`.
     """
     p = Parser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
     _add_data(p)
     _add_views(p)
-    _add_model(p)
+    _add_model(p, joint_passes)
     _add_optimization(p, unlabeled, schedule)
     _add_run(p, method)
     return p
@@ -144,7 +147,7 @@ def _add_views(p: Parser) -> None:
     )
 
 
-def _add_model(p: Parser) -> None:
+def _add_model(p: Parser, joint_passes: bool) -> None:
     g = p.add_argument_group("model")
     g.add_argument(
         "-a",
@@ -203,6 +206,13 @@ def _add_model(p: Parser) -> None:
         default="float32",
         help="of backbone and bottleneck; bf16 is faster but changes the numbers (default: float32)",
     )
+
+    if joint_passes:
+        g.add_argument(
+            "--joint-passes",
+            action="store_true",
+            help="all views of a step in one pass, which BatchNorm normalises as one batch (default: a pass for each)",
+        )
 
 
 def _add_optimization(p: Parser, unlabeled: bool, schedule: bool) -> None:

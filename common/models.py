@@ -6,6 +6,7 @@ import hashlib
 import logging
 import math
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -312,3 +313,25 @@ def _bottleneck(in_dim: int, out_dim: int) -> nn.Sequential:
     nn.init.normal_(layers[0].weight, std=0.005)
     nn.init.constant_(layers[0].bias, 0.1)
     return layers
+
+
+def passes(model: nn.Module, views: Sequence[Tensor], no_grad: Tensor, joint: bool) -> list[Tensor]:
+    """The logits of several views: a pass for each, one after the other, or one for all.
+
+    In train mode a pass has BatchNorm statistics of its own. In one for all, the views share them, and so a gradient
+    flows through them from the logits of one view into the features of all.
+
+    Args:
+        model: [B, 3, H, W] -> [B, C].
+        views: of any numbers of images.
+        no_grad: the one of the views whose logits are targets: nothing flows back from them.
+        joint: one pass for all.
+    """
+    if joint:
+        logits = model(torch.cat(list(views))).split([len(x) for x in views])
+        return [each.detach() if x is no_grad else each for x, each in zip(views, logits, strict=True)]
+    logits = []
+    for x in views:
+        with torch.set_grad_enabled(x is not no_grad):
+            logits.append(model(x))
+    return logits

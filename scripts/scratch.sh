@@ -30,7 +30,7 @@ all all  --scratch --no-bottleneck --train-resizing native --val-resizing native
 all all  --batch-size 64 --lr 0.03 --lr-scheduler cos --no-decay-on-norms --ema 0.999 --trade-off-cls-strong 0
 
 pseudo_label,pi_model,mean_teacher          all  --labeled-in-unlabeled --unlabeled-batch-size 64
-uda,fixmatch,flexmatch,freematch,softmatch  all  --labeled-in-unlabeled --unlabeled-batch-size 448
+uda,fixmatch,flexmatch,freematch,softmatch  all  --labeled-in-unlabeled --unlabeled-batch-size 448 --joint-passes
 
 pseudo_label        all                 --threshold 0.95
 pi_model            all                 --warm-up-epochs 40%

@@ -80,7 +80,7 @@ def parse(method: str, command: str) -> dict:
 def test_defaults_are_the_published_ones(method):
     expected = DEFAULTS[method] | OURS | {"root": "data", "data": "ImageFolder", "log": f"logs/{method}"}
     if method != "erm":
-        expected |= {"unlabeled_batch_size": 32, "labeled_in_unlabeled": False}
+        expected |= {"unlabeled_batch_size": 32, "labeled_in_unlabeled": False, "joint_passes": False}
     assert parse(method, "data -d ImageFolder") == expected
 
 

@@ -11,7 +11,7 @@ import fixmatch
 from common.loaders import Batch
 from tests.reference import SpyModel, cross_entropy, cross_entropy_gradient, parameters, softmax
 
-ARGS = {"trade_off_cls_strong": 0.1, "trade_off_self_training": 1.0, "threshold": 0.95}
+ARGS = {"trade_off_cls_strong": 0.1, "trade_off_self_training": 1.0, "threshold": 0.95, "joint_passes": False}
 
 
 def logits_with_confidences(*confidences: float) -> torch.Tensor:
@@ -84,7 +84,7 @@ def test_step_is_numpys(threshold, trade_off):
     model = nn.Linear(2, 3).double()
     weight, bias = (p.detach().clone().numpy() for p in model.parameters())
     labeled, unlabeled = (b._replace(views=tuple(v.double() for v in b.views)) for b in batches())
-    args = SimpleNamespace(trade_off_cls_strong=0.1, trade_off_self_training=trade_off, threshold=threshold)
+    args = SimpleNamespace(**ARGS | {"trade_off_self_training": trade_off, "threshold": threshold})
     metrics = fixmatch.train_step(model, torch.optim.SGD(model.parameters(), lr=0.1), labeled, unlabeled, args)
 
     (l_weak, l_strong), (u_weak, u_strong) = ([v.numpy() for v in b.views] for b in (labeled, unlabeled))

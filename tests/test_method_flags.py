@@ -70,13 +70,15 @@ SHARED = [
     *("--epochs 3", "--iters-per-epoch 3", "--seed 1", "--precision bf16"),
     *("--auto-augment classic", "--cutout 0.5", "--ema 0.5"),
 ]
+JOINT = ("debiasmatch", "uda", "fixmatch", "flexmatch", "freematch", "softmatch")
 UNLABELED = ["--unlabeled-batch-size 6", "--labeled-in-unlabeled"]
 SCHEDULE = ["--lr-scheduler cos", "--lr-gamma 0.5", "--lr-gamma 0.5 --lr-decay 0.5"]
 
 
 def shared(method: str) -> list[str]:
     unlabeled = [] if method == "erm" else UNLABELED
-    return SHARED + unlabeled + ([] if method == "self_tuning" else SCHEDULE)
+    joint = ["--joint-passes"] if method in JOINT else []
+    return SHARED + unlabeled + joint + ([] if method == "self_tuning" else SCHEDULE)
 
 
 OWN_CASES = [(method, flags) for method in FLAGS for flags in FLAGS[method][1]]

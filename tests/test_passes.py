@@ -77,6 +77,40 @@ def test_without_the_strong_labeled_view_its_pass_alone_is_missing(method):
     assert torch.equal(*losses)
 
 
+JOINT = [method for method, passes in PASSES.items() if passes is FIXMATCH]
+
+
+@pytest.mark.parametrize("method", JOINT)
+def test_joint_passes_are_one_batch(method, monkeypatch):
+    """In float64, the losses, gradients and statistics of a transcription that knows of one pass alone."""
+    flags = [] if method in ("freematch", "softmatch") else ["--threshold", "0.4"]
+    steps_taken = []
+    for flag in ([], ["--joint-passes"]):
+        args = steps.arguments(method, *flags, *flag)
+        setup = steps.build(method, args, dropout=0)
+        for module in (setup.model, *setup.state):
+            module.double()
+        data = [batch._replace(views=tuple(x.double() for x in batch.views)) for batch in steps.batches(method)]
+        if not flag:  # whatever is asked of the network is a part of one pass over all views in the script's order
+            whole = torch.cat([x for batch in data for x in batch.views])
+            monkeypatch.setattr(setup.script.models, "passes", one_batch(whole))
+        metrics = steps.train_step(setup, args, *data)
+        monkeypatch.undo()
+        (only,) = setup.model.backbone.passes
+        assert torch.equal(only.x, whole)
+        gradients = {name: p.grad for name, p in setup.model.named_parameters()}
+        steps_taken.append((metrics, gradients, steps.everything(setup)))
+    torch.testing.assert_close(*steps_taken)
+
+
+def one_batch(whole):
+    def passes(model, views, no_grad, joint):
+        features = model.bottleneck(model.backbone(whole))
+        return list(model.head(features).reshape(4, len(whole) // 4, -1))
+
+    return passes
+
+
 @pytest.mark.parametrize("method", steps.METHODS)
 def test_every_pass_moves_the_running_statistics(method):
     """Pass by pass; where there is a mask, it is all zero, which spares none of them."""
