@@ -82,7 +82,7 @@ JOINT = [method for method, passes in PASSES.items() if passes is FIXMATCH]
 
 @pytest.mark.parametrize("method", JOINT)
 def test_joint_passes_are_one_batch(method, monkeypatch):
-    """In float64, the losses, gradients and statistics of a transcription that knows of one pass alone."""
+    """In float64, losses, gradients and statistics are those of a network that is asked once, with all views."""
     flags = [] if method in ("freematch", "softmatch") else ["--threshold", "0.4"]
     steps_taken = []
     for flag in ([], ["--joint-passes"]):
@@ -91,8 +91,9 @@ def test_joint_passes_are_one_batch(method, monkeypatch):
         for module in (setup.model, *setup.state):
             module.double()
         data = [batch._replace(views=tuple(x.double() for x in batch.views)) for batch in steps.batches(method)]
-        if not flag:  # whatever is asked of the network is a part of one pass over all views in the script's order
-            whole = torch.cat([x for batch in data for x in batch.views])
+        whole = torch.cat([x for batch in data for x in batch.views])
+        monkeypatch.setattr(torch.Tensor, "float", torch.Tensor.double)
+        if not flag:
             monkeypatch.setattr(setup.script.models, "passes", one_batch(whole))
         metrics = steps.train_step(setup, args, *data)
         monkeypatch.undo()
