@@ -130,16 +130,17 @@ class TrainLoader:
 
 
 class TestLoader:
-    """The test set in order, as often as you like: (images float32 [B, 3, H, W], labels int64 [B]) on the device.
+    """A set in order, as often as you like: (images float32 [B, 3, H, W], labels int64 [B]) on the device.
 
     Args:
-        images: the test set.
+        images: the test set, or any other.
         transform: the only view.
         workers: processes; they leave when the whole set is in memory.
         cache: MiB, of all processes of a machine; a set whose uint8 views take no more is kept from the first pass on.
         normalizer: uint8 -> float32, applied on the device.
         device: where batches go.
         batch_size: images per batch.
+        seed, stream: of the views, where the transform is a random one; every pass has the same.
 
     Raises:
         UserError: an image cannot be read (while iterating).
@@ -157,12 +158,14 @@ class TestLoader:
         normalizer: nn.Module,
         device: torch.device,
         batch_size: int = 64,
+        seed: int = 0,
+        stream: str = "test",
     ):
         self.normalizer, self.device = normalizer.to(device), device
         self.options = {"workers": workers, "cache": cache, "normalizer": self.normalizer, "device": device}
         self.transform, self.batch_size = transform, batch_size
         self.number, self.room = len(images), cache * 2**20 // processes.local_count() * processes.count()
-        views = _Views(images, [transform], seed=0, stream="test")
+        views = _Views(images, [transform], seed, stream)
         self.keys = _InOrder(len(images), batch_size)
         self.loader = _data_loader(views, self.keys, workers, device)
         self.kept: list[tuple[Tensor, Tensor]] = []  # the uint8 views and labels of the whole set, or nothing

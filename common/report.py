@@ -1,5 +1,6 @@
 """What a finished run says of itself: `result.json` (schema 1) and its one-line summary."""
 
+import itertools
 import platform
 import shlex
 import subprocess
@@ -32,7 +33,7 @@ def result(
     `best_*` are maxima over epochs, chosen on the test set as the published table's are; `last_*` are the last
     epoch's. Scores of a second network keep its prefix, e.g. `teacher_last_top1`. Where images are held out,
     `val_best_*` are the test scores of the epoch that is chosen on them, `val_best_epoch`, and `val_top1` is its
-    accuracy on them.
+    accuracy on them. Of a run in rounds all these are the last round's, and `rounds` holds those of each.
 
     Args:
         args, history, data: all the flags; the epochs' rows of `metrics.jsonl`; what was trained on.
@@ -47,12 +48,12 @@ def result(
         **_pretraining(args["scratch"], args["pretrained_backbone"]),
         **{key: args[key] for key in ("num_samples_per_class", "seed", "split_seed", "epochs", "iters_per_epoch")},
         "oracle": args.get("oracle", False),
-        **_scores(history),
+        **_scores_of_rounds(history),
         "official_split": data.official_split,
         "any_counts": data.any_counts,
         **fingerprints,
         "seconds": seconds,
-        "steps_per_second": args["epochs"] * args["iters_per_epoch"] / seconds,
+        "steps_per_second": len(history) * args["iters_per_epoch"] / seconds,
         "device": _device_name(device),
         "processes": processes.count(),
         "precision": args["precision"],
@@ -87,6 +88,12 @@ def _pretraining(scratch: bool, file: str | None) -> dict[str, str | None]:
     if file is not None:
         return {"pretraining": Path(file).stem, "pretraining_sha256": models.sha256(file)}
     return {"pretraining": "scratch" if scratch else "supervised", "pretraining_sha256": None}
+
+
+def _scores_of_rounds(history: list[dict[str, Any]]) -> dict[str, Any]:
+    by_round = itertools.groupby(history, key=lambda row: row.get("round"))
+    rounds = [_scores(list(rows)) for _, rows in by_round]
+    return rounds[-1] | ({"rounds": rounds} if len(rounds) > 1 else {})
 
 
 def _scores(history: list[dict[str, Any]]) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """A run: where it resumes, how far it is, what it tests and when it stops. It knows nothing of losses."""
 
+import copy
 import logging
 import signal
 import time
@@ -32,6 +33,10 @@ class Run:
     The arguments are recorded whole and compared on resume; of them the run itself reads the flags about the folder,
     the seed, the device and the number of steps.
 
+    Args:
+        rounds: trainings of `--epochs` each, one after the other. Epochs and steps count on; each round has a best
+            network of its own, and the last one's scores are the result.
+
     Attributes:
         folder: where everything is kept.
         device: where to train.
@@ -42,8 +47,8 @@ class Run:
         UserError: the folder is unwritable, busy, or holds a run with other arguments; the device does not exist.
     """
 
-    def __init__(self, method: str, args: cli.Arguments):
-        self.method, self.args = method, args
+    def __init__(self, method: str, args: cli.Arguments, rounds: int = 1):
+        self.method, self.args, self.rounds = method, args, rounds
         processes.join()
         self.folder = Folder(method, args)
         progress.log_to(self.folder.log_file)
@@ -101,6 +106,7 @@ class Run:
             self.state = state | {"ema": self.average}
         if self.args.phase == "test":
             return
+        self._beginning = copy.deepcopy(checkpoint.snapshot(self.state)) if self.rounds > 1 else {}
         if self.args.overwrite:
             self.folder.discard()
         newest = self.folder.load_newest()
@@ -118,10 +124,13 @@ class Run:
 
     def _begin_alike(self) -> None:
         """The same weights in all processes, and another stream of random numbers (dropout's) in each."""
-        modules = [item for item in self.state.values() if isinstance(item, nn.Module)]
-        processes.take_from_first([tensor for module in modules for tensor in module.state_dict().values()])
+        self._take_weights_from_first()
         key = (processes.rank(),) if processes.rank() else ()
         seeding.seed_all(self.args.seed, "training", *key)
+
+    def _take_weights_from_first(self) -> None:
+        modules = [item for item in self.state.values() if isinstance(item, nn.Module)]
+        processes.take_from_first([tensor for module in modules for tensor in module.state_dict().values()])
 
     def _resume(self, content: dict[str, Any], path: Path) -> None:
         restored = self.state | {"meters": self.meters, "rng": self.generators}
@@ -131,6 +140,12 @@ class Run:
             raise UserError(f"checkpoint '{path}' is another script's: choose another --log")
         self.guard.saved_step = self.step
         logger.info(f"resuming '{self.folder.path}' at step {self.step}, epoch {self.epoch + 1}")
+
+    def start_anew(self, *names: str) -> None:
+        """Put parts of the state, and an average of the weights, back to what they were before the first round."""
+        for name in (*names, *(["ema"] if self.average is not None else [])):
+            self.state[name].load_state_dict(self._beginning[name])
+        self._take_weights_from_first()
 
     def save(self) -> None:
         """Write `latest.pth`; what it was before becomes `previous.pth`.
@@ -153,8 +168,23 @@ class Run:
     def epochs(self) -> Iterator[int]:
         """The numbers, from 0, of the epochs that are not finished. SIGTERM and SIGINT are heeded after a step."""
         with self.signals.listening():
-            while self.epoch < self.args.epochs:
+            while self.epoch < self.total_epochs:
                 yield self.epoch
+
+    @property
+    def total_epochs(self) -> int:
+        """Of all rounds."""
+        return self.rounds * self.args.epochs
+
+    @property
+    def round(self) -> int:
+        """The number, from 0, of the round in progress."""
+        return self.epoch // self.args.epochs
+
+    @property
+    def at_round_start(self) -> bool:
+        """False where a round is resumed half-way: what begins a round has then been done."""
+        return self.at_epoch_start and self.epoch % self.args.epochs == 0
 
     @property
     def epoch(self) -> int:
@@ -167,19 +197,19 @@ class Run:
         return self.step == self.epoch * self.args.iters_per_epoch
 
     def steps(self, *loaders: TrainLoader) -> Iterator[tuple[Batch, ...]]:
-        """One batch of each loader for every step that the epoch still lacks.
+        """One batch of each loader for every step that the epoch still lacks. A round has the same loaders throughout.
 
         Raises:
             UserError: the loss is not finite, an image cannot be read, or a checkpoint cannot be written.
             Interrupted: a signal came; the step was completed and saved.
         """
-        if self._streams is None:
-            if self.step == 0 and processes.is_first():
-                self._show_views(loaders)
+        if self.at_round_start and processes.is_first():
+            self._show_views(loaders)
+        if self.at_round_start or self._streams is None:
             self._streams = [loader.batches(self.step) for loader in loaders]
         per_epoch = self.args.iters_per_epoch
         done = self.step - self.epoch * per_epoch
-        with progress.Progress(self.epoch, self.args.epochs, per_epoch, done) as shown:
+        with progress.Progress(self.epoch, self.total_epochs, per_epoch, done) as shown:
             while done < per_epoch:
                 batches = tuple(next(stream) for stream in self._streams)
                 self.guard.note_rates(self.step + 1, self.state)
@@ -215,7 +245,7 @@ class Run:
         images that are held out are `val_*`.
         """
         classes = len(self.data.classes)
-        if self.args.phase == "test" or self.epoch + 1 == self.args.epochs:
+        if self.args.phase == "test" or self.epoch + 1 == self.total_epochs:
             self.confusion = confusion.Confusion(classes, loader.order, loader.device)
         scores = evaluate.evaluate(self.tested, loader, classes, self.confusion)
         if self.average is not None:
@@ -236,21 +266,22 @@ class Run:
         """
         self.guard.check_metrics(self.step)
         averages = self.meters.averages()
-        epoch = self.epoch + 1
-        self.history.append({"epoch": epoch, "step": self.step, **averages, **scores})
+        epoch, round_start = self.epoch + 1, self.round * self.args.epochs
+        number = {"round": self.round} if self.rounds > 1 else {}
+        self.history.append({"epoch": epoch, "step": self.step, **number, **averages, **scores})
         self.meters.reset()
-        is_best = report.chosen(self.history) is self.history[-1]
+        is_best = report.chosen(self.history[round_start:]) is self.history[-1]
         if is_best:
             content = {"model": Merged(self.tested).state_dict()}
             self.guard.check_weights(content, self.step)
             content |= {"classes": self.data.classes, "args": vars(self.args), "epoch": epoch}
             self.folder.save_best(content)
-        if epoch == self.args.epochs:
+        if epoch == self.total_epochs:
             self._report(scores, f"epoch {epoch}, the last")
         self.save()
         self.folder.write_history(self.history)
         shown = ", ".join(f"{name} {value:.2f}" for name, value in scores.items())
-        logger.info(f"epoch {epoch}/{self.args.epochs} tested: {shown}{' (best so far)' if is_best else ''}")
+        logger.info(f"epoch {epoch}/{self.total_epochs} tested: {shown}{' (best so far)' if is_best else ''}")
         self._stop_if_asked()
 
     def _report(self, scores: dict[str, float], what: str) -> None:

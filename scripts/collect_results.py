@@ -64,7 +64,7 @@ def published_tables(chosen: dict[Place, Cell], departed: set[Place]) -> dict[st
 
 
 def progress(run: Run) -> str:
-    done, total = len(run.history), run.args["epochs"]
+    done, total = len(run.history), run.args["epochs"] * (1 + run.args.get("rounds", 0))
     return f"not finished: {run.folder} ({done} of {total} epochs)"
 
 
