@@ -13,7 +13,7 @@ from common.loaders import Batch
 LABELED_ALONE = ("erm",)
 SUPERVISED_STRONG = (
     *("pseudo_label", "pi_model", "mean_teacher", "uda", "fixmatch", "flexmatch", "debiasmatch", "dst"),
-    *("freematch", "softmatch"),
+    *("freematch", "softmatch", "noisy_student"),
 )
 METHODS = (*LABELED_ALONE, *SUPERVISED_STRONG, "self_tuning")
 CLASSES, IMAGES = 3, 20  # unlabeled images, for the bank
@@ -100,8 +100,12 @@ def own_state(script, method: str, model: nn.Module, args) -> list[nn.Module]:
         "debiasmatch": lambda: script.QHat(CLASSES, args.momentum),
         "freematch": lambda: script.Curriculum(CLASSES, args.momentum, args.max_tau),
         "softmatch": lambda: script.Gaussian(CLASSES, args.momentum, args.n_sigma),
+        "noisy_student": lambda: script.PseudoLabels(IMAGES, CLASSES),
     }
-    return [make[method]()] if method in make else []
+    state = [make[method]()] if method in make else []
+    if method == "noisy_student":  # as if a teacher had made them
+        state[0].logits.copy_(2 * torch.randn(IMAGES, CLASSES, generator=torch.Generator().manual_seed(0)))
+    return state
 
 
 def batches(method: str, step: int = 0, size: int = 8) -> tuple[Batch, ...]:
@@ -110,7 +114,7 @@ def batches(method: str, step: int = 0, size: int = 8) -> tuple[Batch, ...]:
     views = [tuple(torch.randn(size, 3, 4, 4, generator=g) for _ in range(2)) for _ in range(2)]
     labels = [torch.randint(CLASSES, (size,), generator=g) for _ in range(2)]
     indices = [torch.randperm(IMAGES, generator=g)[:size] for _ in range(2)]
-    if method == "pseudo_label":
+    if method in ("pseudo_label", "noisy_student"):
         views[1] = views[1][:1]
     return tuple(map(Batch, views, labels, indices))[: 1 if method in LABELED_ALONE else 2]
 
@@ -132,6 +136,7 @@ class Epochs:
 
     device = torch.device("cpu")
     at_epoch_start = True
+    round = 1
 
     def __init__(self, method: str, lengths: tuple[int, ...]):
         self.method, self.lengths = method, lengths

@@ -273,6 +273,8 @@ BAD = [
     Bad("freematch --max-tau 1.5", "--max-tau: must be a number from 0 to 1, got '1.5'"),
     Bad("freematch --trade-off-fairness=-1", "--trade-off-fairness: must be .* 0 or more, got '-1'"),
     Bad("softmatch --n-sigma 0", "--n-sigma: must be a finite number above 0, got '0'"),
+    Bad("noisy_student --rounds 0", "--rounds: must be a whole number of 1 or more, got '0'"),
+    Bad("noisy_student --threshold 2", "--threshold: must be a number from 0 to 1, got '2'"),
     # Models and backbone files
     Bad("erm -a resnet5", "unknown model 'resnet5': did you mean resnet50"),
     Bad("erm -a resnet50.mine", r"unknown model 'resnet50\.mine': did you mean resnet50\."),

@@ -63,6 +63,13 @@ FLAGS = {
         f"{BASE} --momentum 0.5",
         ["--trade-off-cls-strong 1", "--trade-off-self-training 2", "--n-sigma 1", "--momentum 0.9"],
     ),
+    "noisy_student": (
+        f"{BASE} --epochs 1 --rounds 1",
+        [
+            *("--trade-off-cls-strong 1", "--trade-off-self-training 2", "--rounds 2", "--T 1", "--clean-teacher"),
+            *("--threshold 0.5", "--balance"),
+        ],
+    ),
 }
 SHARED = [
     *("--num-samples-per-class 3", "--split-seed 1", "--auto-augment rand-m1-n2", "--norm-mean .1 .1 .1"),
@@ -201,6 +208,7 @@ DEFAULTS = {
     },
     "freematch": {**TRAIN, "epochs": 60, "trade_off_fairness": 0.001, "momentum": 0.999, "max_tau": 1},
     "softmatch": {**TRAIN, "epochs": 60, "n_sigma": 2, "momentum": 0.999},
+    "noisy_student": {**TRAIN, "epochs": 40, "rounds": 3, "T": 2},
 }
 # Flags that the published runs did not have, at what leaves those runs as they were.
 ADDED = {
@@ -211,6 +219,7 @@ ADDED_BY = {
     "mean_teacher": {"eval_teacher": False},
     "uda": {"uda_variant": "tllib"},
     "debiasmatch": {"persistent_q_hat": False},
+    "noisy_student": {"clean_teacher": False, "threshold": 0, "balance": False},
 }
 OF_DATASET = {
     **{"root": "data", "data": "CUB200", "train_resizing": "default", "val_resizing": "default"},
@@ -233,6 +242,7 @@ def test_defaults_are_the_published_ones(method):
 FRACTIONS = [(m, "--threshold") for m in ("pseudo_label", "uda", "fixmatch", "flexmatch", "debiasmatch", "dst")]
 FRACTIONS += [("mean_teacher", "--alpha"), ("debiasmatch", "--momentum"), ("self_tuning", "--m")]
 FRACTIONS += [("freematch", "--momentum"), ("freematch", "--max-tau"), ("softmatch", "--momentum")]
+FRACTIONS += [("noisy_student", "--threshold")]
 
 
 @pytest.mark.parametrize(("method", "flag"), FRACTIONS)
@@ -255,6 +265,7 @@ def test_fractions_from_0_to_1_are_taken(method, flag, value):
         *(("self_tuning", "--milestones=0"), ("dst", "--width=0"), ("dst", "--eta=-1"), ("dst", "--eta-prime=-1")),
         *(("debiasmatch", "--tau=-1"), ("pi_model", "--warm-up-epochs=-1"), ("mean_teacher", "--trade-off-con=inf")),
         *(("uda", "--uda-variant=other"), ("freematch", "--trade-off-fairness=-1"), ("softmatch", "--n-sigma=0")),
+        *(("noisy_student", "--T=0"), ("noisy_student", "--rounds=0")),
     ],
 )
 def test_what_makes_no_sense_is_refused(method, flag):

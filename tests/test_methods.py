@@ -30,6 +30,7 @@ METHODS = {
     "dst": "--threshold 0.2 --width 8",
     "freematch": "--momentum 0.5",
     "softmatch": "--momentum 0.5",
+    "noisy_student": "--epochs 1 --rounds 2",
 }
 VARIANTS = [
     ("fixmatch", "--threshold 0.2 --ema 0.9"),

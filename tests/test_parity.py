@@ -29,6 +29,7 @@ CASES = {
     "freematch": ("freematch", f"{EXP} --trade-off-fairness 2 --momentum 0.7"),
     "freematch, SVHN": ("freematch", f"{EXP} --trade-off-fairness 2 --momentum 0.7 --max-tau 0.45"),
     "softmatch": ("softmatch", f"{EXP} --momentum 0.7"),
+    "noisy_student": ("noisy_student", f"{EXP} --T 0.5 --trade-off-self-training 2"),
     "self_tuning": ("self_tuning", f"{SMALL} --projection-dim 5 --K 3 --m 0.8 --T 0.5 --milestones 1"),
     "dst": ("dst", f"{EXP} --threshold 0.7 --width 7 --eta 0.7"),
 }
@@ -46,6 +47,10 @@ def scripts(method: str, flags: str, start: int = 1000):
     if method == "dst":  # the reversal is near nothing at first
         setup.model.reversal.steps.fill_(start)
         literal.n = start
+    if method == "noisy_student":
+        setup.state[0].weights[::3] = 0
+        setup.state[0].weights[1::3] = 2
+        literal.teacher, literal.weights = (part.tolist() for part in (setup.state[0].logits, setup.state[0].weights))
     if method == "self_tuning":
         literal.queue = setup.state[1].keys.flatten(0, 1).T.clone()
     return args, setup, scheduler, literal

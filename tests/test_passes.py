@@ -29,6 +29,7 @@ PASSES = {
     ],
     "freematch": FIXMATCH,
     "softmatch": FIXMATCH,
+    "noisy_student": [*COMMON, ("model", "u1", True)],
     "dst": [("model", "l2", True), ("model", "l1+u1", True), ("model", "u2", True)],
 }
 WITH_THRESHOLD = ("pseudo_label", "uda", "fixmatch", "flexmatch", "debiasmatch", "dst")

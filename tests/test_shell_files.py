@@ -135,6 +135,19 @@ def test_all_takes_the_methods_that_are_named():
         }
 
 
+def test_noisy_student_has_erms_rates_and_schedules():
+    commands = [parse(command) for command in dry_run("all", METHODS="noisy_student")]
+    assert len(commands) == 22
+    erm = {c["log"].replace("erm", "noisy_student"): c for c in map(parse, dry_run("erm", ROWS="4"))}
+    for command in commands:
+        like = erm[command["log"]]
+        assert {key: command[key] for key in like.keys() - {"method", "log", "epochs", "oracle"}} == {
+            key: like[key] for key in like.keys() - {"method", "log", "epochs", "oracle"}
+        }
+        assert (command["epochs"], command["rounds"]) == (40, 3)
+        assert command["T"] == (1 if command["pretrained_backbone"] else 0.5)
+
+
 @pytest.mark.parametrize("name", ["dst", "all"])
 def test_seeds_folders_and_extra_flags(name):
     environment = {"SEEDS": "0 3", "DATA": "/data sets", "LOGS": "other logs"}

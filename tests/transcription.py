@@ -439,6 +439,26 @@ class Dst(Method):
         return metrics | {"accuracy_l": accuracy(y[:B], labels)} | of_pseudo_labels(selected, labels_u)
 
 
+class NoisyStudent(Method):
+    """A round with a teacher: `teacher` holds its logits for each image, and `weights` how much the image counts."""
+
+    teacher: list[list[float]]
+    weights: list[float]
+
+    def backwards(self, batch_l, batch_u) -> dict:
+        loss_l, metrics = self.supervised(batch_l)
+        (strong,), labels, indices = batch_u
+        T, terms, selected = self.args.T, [], []
+        for y, i in zip(self.logits(strong), indices.tolist(), strict=True):
+            exponentials = [math.exp(value / T) for value in self.teacher[i]]
+            target = [value / sum(exponentials) for value in exponentials]
+            terms.append(-self.weights[i] * sum(q * log_p for q, log_p in zip(target, log_softmax(y / T), strict=True)))
+            selected.append((self.weights[i] > 0, target.index(max(target))))
+        loss_u, weight = mean(terms), self.args.trade_off_self_training
+        (weight * loss_u).backward()
+        return metrics | {"loss": loss_l + weight * loss_u, "loss_u": loss_u} | of_pseudo_labels(selected, labels)
+
+
 METHODS = {
     "erm": Erm,
     "pseudo_label": PseudoLabel,
@@ -452,4 +472,5 @@ METHODS = {
     "dst": Dst,
     "freematch": FreeMatch,
     "softmatch": SoftMatch,
+    "noisy_student": NoisyStudent,
 }

@@ -1,0 +1,179 @@
+"""Noisy Student: in rounds, a fresh student learns under noise what the network of the last round says without any.
+
+    round 0:     loss = loss_l = CE(x_l_weak) + trade_off_cls_strong * CE(x_l_strong)
+    round 1 ...: loss = loss_l + trade_off_self_training * loss_u
+    loss_u = mean(CE(x_u_strong / T, softmax(logits / T))),    logits = the last round's network on x_u_weak
+
+The logits are worked out once, as a round begins, on one view of each image, in eval mode, and so without dropout. The
+teacher is the network of the round's last epoch. Each round begins with the same weights, those of round 0, and takes
+--epochs; the views of the images go on over the rounds.
+
+Paper: Xie et al., Self-training with Noisy Student Improves ImageNet Classification, CVPR 2020, arXiv:1911.04252. The
+form is that of the ancestor, which publishes no figures for it. Differences from the paper:
+ 1. The teacher sees a weak view of each image (--clean-teacher: the view that test images have).
+ 2. All images count, and as they come (--threshold 0.3 leaves out those of less confidence; --balance gives all
+    classes the same weight in the loss, where the paper draws as many images of each).
+ 3. A temperature, on both sides. The paper has none (--T 1).
+ 4. The student is no larger than its teacher, and its noise is RandAugment and the bottleneck's dropout.
+ 5. Labeled and unlabeled images pass separately, and labeled ones have a weak view, too.
+
+Shell file: scripts/noisy_student.sh. Diff against: erm.py.
+"""
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from common import adapters, augment, cli, datasets, models, optim, processes, splits
+from common.evaluate import accuracy, masked_accuracy
+from common.loaders import TestLoader, TrainLoader
+from common.run import Run
+
+
+def parse_args(argv=None):
+    parser = cli.parser("noisy_student", __doc__)
+    group = parser.add_argument_group("method")
+    group.add_argument(
+        "--trade-off-cls-strong",
+        type=cli.non_negative,
+        default=0.1,
+        help="weight of the strong labeled loss (default: 0.1)",
+    )
+    group.add_argument(
+        "--trade-off-self-training",
+        type=cli.non_negative,
+        default=1.0,
+        help="weight of the unlabeled loss (default: 1)",
+    )
+    group.add_argument("--rounds", type=cli.positive_int, default=3, help="students, one after another (default: 3)")
+    group.add_argument("--T", type=cli.positive, default=2.0, help="temperature (default: 2)")
+    group.add_argument("--clean-teacher", action="store_true", help="make pseudo-labels of images as they are tested")
+    group.add_argument("--threshold", type=cli.fraction, default=0.0, help="least confidence (default: 0, all count)")
+    group.add_argument("--balance", action="store_true", help="give the pseudo-labels of all classes the same weight")
+    parser.set_defaults(epochs=40)
+    return cli.parse(parser, argv)
+
+
+class PseudoLabels(nn.Module):
+    """The teacher's logits for each unlabeled image, and the image's weight in the loss: 1 on average."""
+
+    def __init__(self, num_images, num_classes):
+        super().__init__()
+        self.register_buffer("logits", torch.zeros(num_images, num_classes))
+        self.register_buffer("weights", torch.ones(num_images))
+
+    @torch.no_grad()
+    def make(self, teacher, loader, threshold, balance):
+        """`loader.order` are the images that the loader gives: all of them, or a process's part."""
+        teacher.eval()
+        logits = torch.zeros_like(self.logits)
+        logits[loader.order.to(logits.device)] = torch.cat([logits[:0], *(teacher(images) for images, _ in loader)])
+        self.logits.copy_(processes.sum(logits))
+        confidence, classes = F.softmax(self.logits, dim=1).max(dim=1)
+        weights = (confidence > threshold).float()
+        if balance:
+            numbers = weights.new_zeros(self.logits.shape[1]).index_add(0, classes, weights)
+            weights = weights / numbers[classes].clamp(min=1)
+        self.weights.copy_(weights / weights.mean().clamp(min=1e-12))
+
+
+def self_training_loss(logits_u_strong, teacher_logits, weights, T):
+    """The temperature divides both, and the loss is not multiplied by its square."""
+    targets = F.softmax(teacher_logits / T, dim=1)
+    return (weights * F.cross_entropy(logits_u_strong / T, targets, reduction="none")).mean()
+
+
+def train_step(model, pseudo_labels, optimizer, batch_l, batch_u, args):
+    """`batch_u` is None in round 0."""
+    (x_l_weak, *x_l_strong), labels_l, _ = batch_l
+
+    logits_l_weak = model(x_l_weak)
+    logits_l_strong = [model(x) for x in x_l_strong]  # none where its weight is 0
+    loss_l = F.cross_entropy(logits_l_weak, labels_l)
+    loss_l = loss_l + args.trade_off_cls_strong * sum(F.cross_entropy(logits, labels_l) for logits in logits_l_strong)
+    loss, metrics = loss_l, {"loss_l": loss_l, "accuracy_l": accuracy(logits_l_weak, labels_l)}
+
+    if batch_u is not None:
+        (x_u_strong,), labels_u, indices_u = batch_u
+        teacher_logits, weights = pseudo_labels.logits[indices_u], pseudo_labels.weights[indices_u]
+        logits_u_strong = model(x_u_strong)
+        loss_u = self_training_loss(logits_u_strong, teacher_logits, weights, args.T)
+        loss = loss_l + args.trade_off_self_training * loss_u
+        mask = (weights > 0).float()
+        metrics |= {
+            "loss_u": loss_u,
+            "pseudo_label_accuracy": masked_accuracy(teacher_logits.argmax(dim=1), labels_u, mask),
+            "pseudo_label_ratio": 100 * mask.mean(),
+        }
+
+    optimizer.zero_grad()
+    loss.backward()
+    optimizer.step()
+    return {"loss": loss, **metrics}
+
+
+def train_one_epoch(run, loader_l, loader_u, model, pseudo_labels, optimizer, scheduler, args):
+    model.train()
+    loaders = [loader_l, loader_u] if run.round > 0 else [loader_l]
+    for batches in run.steps(*loaders):
+        batch_l, batch_u = batches if run.round > 0 else (*batches, None)
+        metrics = train_step(model, pseudo_labels, optimizer, batch_l, batch_u, args)
+        scheduler.step()
+        run.update(metrics)
+
+
+def main(args):
+    run = Run("noisy_student", args, rounds=1 + args.rounds)
+    if run.finished:
+        return run.show()
+
+    data = datasets.load(
+        args.data, args.root, args.any_counts, args.generated_split, args.labeled_list, args.train_resizing, args.flip
+    )
+    labeled, unlabeled = splits.split(
+        data.train.labels, data.classes, args.num_samples_per_class, args.split_seed, data.candidates
+    )
+    labeled, unlabeled, held_out = splits.hold_out(labeled, unlabeled, data, args.val_per_class, args.split_seed)
+    run.describe(data, labeled, held_out)
+    policy = augment.policy(args.auto_augment, args.norm_mean, args.cutout)
+    weak, strong, test = augment.transforms(data.spec, args.train_resizing, args.val_resizing, args.image_size, policy)
+    normalizer = augment.Normalizer(args.norm_mean, args.norm_std)
+    options = {"workers": args.workers, "cache": args.cache, "normalizer": normalizer, "device": run.device}
+    images_l = data.train.subset(labeled)
+    images_u = data.train.without(held_out) if args.labeled_in_unlabeled else data.train.subset(unlabeled)
+    views_l = [weak, strong] if args.trade_off_cls_strong > 0 else [weak]
+    loader_l = TrainLoader(images_l, views_l, args.batch_size, "labeled", args.seed, **options)
+    loader_u = TrainLoader(images_u, [strong], args.unlabeled_batch_size, "unlabeled", args.seed, **options)
+    test_loader = TestLoader(data.test, test, **options)
+
+    backbone = models.backbone(
+        args.arch, args.image_size, normalizer, args.scratch, args.pretrained_backbone, args.no_pool, args.drop_path
+    )
+    adapters.insert(backbone, args.image_size, args.lora, args.adapter)
+    model = models.ImageClassifier(backbone, len(data.classes), args.bottleneck_dim, args.precision).to(run.device)
+    pseudo_labels = PseudoLabels(len(images_u), len(data.classes)).to(run.device)
+    optimizer = optim.create(
+        args.optimizer, model, args.lr, args.wd, args.finetune, args.layer_decay, args.no_decay_on_norms
+    )
+    steps = args.epochs * args.iters_per_epoch
+    scheduler = optim.schedule(optimizer, args.lr_scheduler, args.lr_gamma, args.lr_decay, steps, args.lr_warm_up_steps)
+
+    run.start(
+        {"model": model, "pseudo_labels": pseudo_labels, "optimizer": optimizer, "scheduler": scheduler},
+        evaluated=model,
+    )
+    if args.phase == "test":
+        return run.test(test_loader)
+    for _ in run.epochs():
+        if run.round > 0 and run.at_round_start:
+            view, stream = test if args.clean_teacher else weak, f"pseudo-labels of round {run.round}"
+            loader = TestLoader(images_u, view, seed=args.seed, stream=stream, **options | {"cache": 0})
+            pseudo_labels.make(run.tested, loader, args.threshold, args.balance)
+            run.start_anew("model", "optimizer", "scheduler")
+        train_one_epoch(run, loader_l, loader_u, model, pseudo_labels, optimizer, scheduler, args)
+        run.end_epoch(run.evaluate(test_loader))
+    return run.finish()
+
+
+if __name__ == "__main__":
+    cli.launch(parse_args, main)
