@@ -27,8 +27,10 @@ all all  --batch-size 16 --lr 0.03 --no-decay-on-norms --ema 0.999
 erm,fixmatch,flexmatch,freematch,softmatch,uda,debiasmatch,dst,oracle  all  --lr-scheduler cos --trade-off-cls-strong 0
 pseudo_label,pi_model,mean_teacher                                     all  --lr-scheduler cos --trade-off-cls-strong 0
 
-fixmatch,flexmatch,freematch,softmatch,uda,debiasmatch,dst,self_tuning all  --labeled-in-unlabeled --unlabeled-batch-size 112
+fixmatch,flexmatch,freematch,softmatch,uda,debiasmatch,dst,self_tuning all  --unlabeled-batch-size 112
+fixmatch,flexmatch,freematch,softmatch,uda,debiasmatch,dst,self_tuning all  --labeled-in-unlabeled
 pseudo_label,pi_model,mean_teacher                                     all  --labeled-in-unlabeled
+fixmatch,flexmatch,freematch,softmatch,uda,debiasmatch                 all  --joint-passes
 
 flexmatch    all  --warmup
 uda          all  --uda-variant paper --T 0.4 --threshold 0.8
