@@ -2,32 +2,37 @@
 
 import json
 import re
+import shutil
 
+import numpy as np
 import pytest
+from sklearn.metrics import adjusted_mutual_info_score
 
 import fixmatch
 from common.errors import UserError
 from scripts import select_run
+from scripts.results import agreement
+from tests.conftest import train_small
 
 FAR = ("--lr", "0.2")
 
 
 @pytest.fixture
 def write_run(tmp_path):
-    """`write_run("name", 80.0, "--lr", "0.1")`: a finished run whose held-out accuracy in epoch 1 of 2 is this."""
+    """`write_run("name", 80.0, "--lr", "0.1")`: a finished run with this accuracy on held-out images in the end."""
 
     def write(name: str, val: float, *flags: str, test: float = 50.0, loss: float = 1.0, number: int = 2, **facts):
         args = vars(fixmatch.parse_args(["data", "-d", "Digits", "--val-per-class", str(number), *flags]))
         folder = tmp_path / name
         folder.mkdir()
         (folder / "args.json").write_text(json.dumps({"method": "fixmatch", "args": args}))
-        rows = [{"val_top1": val, "val_loss": loss}, {"val_top1": val - 5, "val_loss": 0.0}]
+        rows = [{"val_top1": 170 - val, "val_loss": 1 / loss}, {"val_top1": val, "val_loss": loss}]
         (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
         (folder / "labeled.json").write_text(json.dumps({"held_out": list(range(10 * number))}))
         keys = ("arch", "num_samples_per_class", "seed", "split_seed", "epochs", "iters_per_epoch")
         result = {key: args[key] for key in keys} | {"method": "fixmatch", "dataset": "Digits", "oracle": False}
         result |= {"pretraining": "supervised", "last_top1": 1.0, "best_top1": 99.0, "seconds": 1.0}
-        result |= {"val_top1": val, "val_best_top1": test, "val_best_epoch": 1}
+        result |= {"val_top1": 170 - val, "val_best_top1": test, "val_best_epoch": 1}
         (folder / "result.json").write_text(json.dumps(result | facts))
         return folder
 
@@ -107,11 +112,19 @@ def test_what_cannot_be_compared_is_refused(write_run, tmp_path, capsys):
         del result["val_top1"]
         (folder / "result.json").write_text(json.dumps(result))
     with pytest.raises(UserError, match="none3' held no images out to choose by: train with --val-per-class N"):
-        select(*none)
+        select(*none, "--by", "val")
     write_run("half", 80.0, "--lr", "0.7").joinpath("result.json").unlink()
     with pytest.raises(UserError, match="1 finished runs"):
         select(first, tmp_path / "half")
     assert f"not finished, left out: {tmp_path / 'half'}\n" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("text", ["", "{}", '{"val_top1": "high", "val_loss": 1.0}', '{"val_top1": 1.0}'])
+def test_damaged_metrics_are_one_line(write_run, tmp_path, text):
+    for i in (1, 2):
+        (write_run(str(i), 80.0, "--lr", f"0.{i}") / "metrics.jsonl").write_text(text)
+    with pytest.raises(UserError, match=r"metrics\.jsonl' is damaged: run its command again"):
+        select(tmp_path)
 
 
 @pytest.mark.parametrize("text", ["{}", "{", '{"held_out": 3}'])
@@ -120,3 +133,61 @@ def test_a_damaged_list_of_images_is_one_line(write_run, tmp_path, text):
         (write_run(str(i), 80.0, "--lr", f"0.{i}") / "labeled.json").write_text(text)
     with pytest.raises(UserError, match=r"labeled\.json' is damaged"):
         select(tmp_path)
+
+
+# Without labels
+
+
+def test_agreement_by_hand():
+    """Predictions that are the clusters under other names agree wholly, and random ones not at all."""
+    rng = np.random.default_rng(0)
+    groups = rng.integers(3, size=300)
+    features = np.eye(3)[groups] + 0.01 * rng.normal(size=(300, 3))
+    value, low, high = agreement.with_clusters(features, (groups + 1) % 3, 3)
+    assert (value, low, high) == pytest.approx((100, 100, 100))
+    wrong = np.where(rng.random(300) < 0.1, rng.integers(3, size=300), groups)
+    value, low, high = agreement.with_clusters(features, wrong, 3)
+    assert value == pytest.approx(100 * adjusted_mutual_info_score(wrong, groups))
+    assert (low + high) / 2 == pytest.approx(value)
+    assert 5 < high - low < 20
+    value, low, high = agreement.with_clusters(features, rng.integers(3, size=300), 3)
+    assert abs(value) < 2
+    assert low < 0 < high
+
+
+@pytest.fixture(scope="module")
+def trained_runs(tmp_path_factory):
+    """Two runs with another learning rate, and their folder; to be read only."""
+    folder = tmp_path_factory.mktemp("runs")
+    for lr in ("0.05", "0.0001"):
+        train_small("erm", "--lr", lr, "--iters-per-epoch", "15", log=folder / lr)
+    return folder
+
+
+def test_without_held_out_images_the_clusters_choose(trained_runs, capsys):
+    select(trained_runs, "--images", "300", "-j", "0", "--device", "cpu")
+    out = capsys.readouterr().out
+    assert re.search(r"^rank +agreement with clusters, % +95 % interval", out, re.MULTILINE)
+    scores = [float(x) for x in re.findall(r"^\d +([-\d.]+) ", out, re.MULTILINE)]
+    assert scores == sorted(scores, reverse=True)
+    assert "chosen: lr 0.05; its test accuracy: " in out
+    assert "over 300 images" in out
+    assert out.endswith("latest.pth\n")
+
+
+def test_what_has_no_clusters_is_refused(trained_runs, tmp_path):
+    folders = [shutil.copytree(folder, tmp_path / folder.name) for folder in trained_runs.iterdir()]
+
+    def put(name: str, **facts) -> None:
+        for folder in folders:
+            content = json.loads((folder / name).read_text())
+            (folder / name).write_text(json.dumps(content | facts))
+
+    put("labeled.json", indices=list(range(1150)))
+    with pytest.raises(
+        UserError, match="left 48 images unlabeled, too few for clusters of 10 classes: choose --by val"
+    ):
+        select(*folders, "--by", "clusters")
+    put("result.json", data_sha256="0")
+    with pytest.raises(UserError, match="'data' holds other images than the runs had: name their folder with --root"):
+        select(*folders, "--by", "clusters")

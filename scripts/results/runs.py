@@ -130,6 +130,20 @@ def held_out(run: Run) -> int:
     return _read(run.folder / "labeled.json", lambda text: len(json.loads(text)["held_out"]))
 
 
+def known_images(run: Run) -> list[int]:
+    """The training images whose labels a run used, to train or to choose by.
+
+    Raises:
+        UserError: its labeled.json does not say.
+    """
+
+    def parse(text: str) -> list[int]:
+        content = json.loads(text)
+        return [int(index) for index in content["indices"] + content.get("held_out", [])]
+
+    return _read(run.folder / "labeled.json", parse)
+
+
 def _arguments(content: dict[str, Any]) -> dict[str, Any]:
     """What `args.json` records; flags that the run did not know yet have their defaults, which is what it did."""
     saved = _typed(content["args"], {"epochs": int})
