@@ -3,6 +3,7 @@
 args.json           all arguments
 log.txt             what was printed
 labeled.json        which images are labeled
+sources.json        where a run learns from others: which they are, and what they say
 views.png           a sheet of augmented samples
 metrics.jsonl       one object per epoch
 tensorboard/        the same, where --tensorboard asks for it
@@ -173,7 +174,15 @@ class Folder:
         (self.path / "result.json").unlink(missing_ok=True)
         for name in ("checkpoints", "tensorboard"):
             shutil.rmtree(self.path / name, ignore_errors=True)
-        for name in ("metrics.jsonl", "labeled.json", "views.png", "report.png", "per_class.csv", "args.json"):
+        for name in (
+            "metrics.jsonl",
+            "labeled.json",
+            "sources.json",
+            "views.png",
+            "report.png",
+            "per_class.csv",
+            "args.json",
+        ):
             (self.path / name).unlink(missing_ok=True)
 
     # It goes on
@@ -211,6 +220,11 @@ class Folder:
         writer.writerows(per_class)
         write_whole(self.path / "report.png", page)
         write_whole(self.path / "per_class.csv", table.getvalue().encode(errors="surrogateescape"))
+
+    @processes.by_first
+    def write_sources(self, summary: dict[str, Any]) -> None:
+        """Write `sources.json`: which other runs this one learns from."""
+        _write_json(self.path / "sources.json", summary)
 
     @processes.by_first
     def write_history(self, history: list[dict[str, Any]]) -> None:

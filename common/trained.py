@@ -7,7 +7,7 @@ from typing import Any, Literal, NamedTuple
 
 from torch import Tensor
 
-from common import augment, checkpoint, models
+from common import adapters, augment, checkpoint, models
 from common.errors import UserError
 from common.folder import read_json
 
@@ -20,8 +20,8 @@ class Trained(NamedTuple):
     Attributes:
         model: the network that is tested, in eval mode, on the CPU; without what its method trains beside it.
         classes: the names of its outputs, in their order.
-        args: of the run: `data`, `arch`, `bottleneck_dim`, `precision`, and the preprocessing (`val_resizing`,
-            `image_size`, `norm_mean`, `norm_std`).
+        args: of the run: `data`, `arch`, `bottleneck_dim`, `precision`, and the preprocessing (`train_resizing`,
+            `val_resizing`, `image_size`, `norm_mean`, `norm_std`), among others.
         method: the script's name.
         file: the checkpoint.
     """
@@ -34,7 +34,9 @@ class Trained(NamedTuple):
 
 
 def load(folder: Path, name: Literal["best", "latest"]) -> Trained:
-    """Read a run's network. Nothing is downloaded, and no code of the files is run.
+    """Read a run's network. No code of the files is run.
+
+    Nothing is downloaded, unless it is the latest checkpoint of a frozen backbone, which is not in there.
 
     Args:
         folder: `--log` of the run.
@@ -51,9 +53,15 @@ def load(folder: Path, name: Literal["best", "latest"]) -> Trained:
     weights = {key: value for key, value in _weights(content, file).items() if key.startswith(PARTS)}
     classes = _classes(content, file)
     normalizer = augment.Normalizer(args.norm_mean, args.norm_std)
-    backbone = models.backbone(args.arch, args.image_size, normalizer, scratch=True)
+    if name == "latest" and (args.lora or args.adapter):
+        backbone = models.backbone(args.arch, args.image_size, normalizer, args.scratch, args.pretrained_backbone)
+        adapters.insert(backbone, args.image_size, args.lora, args.adapter)
+    else:  # LoRA is merged
+        backbone = models.backbone(args.arch, args.image_size, normalizer, scratch=True)
+        adapters.insert(backbone, args.image_size, None, args.adapter)
     model = models.ImageClassifier(backbone, len(classes), args.bottleneck_dim, args.precision)
-    checkpoint.restore({"model": model}, {"model": weights}, file)
+    network = adapters.Merged(model) if name == "best" else model
+    checkpoint.restore({"model": network}, {"model": weights}, file)
     return Trained(model.eval(), classes, args, method, file)
 
 
@@ -62,7 +70,7 @@ def _read_args(folder: Path) -> tuple[str, SimpleNamespace]:
     if not os.path.isfile(file):
         raise UserError(f"'{folder}' holds no run: name the folder that was --log of a training")
     content = read_json(file, "name the folder of another run")
-    args = {"precision": "float32"} | (content["args"] if isinstance(content.get("args"), dict) else {})
+    args = YOUNGER | (content["args"] if isinstance(content.get("args"), dict) else {})
     wrong = [name for name, good in EXPECTED.items() if name not in args or not good(args[name])]
     if wrong or not isinstance(content.get("method"), str):
         raise UserError(f"'{file}' is not what a run wrote ({wrong[0] if wrong else 'method'}): name another run")
@@ -77,11 +85,17 @@ def _are_statistics(values: Any) -> bool:
     return isinstance(values, list) and len(values) == 3 and all(isinstance(value, int | float) for value in values)
 
 
+YOUNGER = {"precision": "float32", "lora": None, "adapter": None, "scratch": False, "pretrained_backbone": None}
 EXPECTED = {
     "data": lambda value: isinstance(value, str),
     "arch": lambda value: isinstance(value, str),
     "bottleneck_dim": lambda value: _is_size(value) or (type(value) is int and value == 0),  # 0: there is none
+    "lora": lambda value: value is None or _is_size(value),
+    "adapter": lambda value: value is None or _is_size(value),
+    "scratch": lambda value: isinstance(value, bool),
+    "pretrained_backbone": lambda value: value is None or isinstance(value, str),
     "precision": lambda value: value in ("float32", "bf16"),
+    "train_resizing": lambda value: value in augment.RESIZINGS,
     "val_resizing": lambda value: value in augment.RESIZINGS,
     "image_size": _is_size,
     "norm_mean": _are_statistics,

@@ -111,13 +111,16 @@ def read_tables(text: str) -> list[Table]:
 
 
 def settings(dataset: str, columns: list[str], values: list[str]) -> list[str]:
-    """The flags of a line: its values in the columns, and the values that columns have for all lines."""
+    """The flags of a line: its values in the columns, and the values that columns have for all lines.
+
+    A comma stands between the values of one flag.
+    """
     own, flags = iter(values), []
     if len(values) != sum("=" not in column for column in columns):
         fail(f"the line of {dataset} has not a value for each flag")
     for column in columns:
         flag, is_same, value = column.partition("=")
-        flags += [flag, value if is_same else next(own)]
+        flags += [flag, *(value if is_same else next(own)).split(",")]
     return flags
 
 
@@ -175,9 +178,12 @@ def print_cells(tables: list[Table], selection: Selection, rows: list[str]) -> I
 
 def print_cell(method: str, pretraining: str, dataset: str, row: str, seed: str, flags: list[str]) -> list[str]:
     folder, name, *dataset_flags = DATASETS[dataset]
-    log = f"{variable('LOGS', 'logs')}/{method}{'' if pretraining == 'supervised' else '_moco_pretrain'}/{name}"
-    log += "_oracle" if row == "oracle" else f"_{row}_labels_per_class"
-    log += "" if seed == "0" else f"_seed{seed}"
+    place = f"{'' if pretraining == 'supervised' else '_moco_pretrain'}/{name}"
+    place += "_oracle" if row == "oracle" else f"_{row}_labels_per_class"
+    place += "" if seed == "0" else f"_seed{seed}"
+    logs = variable("LOGS", "logs")
+    log = f"{logs}/{method}{place}"
+    flags = [f"{logs}/{flag[1:]}{place}" if flag.startswith("@") else flag for flag in flags]
     command = [interpreter(), f"{method}.py", f"{variable('DATA', 'data')}/{folder}", "-d", dataset]
     return [*command, *dataset_flags, *flags, *PRETRAININGS[pretraining], "--seed", seed, "--log", log]
 

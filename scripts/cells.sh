@@ -21,6 +21,8 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.." || exit
 #   row 4 --num-samples-per-class 4          a row of the published table and its flags (this one is the default)
 #   supervised    --lr   --flag=value        what follows is for this pretraining: the flag of each column, and then
 #   CIFAR10       0.01                       the values; a flag with a value is the same for all
+#
+# Several values of one flag are joined by commas; @METHOD is the folder of another method's run of the same cell.
 cells() {
     local table
     table="method $1"$'\n'$(cat)

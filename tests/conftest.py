@@ -1,9 +1,14 @@
 """What all tests share: a run small enough for seconds, on the real digits that ship with scikit-learn."""
 
+import atexit
+import functools
 import importlib
 import json
 import logging
+import shutil
 import sys
+import tempfile
+from collections.abc import Iterable
 from pathlib import Path
 from unittest import mock
 
@@ -24,10 +29,23 @@ def _one_thread():
     torch.set_num_threads(1)  # sums split over another number of threads differ in the last bit
 
 
+def resolved(flags: Iterable[str]) -> list[str]:
+    """The flags, with the folder of a finished run of another method for `@METHOD`."""
+    return [_finished(flag[1:]) if flag.startswith("@") else flag for flag in flags]
+
+
+@functools.cache
+def _finished(method: str) -> str:
+    folder = tempfile.mkdtemp()
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    train_small(method, log=Path(folder))
+    return folder
+
+
 def train_small(method: str, *flags: str, log: Path) -> dict:
     """Train for six steps into `log` as `python METHOD.py` would, in this process, and return the result."""
     script = importlib.import_module(method)
-    argv = [*SMALL, "--log", str(log), *flags]
+    argv = [*SMALL, "--log", str(log), *resolved(flags)]
     with mock.patch.object(sys, "argv", [f"{method}.py", *argv]):
         return script.main(script.parse_args(argv))
 

@@ -31,7 +31,7 @@ import torch
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from common import checkpoint, cli, evaluate, folder
-from tests.conftest import SMALL, assert_same_run
+from tests.conftest import SMALL, assert_same_run, resolved
 from tests.test_methods import METHODS
 
 MOMENTS = ("starting or ending", "training", "saving", "evaluating")
@@ -51,10 +51,11 @@ class Life:
         self.errors = log.with_name(log.name + ".stderr")
         self._moment = mmap.mmap(-1, 1)  # shared with the child; stays readable when that is dead
         self.status: int | None = None
+        argv = [*SMALL, *FLAGS, *resolved(METHODS[method].split()), *flags, "--log", str(log)]
         sys.stdout.flush()
         self.pid = os.fork()
         if self.pid == 0:
-            os._exit(self._live(method, [*SMALL, *FLAGS, *METHODS[method].split(), *flags, "--log", str(log)]))
+            os._exit(self._live(method, argv))
         with contextlib.suppress(PermissionError, ProcessLookupError):  # the child has done it already, or has ended
             os.setpgid(self.pid, self.pid)
 

@@ -14,7 +14,7 @@ from timm.models.swin_transformer_v2 import SwinTransformerV2
 from torch import nn
 from torch.nn import functional as F
 
-from common import adapters, models
+from common import adapters, models, trained
 from common.adapters import AdaptFormer, Merged
 from common.augment import Normalizer
 from common.errors import UserError
@@ -247,5 +247,7 @@ def test_the_newest_checkpoint_is_tested_with_the_backbone_that_it_was_trained_w
         assert scores["top1"] == result["last_top1"]
         with pytest.raises(UserError, match="trained in another frozen backbone than this one: give --scratch or"):
             train_small("mean_teacher", *flags, *newest, "--scratch", log=tmp_path / "run")
+        loaded = [trained.load(tmp_path / "run", name).model(images()) for name in ("best", "latest")]
+        torch.testing.assert_close(*loaded, rtol=0, atol=1e-5)
         file.unlink()
         assert train_small("mean_teacher", *flags, *start, "--phase", "test", log=tmp_path / "run")["top1"] > 0

@@ -275,6 +275,17 @@ BAD = [
     Bad("softmatch --n-sigma 0", "--n-sigma: must be a finite number above 0, got '0'"),
     Bad("noisy_student --rounds 0", "--rounds: must be a whole number of 1 or more, got '0'"),
     Bad("noisy_student --threshold 2", "--threshold: must be a number from 0 to 1, got '2'"),
+    Bad("v_pet", "the following arguments are required: --sources"),
+    Bad("v_pet --sources", "--sources: expected at least one argument"),
+    Bad("v_pet --sources ''", "--sources: must be the name of a file or folder, got ''"),
+    Bad(
+        "v_pet --sources @/nirgends", "'@/nirgends' holds no finished run: run its command to the end, or name another"
+    ),
+    Bad("v_pet --sources @/run", "'@/run' holds no finished run: run", remove("run/result.json")),
+    Bad("v_pet --sources @/run", "'@/run' was trained on other images or labels than this run is to be: choose runs"),
+    Bad("v_pet --sources @/run @/run/../run", "--sources names a run twice: give each of them once"),
+    Bad("v_pet --sources @/run --passes 0", "--passes: must be a whole number of 1 or more, got '0'"),
+    Bad("v_pet --sources @/run --target votes", "--target: invalid choice: 'votes' .*softmax-counts"),
     # Models and backbone files
     Bad("erm -a resnet5", "unknown model 'resnet5': did you mean resnet50"),
     Bad("erm -a resnet50.mine", r"unknown model 'resnet50\.mine': did you mean resnet50\."),

@@ -31,8 +31,10 @@ METHODS = {
     "freematch": "--momentum 0.5",
     "softmatch": "--momentum 0.5",
     "noisy_student": "--epochs 1 --rounds 2",
+    "v_pet": "--sources @erm @fixmatch --passes 2 --with-labels",
 }
 VARIANTS = [
+    ("v_pet", "--sources @erm --passes 1 --target softmax-counts"),
     ("fixmatch", "--threshold 0.2 --ema 0.9"),
     ("mean_teacher", "--warm-up-epochs 1 --alpha 0.5 --eval-teacher"),
     ("debiasmatch", "--threshold 0.2 --momentum 0.5 --persistent-q-hat"),

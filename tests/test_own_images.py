@@ -43,12 +43,21 @@ def photos(tmp_path_factory):
     return root
 
 
+def source(method: str, root: Path) -> str:
+    """The folder of a finished run for another one to learn from."""
+    log = root.with_name(f"source {method}")
+    if not log.exists():
+        train(method, root, log)
+    return str(log)
+
+
 def train(method: str, root: Path, log: Path, *flags: str, train_step=None) -> dict:
     argv = (
         f"{root} -d ImageFolder --labeled-list {root}/labels.csv -a wrn_10_1_half --scratch --train-resizing native "
-        f"--val-resizing native --image-size 12 --no-flip --bottleneck-dim 16 --epochs 2 -i 3 -b 20 -j 0 --device cpu "
-        f"--log {log} {METHODS[method]}"
-    ).split() + list(flags)
+        f"--val-resizing native --image-size 12 --no-flip --bottleneck-dim 16 --epochs 2 -i 3 -b 20 -j 0 --device cpu"
+    ).split()
+    argv += ["--log", str(log)]
+    argv += [source(flag[1:], root) if flag.startswith("@") else flag for flag in METHODS[method].split()] + list(flags)
     script = importlib.import_module(method)
     with (
         mock.patch.object(sys, "argv", [f"{method}.py", *argv]),

@@ -22,7 +22,7 @@ from common.errors import UserError
 from common.loaders import Batch, TestLoader
 from common.meters import Meters
 from tests import steps, test_parity
-from tests.conftest import ROOT, SMALL, assert_same_run, final_state, read_rows, train_small
+from tests.conftest import ROOT, SMALL, assert_same_run, final_state, read_rows, resolved, train_small
 from tests.several import Several, exact, launch
 from tests.test_loaders import TEST, image_set, options, take, train_loader
 from tests.test_methods import METHODS
@@ -209,7 +209,7 @@ def hash_of(images: torch.Tensor) -> bytes:
 
 
 def arguments(method: str, log, *flags: str) -> list[str]:
-    return [*SMALL, *METHODS[method].split(), *flags, "--log", str(log)]
+    return [*SMALL, *resolved(METHODS[method].split()), *flags, "--log", str(log)]
 
 
 def exact_run(method: str, log, *flags: str) -> None:
