@@ -193,11 +193,11 @@ def test_a_bad_row_is_one_line(name):
 
 def test_digits_prints_a_run_for_each_method_and_seed():
     commands = dry_run("digits", "--epochs 2 'a b'", SEEDS="1 2", LOGS="other logs")
-    methods = [*EPOCHS, "freematch", "softmatch", "oracle"]
+    methods = [*EPOCHS, "freematch", "softmatch", "noisy_student", "oracle"]
     logs = [f"other logs/{method}_seed{seed}" for seed in (1, 2) for method in methods]
     assert [command[command.index("--log") + 1] for command in commands] == logs
     assert all(command[-3:] == ["--epochs", "2", "a b"] for command in commands)
-    assert [parse(command[:-1])["epochs"] for command in commands] == [2] * 26
+    assert [parse(command[:-1])["epochs"] for command in commands] == [2] * 28
 
 
 FASHION = ["erm", "fixmatch", "flexmatch", "freematch", "softmatch", "uda", "debiasmatch", "dst", "self_tuning"]
