@@ -80,8 +80,13 @@ def transforms(
 
 def test_transform(val_resizing: str, image_size: int) -> Transform:
     """The last one of `transforms`."""
-    squash = [T.Resize((round(image_size * 256 / 224),) * 2, BICUBIC), T.CenterCrop(image_size)]
+    squash = [T.Resize((resized(val_resizing, image_size),) * 2, BICUBIC), T.CenterCrop(image_size)]
     return Transform("test", {"default": squash, "cifar": _enlarged(image_size), "native": []}[val_resizing])
+
+
+def resized(val_resizing: str, image_size: int) -> int:
+    """The side of the square that a test image is made before its centre is cropped, in pixels."""
+    return round(image_size * 256 / 224) if val_resizing == "default" else image_size
 
 
 def _enlarged(image_size: int) -> list:

@@ -157,6 +157,7 @@ NATIVE = "--train-resizing native --val-resizing native"
 LISTED = "erm --labeled-list @/list.csv --num-samples-per-class all"
 TWO = ("unlabeled/0.png,cat", "unlabeled/1.png,dog")
 RUN_OF_DIGITS = "data -d Digits @run"
+EXPORT = "export @/run @/x.safetensors"
 PREDICT = "predict @/run @/x.png --device cpu"
 LONG = "x" * 300  # no file system has such a name
 NO_TENSORS = "'@/b.pth' does not hold a dictionary of tensors: save the state_dict"
@@ -648,6 +649,16 @@ BAD = [
         for name, value in {"image_size": "32", "norm_mean": [1, 2], "norm_std": [0, 1, 1]}.items()
     ),
     Bad(PREDICT, "'model' of checkpoint '@/run/checkpoints/best.pth' does not fit", argument("bottleneck_dim", 5)),
+    # Exports
+    Bad("export @/run", "the following arguments are required: OUT"),
+    Bad("export @/run @/x.pth", "OUT '@/x.pth' must end with .safetensors: give it that ending"),
+    Bad("export @/nirgends @/x.safetensors", "'@/nirgends' holds no run: name the folder"),
+    Bad(f"{EXPORT} --checkpoint last", "--checkpoint: invalid choice: 'last'"),
+    Bad("export @/run @/nirgends/x.safetensors", r"cannot save '@/nirgends/x.safetensors' \(No such .*: put that"),
+    Bad(EXPORT, r"cannot save '@/x.safetensors' \(Is a directory\): put that", folder("x.safetensors")),
+    Bad(f"export @/run @/{LONG}.safetensors", r"cannot save .* \(File name too long\): put that right"),
+    Bad(EXPORT, "'@/run' has no checkpoint 'best' yet: train to the end", remove("run/checkpoints/best.pth")),
+    Bad(EXPORT, "best.pth' is damaged .*: remove it", write("run/checkpoints/best.pth", b"PK\3\4")),
     # The other programs
     Bad("scripts.collect_results @/images", "no finished run below @/images"),
     Bad(

@@ -1,0 +1,172 @@
+"""Export the network of a run for other programs.
+
+    python export.py RUN_FOLDER OUT.safetensors [--onnx]
+
+OUT gets the network that is tested, without what its method trains beside it: tensors `backbone.*` (a network of timm),
+`bottleneck.*` (linear, BatchNorm, ReLU; or nothing) and `head.*` (linear). The metadata of the file, each entry in
+JSON, says how to make it and how to prepare images:
+
+    arch, options                   for timm.create_model
+    feature_dim, bottleneck_dim     the widths that the backbone and the bottleneck give; 0: there is no bottleneck
+    classes                         the names of the outputs
+    resize, crop                    in pixels: resized to a square (bicubic), and its center
+    mean, std                       of each channel, of pixels in [0, 1]
+    method, data, checkpoint        where it comes from
+
+README has the lines that load it with timm and torch alone. `--onnx` also writes OUT with the ending `.onnx`: the same
+network, from float32 images [batch, 3, crop, crop], prepared in this way, to logits [batch, classes]; with the same
+metadata, and checked against torch. It needs the package onnx.
+"""
+
+import argparse
+import contextlib
+import importlib.util
+import io
+import json
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import safetensors.torch
+import timm
+import torch
+from torch import nn
+
+from common import adapters, augment, cli, models, progress, trained
+from common.errors import UserError
+from common.files import write_whole
+from common.wide_resnet import WideResNet
+
+TOLERANCE = 1e-4  # of the logits, between torch and ONNX
+
+
+def parse_args(argv=None):
+    parser = cli.Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
+    parser.add_argument("run_folder", type=cli.path, metavar="RUN_FOLDER", help="what was --log of the training")
+    parser.add_argument("out", type=cli.path, metavar="OUT", help="the file to write, FILE.safetensors")
+    parser.add_argument("--checkpoint", choices=("best", "latest"), default="best", help="of the run (default: best)")
+    parser.add_argument("--onnx", action="store_true", help="write FILE.onnx, too (needs the package onnx)")
+    return parser.parse_args(argv)
+
+
+def plain_network(run: trained.Trained) -> tuple[nn.Sequential, dict[str, int]]:
+    """The run's network, of timm's and torch's own modules, and the options that timm needs for it.
+
+    Raises:
+        UserError: timm cannot make the backbone.
+    """
+    arch, image_size, model = run.args.arch, run.args.image_size, run.model
+    model.precision = "float32"
+    images = torch.randn(2, 3, image_size, image_size, generator=torch.Generator().manual_seed(0))
+    for options in ({}, {"img_size": image_size}):  # a ViT may have been made for another size than its own
+        with contextlib.suppress(RuntimeError, AssertionError, TypeError, ValueError):  # of shapes, or no such option
+            network = nn.Sequential()
+            network.backbone = timm.create_model(models.timm_name(arch), num_classes=0, **options)
+            network.bottleneck, network.head = model.bottleneck, model.head
+            network.eval().load_state_dict(adapters.Merged(model).state_dict())
+            with torch.no_grad():
+                if torch.allclose(network(images), model(images), rtol=TOLERANCE, atol=TOLERANCE):
+                    return network, options
+    raise UserError(
+        f"timm alone cannot make the network of '{run.file}', such as one with AdaptFormers: choose another run"
+    )
+
+
+def description(run: trained.Trained, options: dict[str, int]) -> dict[str, str]:
+    """The metadata: names -> JSON."""
+    args = run.args
+    values: dict[str, Any] = {
+        "arch": models.timm_name(args.arch),
+        "options": options,
+        "feature_dim": run.model.backbone.feature_dim,
+        "bottleneck_dim": args.bottleneck_dim,
+        "classes": run.classes,
+        "resize": augment.resized(args.val_resizing, args.image_size),
+        "crop": args.image_size,
+        "mean": args.norm_mean,
+        "std": args.norm_std,
+        "method": run.method,
+        "data": args.data,
+        "checkpoint": run.file.name,
+    }
+    return {name: json.dumps(value) for name, value in values.items()}
+
+
+def onnx_model(network: nn.Module, image_size: int, metadata: dict[str, str]) -> bytes:
+    """An ONNX file's content, for batches of any size, checked on one.
+
+    Raises:
+        UserError: the network has operations that ONNX lacks, or computes something else there.
+    """
+    import onnx  # noqa: PLC0415 (optional)
+
+    buffer = io.BytesIO()
+    any_size = {0: "batch"}
+    try:
+        # Warnings tell that this exporter, which needs onnx alone, is the older one; and it prints what it cannot do.
+        with warnings.catch_warnings(action="ignore"), contextlib.redirect_stdout(io.StringIO()):
+            torch.onnx.export(
+                network,
+                (torch.zeros(2, 3, image_size, image_size),),
+                buffer,
+                input_names=["images"],
+                output_names=["logits"],
+                dynamic_axes={"images": any_size, "logits": any_size},
+                dynamo=False,
+            )
+    except (RuntimeError, ValueError, TypeError) as error:  # those of torch.onnx are RuntimeErrors
+        reason = str(error).strip().split("\n")[0]
+        raise UserError(f"this network cannot be exported to ONNX ({reason}): leave --onnx out") from None
+    model = onnx.load_from_string(buffer.getvalue())
+    onnx.helper.set_model_props(model, metadata)
+    content = model.SerializeToString()
+    images = torch.randn(3, 3, image_size, image_size, generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        expected = network(images)
+    difference = (torch.from_numpy(run_onnx(content, images.numpy())) - expected).abs().max().item()
+    if not difference <= TOLERANCE * max(1, expected.abs().max().item()):
+        raise UserError(f"in ONNX the network's logits differ by {difference:.1e}: leave --onnx out")
+    return content
+
+
+def run_onnx(content: bytes, images: np.ndarray) -> np.ndarray:
+    """The logits, by onnxruntime where it is installed, otherwise by the slow reference that onnx brings along."""
+    try:
+        import onnxruntime  # noqa: PLC0415 (optional)
+
+        session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
+    except ImportError:
+        from onnx.reference import ReferenceEvaluator  # noqa: PLC0415 (optional)
+
+        session = ReferenceEvaluator(content)
+    return session.run(None, {"images": images})[0]
+
+
+def has_onnx() -> bool:
+    return importlib.util.find_spec("onnx") is not None
+
+
+def main(args):
+    progress.log_to(None)
+    out = Path(args.out)
+    if out.suffix != ".safetensors":
+        raise UserError(f"OUT '{out}' must end with .safetensors: give it that ending")
+    if args.onnx and not has_onnx():
+        raise UserError("--onnx needs the package onnx: run pip install onnx, or leave it out")
+    run = trained.load(Path(args.run_folder), args.checkpoint)
+    network, options = plain_network(run)
+    metadata = description(run, options)
+    weights = {name: tensor.contiguous() for name, tensor in network.state_dict().items()}
+    files = {out: safetensors.torch.save(weights, metadata)}
+    if args.onnx:
+        files[out.with_suffix(".onnx")] = onnx_model(network, run.args.image_size, metadata)
+    for path, content in files.items():
+        write_whole(path, content)
+        print(f"wrote '{path}': {len(run.classes)} classes, {len(content) / 1e6:.1f} MB")
+    if isinstance(run.model.backbone, WideResNet):
+        print(f"timm knows '{run.args.arch}' after `import common.wide_resnet`, a file that needs torch and timm alone")
+
+
+if __name__ == "__main__":
+    cli.launch(parse_args, main)
