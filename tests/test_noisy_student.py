@@ -10,7 +10,7 @@ import torch
 
 import noisy_student
 from scripts import collect_results
-from scripts.results.runs import read_runs
+from scripts.results import plots, runs
 from tests.conftest import SMALL, assert_equal_states, assert_same_run, final_state, read_rows, train_small
 from tests.reference import SpyModel, softmax
 
@@ -243,6 +243,11 @@ def test_a_run_that_was_stopped_within_a_round_takes_the_pseudo_labels_from_its_
     assert_same_run(tmp_path / "run", whole[0])
 
 
+def test_the_plot_shows_its_last_round(whole):
+    (cells,) = runs.cells(runs.read_runs([whole[0]]))[0].values()
+    assert plots.curves(cells[0], "top1") == [[row["top1"] for row in read_rows(whole[0])[4:]]]
+
+
 def test_unfinished_it_is_told_by_the_epochs_of_all_rounds(whole, tmp_path):
     folder = tmp_path / "run"
     folder.mkdir()
@@ -251,4 +256,4 @@ def test_unfinished_it_is_told_by_the_epochs_of_all_rounds(whole, tmp_path):
     lines = (folder / "metrics.jsonl").read_text().splitlines()[:3]
     (folder / "metrics.jsonl").write_text("".join(f"{line}\n" for line in lines))
     assert json.loads(lines[-1])["round"] == 1
-    assert collect_results.progress(read_runs([folder])[0]).endswith("(3 of 6 epochs)")
+    assert collect_results.progress(runs.read_runs([folder])[0]).endswith("(3 of 6 epochs)")

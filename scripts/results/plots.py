@@ -84,8 +84,12 @@ def over_epochs_figure(
 
 
 def curves(cell: Cell, metric: str) -> list[list[float]]:
-    """A metric over epochs for each seed that has it; nan where an epoch had nothing to measure."""
-    histories = [run.history for run in cell.runs if any(row.get(metric) is not None for row in run.history)]
+    """A metric over epochs for each seed that has it; nan where an epoch had nothing to measure.
+
+    Of a run in rounds it is the last round, whose scores are the result.
+    """
+    histories = [[row for row in run.history if row.get("round") == run.history[-1].get("round")] for run in cell.runs]
+    histories = [rows for rows in histories if any(row.get(metric) is not None for row in rows)]
     return [[math.nan if row.get(metric) is None else row[metric] for row in history] for history in histories]
 
 
