@@ -9,6 +9,7 @@ Two groups: gloo, over which the hosts agree without waiting for a device, and N
 a GPU of its own; elsewhere tensors take gloo, too, through the host.
 """
 
+import atexit
 import contextlib
 import functools
 import os
@@ -18,7 +19,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from datetime import timedelta
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 import torch.distributed as dist
@@ -50,6 +51,7 @@ def join() -> None:
     _State.store, rank, world_size = next(dist.rendezvous("env://"))
     dist.init_process_group("gloo", store=_State.store, rank=rank, world_size=world_size, timeout=FOREVER)
     _State.lifeline = _Lifeline()
+    _State.lifeline.start()
 
 
 def use(device: torch.device) -> None:
@@ -235,16 +237,29 @@ def _wait_for_all() -> None:
 def leave(code: int, line: str | None = None) -> None:
     """Tell the others that this process ends with that exit code: with another than 0 they all do, and at once.
 
+    One of several processes is ended here, if the code is not 0. Alone, it goes on.
+
     Args:
         line: to stderr, from the first that has something to say, and from it alone.
     """
-    if line is not None:
-        _say_once(line)
-    if _State.lifeline is not None:
+    lifeline, _State.lifeline = _State.lifeline, None
+    if lifeline is not None:
         for signum in (signal.SIGTERM, signal.SIGINT):  # torchrun sends them as soon as the first of them is gone
             signal.signal(signum, signal.SIG_IGN)
-        _State.lifeline.cut(code)
-        _State.lifeline = None
+    if line is not None:
+        _say_once(line)
+    if lifeline is not None:
+        lifeline.cut(code)
+        if code:
+            _end(code)
+        lifeline.listener.join(60)  # a thread that still waits for another process would abort the interpreter's end
+
+
+def _end(code: int) -> NoReturn:
+    """Without the interpreter's own end, which waits for threads that wait for other processes."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
 
 
 def _say_once(line: str) -> None:
@@ -274,7 +289,12 @@ class _Lifeline:
         self.group = dist.new_group(backend="gloo", timeout=FOREVER)
         self.next, self.previous = (rank() + 1) % count(), (rank() - 1) % count()
         largest(0)  # all of them are there
-        threading.Thread(target=self._listen, daemon=True).start()
+        self.listener = threading.Thread(target=self._listen, daemon=True)
+
+    def start(self) -> None:
+        """From now on nobody ends alone."""
+        self.listener.start()
+        atexit.register(leave, 1)  # an unforeseen error: who ends as foreseen has left before
         threading.Thread(target=self._watch, args=(os.getppid(),), daemon=True).start()
 
     def cut(self, code: int) -> None:
@@ -288,12 +308,13 @@ class _Lifeline:
             dist.recv(code, self.next, group=self.group)
         except RuntimeError:
             code = torch.tensor(1)
-            _say_once(
-                f"error: process {self.next} of {count()} died: the same command goes on from the last checkpoint"
-            )
-        if int(code):
+            if _State.lifeline is self:
+                _say_once(
+                    f"error: process {self.next} of {count()} died: the same command goes on from the last checkpoint"
+                )
+        if int(code) and _State.lifeline is self:  # otherwise this one is leaving, and has something to say, perhaps
             self.cut(int(code))
-            os._exit(int(code))
+            _end(int(code))
 
     def _watch(self, launcher: int) -> None:
         """torchrun's own death, by kill -9, would leave its processes running: they stop as if it had asked them to."""
