@@ -49,17 +49,22 @@ def parse_args(argv=None):
         metavar="N",
         help="epochs until the consistency loss has its full weight (default: 10)",
     )
+    group.add_argument(
+        "--ramp-up",
+        choices=("exp", "linear"),
+        default="exp",
+        help="how its weight rises until then: exp(-5 (1 - t)^2), or t (default: exp)",
+    )
     group.add_argument("--alpha", type=cli.fraction, default=0.999, help="decay of the teacher (default: 0.999)")
     group.add_argument("--eval-teacher", action="store_true", help="report the teacher beside the student in training")
     parser.set_defaults(epochs=40, lr=0.01, lr_gamma=0.0001)
     return cli.parse(parser, argv)
 
 
-def ramp_up(epoch, warm_up_epochs):
-    """exp(-5 (1 - t)^2) with t from 0 to 1 over the warm-up, once per epoch: .0067, .017, .041, ... 1."""
-    if warm_up_epochs == 0:
-        return 1.0
-    return math.exp(-5 * (1 - min(epoch, warm_up_epochs) / warm_up_epochs) ** 2)
+def ramp_up(epoch, warm_up_epochs, shape):
+    """With t from 0 to 1 over the warm-up, once per epoch: t, or exp(-5 (1 - t)^2): .0067, .017, .041, ... 1."""
+    t = min(epoch, warm_up_epochs) / warm_up_epochs if warm_up_epochs else 1.0
+    return t if shape == "linear" else math.exp(-5 * (1 - t) ** 2)
 
 
 def consistency_loss(logits_student, logits_teacher):
@@ -120,7 +125,8 @@ def train_step(model, teacher, optimizer, batch_l, batch_u, weight_u, args):
 
 def train_one_epoch(run, loader_l, loader_u, model, teacher, optimizer, scheduler, args):
     model.train()
-    weight_u = torch.tensor(args.trade_off_con * ramp_up(run.epoch, args.warm_up_epochs), device=run.device)
+    weight_u = args.trade_off_con * ramp_up(run.epoch, args.warm_up_epochs, args.ramp_up)
+    weight_u = torch.tensor(weight_u, device=run.device)
     for batch_l, batch_u in run.steps(loader_l, loader_u):
         metrics = train_step(model, teacher, optimizer, batch_l, batch_u, weight_u, args)
         scheduler.step()

@@ -1,6 +1,6 @@
 """Pseudo Label: confident predictions on unlabeled images are their labels.
 
-    loss   = loss_l + trade_off_self_training * loss_u
+    loss   = loss_l + trade_off_self_training * ramp_up(epoch) * loss_u
     loss_l = CE(x_l_weak) + trade_off_cls_strong * CE(x_l_strong)
     loss_u = mean(mask * CE(x_u_weak, pseudo_labels)),    mask = confidence(x_u_weak) > threshold
 
@@ -8,12 +8,13 @@ Paper: Lee, Pseudo-Label: The Simple and Efficient Semi-Supervised Learning Meth
 workshop on Challenges in Representation Learning, equations 15 and 16. Differences from the paper, all of them the
 published table's:
  1. Only confident predictions count; the paper takes all of them.
- 2. The weight of the unlabeled loss is constant; the paper's rises from 0 to 3 over the training.
+ 2. The weight of the unlabeled loss is constant; the paper's rises from 0 to 3 over the training (--warm-up-epochs).
  3. The labeled images have a strong view and loss, too.
 
 Shell file: scripts/pseudo_label.sh. Diff against: fixmatch.py.
 """
 
+import torch
 from torch.nn import functional as F
 
 from common import adapters, augment, cli, datasets, models, optim, splits
@@ -38,8 +39,20 @@ def parse_args(argv=None):
         help="weight of the unlabeled loss (default: 1)",
     )
     group.add_argument("--threshold", type=cli.fraction, default=0.95, help="least confidence (default: 0.95)")
+    group.add_argument(
+        "--warm-up-epochs",
+        type=cli.non_negative_int,
+        default=0,
+        metavar="N",
+        help="epochs until the unlabeled loss has its full weight, which rises in a line (default: 0)",
+    )
     parser.set_defaults(epochs=40)
     return cli.parse(parser, argv)
+
+
+def ramp_up(epoch, warm_up_epochs):
+    """From 0 to 1 over the warm-up, once per epoch."""
+    return min(epoch, warm_up_epochs) / warm_up_epochs if warm_up_epochs else 1.0
 
 
 def self_training_loss(logits_u_weak, threshold):
@@ -50,7 +63,7 @@ def self_training_loss(logits_u_weak, threshold):
     return loss, pseudo_labels, mask
 
 
-def train_step(model, optimizer, batch_l, batch_u, args):
+def train_step(model, optimizer, batch_l, batch_u, weight_u, args):
     (x_l_weak, *x_l_strong), labels_l, _ = batch_l
     (x_u_weak,), labels_u, _ = batch_u
 
@@ -61,7 +74,7 @@ def train_step(model, optimizer, batch_l, batch_u, args):
 
     logits_u_weak = model(x_u_weak)
     loss_u, pseudo_labels, mask = self_training_loss(logits_u_weak, args.threshold)
-    loss = loss_l + args.trade_off_self_training * loss_u
+    loss = loss_l + weight_u * loss_u
 
     optimizer.zero_grad()
     loss.backward()
@@ -78,8 +91,9 @@ def train_step(model, optimizer, batch_l, batch_u, args):
 
 def train_one_epoch(run, loader_l, loader_u, model, optimizer, scheduler, args):
     model.train()
+    weight_u = torch.tensor(args.trade_off_self_training * ramp_up(run.epoch, args.warm_up_epochs), device=run.device)
     for batch_l, batch_u in run.steps(loader_l, loader_u):
-        metrics = train_step(model, optimizer, batch_l, batch_u, args)
+        metrics = train_step(model, optimizer, batch_l, batch_u, weight_u, args)
         scheduler.step()
         run.update(metrics)
 

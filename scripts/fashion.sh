@@ -37,7 +37,8 @@ uda          all  --uda-variant paper --T 0.4 --threshold 0.8
 debiasmatch  all  --persistent-q-hat
 dst          all  --threshold 0.9 --eta 0.3 --width 128
 self_tuning  all  --milestones 15 20
-pi_model     all  --warm-up-epochs 40% --trade-off-con 1
-mean_teacher all  --warm-up-epochs 40% --trade-off-con 0.3125
+pseudo_label all  --warm-up-epochs 40%
+pi_model     all  --warm-up-epochs 40% --ramp-up linear --trade-off-con 1
+mean_teacher all  --warm-up-epochs 40% --ramp-up linear --trade-off-con 0.3125
 oracle       all  --oracle --batch-size 128
 GRID

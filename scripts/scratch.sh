@@ -32,11 +32,11 @@ all all  --batch-size 64 --lr 0.03 --lr-scheduler cos --no-decay-on-norms --ema 
 pseudo_label,pi_model,mean_teacher          all  --labeled-in-unlabeled --unlabeled-batch-size 64
 uda,fixmatch,flexmatch,freematch,softmatch  all  --labeled-in-unlabeled --unlabeled-batch-size 448 --joint-passes
 
-pseudo_label        all                 --threshold 0.95
-pi_model            all                 --warm-up-epochs 40%
+pseudo_label        all                 --threshold 0.95 --warm-up-epochs 40%
+pi_model            all                 --warm-up-epochs 40% --ramp-up linear
 pi_model            CIFAR10,SVHN,STL10  --trade-off-con 1
 pi_model            CIFAR100            --trade-off-con 0.1
-mean_teacher        all                 --warm-up-epochs 40% --alpha 0.999
+mean_teacher        all                 --warm-up-epochs 40% --ramp-up linear --alpha 0.999
 mean_teacher        CIFAR10,SVHN,STL10  --trade-off-con 0.078125
 mean_teacher        CIFAR100            --trade-off-con 0.0078125
 uda                 all                 --uda-variant paper --T 0.4 --threshold 0.8

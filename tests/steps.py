@@ -76,7 +76,8 @@ def build(method: str, args, dropout: float = 0.5, device: str = "cpu") -> Simpl
     state = own_state(script, method, model, args)
     for module in state:
         module.to(device)
-    weight_u = [torch.tensor(args.trade_off_con, device=device)] if method in ("pi_model", "mean_teacher") else []
+    weights = dict.fromkeys(("pi_model", "mean_teacher"), "trade_off_con") | {"pseudo_label": "trade_off_self_training"}
+    weight_u = [torch.tensor(getattr(args, weights[method]), device=device)] if method in weights else []
     optimizer = torch.optim.SGD(
         model.parameter_groups(args.lr, args.finetune), momentum=0.9, weight_decay=args.wd, nesterov=True
     )

@@ -572,7 +572,7 @@ BAD = [
     Bad(f"{RUN} --seed 1", r"other arguments: --seed 1 \(was 0\), --split-seed 1 \(was 0\); choose another --log"),
     Bad(f"{RUN} -a wrn_10_1", r"other arguments: --arch wrn_10_1 \(was wrn_10_1_half\); choose another --log"),
     Bad(RUN.replace("fixmatch", "erm"), r"other arguments: method erm \(was fixmatch\).*; choose another --log"),
-    Bad(RUN.replace("fixmatch", "pseudo_label"), r"method pseudo_label \(was fixmatch\); choose another --log"),
+    Bad(RUN.replace("fixmatch", "pseudo_label"), r"method pseudo_label \(was fixmatch\), .*; choose another --log"),
     Bad(f"{RUN} --overwrite --num-samples-per-class 500", "fewer than"),
     Bad(RUN, "'@/run/args.json' cannot be read .*: remove it, or choose another --log", write("run/args.json", b"{")),
     Bad(RUN, "'@/run/args.json' cannot be read .*recursion.*: remove it", write("run/args.json", b"[" * 100_000)),

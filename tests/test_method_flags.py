@@ -19,11 +19,21 @@ BASE = "--iters-per-epoch 2 --lr 0.1"
 SELECT = f"{BASE} --threshold 0.15"
 FLAGS = {
     "erm": (BASE, ["--trade-off-cls-strong 1", "--oracle"]),
-    "pseudo_label": (SELECT, ["--trade-off-cls-strong 1", "--trade-off-self-training 2", "--threshold 0.95"]),
-    "pi_model": (BASE, ["--trade-off-cls-strong 1", "--trade-off-con 2", "--warm-up-epochs 1"]),
+    "pseudo_label": (
+        SELECT,
+        ["--trade-off-cls-strong 1", "--trade-off-self-training 2", "--threshold 0.95", "--warm-up-epochs 2"],
+    ),
+    "pi_model": (BASE, ["--trade-off-cls-strong 1", "--trade-off-con 2", "--warm-up-epochs 1", "--ramp-up linear"]),
     "mean_teacher": (
         BASE,
-        ["--trade-off-cls-strong 1", "--trade-off-con 2", "--warm-up-epochs 1", "--alpha 0.1", "--eval-teacher"],
+        [
+            "--trade-off-cls-strong 1",
+            "--trade-off-con 2",
+            "--warm-up-epochs 1",
+            "--ramp-up linear",
+            "--alpha 0.1",
+            "--eval-teacher",
+        ],
     ),
     "uda": (
         SELECT,

@@ -16,21 +16,22 @@ from common.errors import Interrupted
 from scripts.results import published
 from tests.conftest import ROOT, assert_equal_states, final_state, train_small
 
+SCRATCH = "--ema 0.9 --auto-augment classic --labeled-in-unlabeled"  # with every second method
 # Flags that let the method's own losses and state matter within six steps.
 METHODS = {
     "erm": "",
     "pseudo_label": "--threshold 0.2",
-    "pi_model": "--warm-up-epochs 1",
-    "mean_teacher": "--warm-up-epochs 1 --alpha 0.5",
+    "pi_model": f"--warm-up-epochs 1 --ramp-up linear {SCRATCH}",
+    "mean_teacher": f"--warm-up-epochs 1 --alpha 0.5 --trade-off-cls-strong 0 {SCRATCH}",
     "uda": "--threshold 0.2",
     "fixmatch": "--threshold 0.2",
     "self_tuning": "--K 4 --projection-dim 8 --m 0.5 --milestones 1",
-    "flexmatch": "--threshold 0.2",
+    "flexmatch": f"--threshold 0.2 --joint-passes {SCRATCH}",
     "debiasmatch": "--threshold 0.2 --momentum 0.5",
-    "dst": "--threshold 0.2 --width 8",
-    "freematch": "--momentum 0.5",
-    "softmatch": "--momentum 0.5",
-    "noisy_student": "--epochs 1 --rounds 2",
+    "dst": f"--threshold 0.2 --width 8 {SCRATCH}",
+    "freematch": f"--momentum 0.5 --joint-passes --trade-off-cls-strong 0 {SCRATCH}",
+    "softmatch": f"--momentum 0.5 --joint-passes {SCRATCH}",
+    "noisy_student": f"--epochs 1 --rounds 2 {SCRATCH}",
     "v_pet": "--sources @erm @fixmatch --passes 2 --with-labels",
 }
 VARIANTS = [

@@ -253,7 +253,7 @@ def from_scratch(cell: dict[str, str]) -> dict:
     ratio = float(cell["ulb_loss_ratio"] or 1)
     if method in ("pi_model", "mean_teacher"):  # a mean there, a sum over classes (and, in one, over images) here
         said["trade_off_con"] = ratio / classes / (batch if method == "mean_teacher" else 1)
-        said["warm_up_epochs"] = 102  # of 256, 0.4
+        said |= {"warm_up_epochs": 102, "ramp_up": "linear"}  # of 256, 0.4
     elif method == "uda":
         said |= {"trade_off_con": ratio, "threshold": 0.8, "T": 0.4, "uda_variant": "paper"}
         assert (cell["p_cutoff"], cell["T"]) == ("0.8", "0.4")
@@ -261,6 +261,8 @@ def from_scratch(cell: dict[str, str]) -> dict:
         said["trade_off_self_training"] = ratio
     if method in ("pseudo_label", "fixmatch", "flexmatch"):
         said["threshold"] = float(cell["p_cutoff"] or 0.95)
+    if method == "pseudo_label":
+        said["warm_up_epochs"] = 102
     if method == "flexmatch":
         said["warmup"] = True
     if method == "softmatch":
