@@ -41,7 +41,7 @@ def edit(copy) -> None:
         ('Run("fixmatch",', 'Run("mine",'),
         ("scripts/fixmatch.sh. Diff against: erm.py", "scripts/mine.sh. Diff against: fixmatch.py"),
         ("mask = confidence(x_u_weak) > threshold", "mask = sigmoid(20 * (confidence(x_u_weak) - threshold))"),
-        ("    mask = (confidence > threshold).float()", "    mask = torch.sigmoid(20 * (confidence - threshold))"),
+        ("    mask = (confidence > threshold).float()", "    mask = F.sigmoid(20 * (confidence - threshold))"),
     )
     # 2. The shell file.
     replace(

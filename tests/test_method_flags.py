@@ -9,7 +9,7 @@ from unittest import mock
 import pytest
 import torch
 
-from common import datasets, evaluate, models
+from common import augment, datasets, evaluate, models
 from common.errors import UserError
 from tests import steps
 from tests.conftest import assert_equal_states, final_state, train_small
@@ -156,7 +156,9 @@ def test_backbone_is_asked_for_as_the_flags_say(method, tmp_path):
     flags = "--arch vit_x --image-size 32 --no-pool --norm-mean .1 .2 .3 --norm-std .4 .5 .6".split()
     with mock.patch.object(models, "backbone", side_effect=UserError("asked")) as ask, pytest.raises(UserError):
         train_small(method, *flags, log=tmp_path / "run")
-    assert ask.call_args.args == ("vit_x", 32, [0.1, 0.2, 0.3], [0.4, 0.5, 0.6], True, None, True)
+    arch, image_size, normalizer, *others = ask.call_args.args
+    assert (arch, image_size, *others) == ("vit_x", 32, True, None, True, None)
+    assert torch.equal(normalizer.table, augment.Normalizer([0.1, 0.2, 0.3], [0.4, 0.5, 0.6]).table)
 
 
 @pytest.mark.parametrize("method", FLAGS)
@@ -198,11 +200,12 @@ EXP = {"lr_scheduler": "exp", "lr_gamma": 0.0004, "lr_decay": 0.75, "trade_off_c
 TRAIN = {**EXP, "trade_off_self_training": 1}
 DEFAULTS = {
     "erm": {**EXP, "epochs": 20, "oracle": False},
-    "pseudo_label": {**TRAIN, "epochs": 40, "threshold": 0.95},
-    "pi_model": {**EXP, "epochs": 40, "trade_off_con": 0.1, "warm_up_epochs": 10},
+    "pseudo_label": {**TRAIN, "epochs": 40, "threshold": 0.95, "warm_up_epochs": 0},
+    "pi_model": {**EXP, "epochs": 40, "trade_off_con": 0.1, "warm_up_epochs": 10, "ramp_up": "exp"},
     "mean_teacher": {
         **EXP,
         **{"epochs": 40, "lr": 0.01, "lr_gamma": 0.0001, "alpha": 0.999, "trade_off_con": 0.1, "warm_up_epochs": 10},
+        "ramp_up": "exp",
     },
     "uda": {**EXP, "epochs": 60, "trade_off_con": 1, "threshold": 0.7, "T": 0.85},
     "fixmatch": {**TRAIN, "epochs": 60, "threshold": 0.95},
