@@ -5,6 +5,7 @@ import functools
 import importlib
 import json
 import os
+import shlex
 import shutil
 import signal
 import sys
@@ -27,7 +28,7 @@ from common import datasets
 from common.errors import Interrupted, UserError
 from common.evaluate import evaluate
 from scripts import example_images
-from tests.conftest import assert_same_run, final_state
+from tests.conftest import ROOT, assert_same_run, final_state
 from tests.test_methods import METHODS
 
 NUMBERS = [2, 7, 31]
@@ -313,3 +314,23 @@ def test_a_run_older_than_these_records_is_tested(folders, tmp_path, capsys):
     torch.save(content, old / "checkpoints" / "latest.pth")
     run(world / "images", "--phase", "test", "--checkpoint", "latest", "--log", str(old))
     assert "WARNING" not in capsys.readouterr().out
+
+
+def test_the_tour_of_the_readme(tmp_path, monkeypatch, capsys):
+    """Its commands as they stand, but for the number of steps; and what they print, as far as that does not matter."""
+    section = (ROOT / "README.md").read_text().split("\n## Your own images\n")[1].split("\n## ")[0]
+    commands, printed, head = (block.strip().splitlines() for block in section.split("```")[1:6:2])
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.argv", ["tour"])
+    for command in commands:
+        _, script, *argv = shlex.split(command)
+        module = importlib.import_module(script.removesuffix(".py").replace("/", "."))
+        fewer = ["--epochs", "2", "-i", "2", "-b", "8", "-j", "0"] if script == "erm.py" else []
+        module.main(module.parse_args(argv + fewer))
+    shown = capsys.readouterr().out.splitlines()
+    assert all(line in shown for line in printed if "tested: top1" not in line)
+    rows = list(csv.reader(open("predictions.csv")))  # noqa: SIM115
+    assert len(rows) == 1 + 518
+    assert [row[0] for row in rows[:3]] == [line.split(",")[0] for line in head]
+    assert {row[1] for row in rows[1:]} <= {"dahlia", "officer", "palace"}
+    assert Path("photos.safetensors").is_file()
