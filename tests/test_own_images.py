@@ -90,7 +90,10 @@ def whole(photos, tmp_path_factory):
 @pytest.mark.parametrize("method", METHODS)
 def test_uneven_labels_lose_no_class(method, whole):
     drawn = np.bincount(np.load(whole(method) / "labels.npy"), minlength=3)
-    assert drawn.tolist() == [3 * number for number in NUMBERS]  # three passes of two batches of 20
+    if method == "noisy_student":  # a pass and a half in each of three rounds
+        assert (drawn >= 3 * np.array(NUMBERS)).all()
+    else:
+        assert drawn.tolist() == [3 * number for number in NUMBERS]  # three passes of two batches of 20
     assert json.loads((whole(method) / "result.json").read_text())["num_samples_per_class"] == "all"
     assert json.loads((whole(method) / "labeled.json").read_text())["indices"] == list(range(40))
 
@@ -115,10 +118,11 @@ def test_uneven_labels_resume_to_the_bit(method, photos, whole, tmp_path):
 @pytest.mark.parametrize("method", METHODS)
 def test_predictions_are_the_evaluations(method, name, photos, whole, tmp_path):
     """To the last digit, of every method's run, in a table made by two workers."""
-    logits = []
+    evaluations = []
 
     def heard(model, *args):
-        with model.register_forward_hook(lambda *call: logits.append(call[2])):
+        evaluations.append([])
+        with model.register_forward_hook(lambda *call: evaluations[-1].append(call[2])):
             return evaluate(model, *args)
 
     with mock.patch("common.evaluate.evaluate", heard):
@@ -126,7 +130,7 @@ def test_predictions_are_the_evaluations(method, name, photos, whole, tmp_path):
     predicted(whole(method), photos / "test", "--all", "--checkpoint", name, "-j", "2", out=tmp_path / "table.csv")
     rows = list(csv.DictReader(open(tmp_path / "table.csv")))  # noqa: SIM115
     classes = ["dahlia", "officer", "palace"]
-    probabilities = torch.cat(logits).softmax(dim=1).numpy()
+    probabilities = torch.cat(evaluations[0]).softmax(dim=1).numpy()  # with --ema, others follow for raw_*
     assert len(rows) == len(probabilities) > 64  # more than a batch
     for row, expected in zip(rows, probabilities, strict=True):
         assert [np.float32(row[f"p({c})"]) for c in classes] == expected.tolist()
@@ -199,7 +203,8 @@ def spied(script, calls: list):
 
 def test_flexmatchs_curriculum_of_uneven_labels(photos, tmp_path):
     calls = []
-    train("flexmatch", photos, tmp_path / "run", train_step=spied(flexmatch, calls))
+    with mock.patch.dict(METHODS, flexmatch="--threshold 0.2"):
+        train("flexmatch", photos, tmp_path / "run", train_step=spied(flexmatch, calls))
     others = len(list((photos / "photos").iterdir())) - 40
     bank = np.full(others, -1)
     for (_, batch_u), (_, _, logits_u_weak, _) in calls:
