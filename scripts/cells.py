@@ -77,6 +77,17 @@ def seeds() -> list[str]:
     return words
 
 
+def launcher() -> list[str]:
+    """What stands before the script's name: Python, or torchrun for NPROC processes a cell."""
+    python, processes = interpreter(), count("NPROC")
+    if processes == 1:
+        return [python]
+    # Its end of flags, `--`: our --log would be an ambiguous one of torchrun's. --standalone is a port of its own.
+    torchrun = ["torchrun"] if python == "python" else [python, "-m", "torch.distributed.run"]
+    alone = ["--standalone"] if count("JOBS") > 1 else []
+    return [*torchrun, *alone, "--nproc-per-node", str(processes), "--"]
+
+
 # From tables to commands
 
 
@@ -184,7 +195,7 @@ def print_cell(method: str, pretraining: str, dataset: str, row: str, seed: str,
     logs = variable("LOGS", "logs")
     log = f"{logs}/{method}{place}"
     flags = [f"{logs}/{flag[1:]}{place}" if flag.startswith("@") else flag for flag in flags]
-    command = [interpreter(), f"{method}.py", f"{variable('DATA', 'data')}/{folder}", "-d", dataset]
+    command = [*launcher(), f"{method}.py", f"{variable('DATA', 'data')}/{folder}", "-d", dataset]
     return [*command, *dataset_flags, *flags, *PRETRAININGS[pretraining], "--seed", seed, "--log", log]
 
 
@@ -266,7 +277,7 @@ def print_run(grid: Grid, method: str, dataset: str, number: str, seed: str) -> 
     log = f"{variable('LOGS', 'logs')}/{method}{name}_{'all' if method == 'oracle' else number}_labels_seed{seed}"
     script = "erm" if method == "oracle" else method
     return [
-        interpreter(),
+        *launcher(),
         f"{script}.py",
         f"{variable('DATA', 'data')}/{images.folder}",
         *flags,
@@ -298,8 +309,8 @@ def run(commands: list[str], logs: str | None = None) -> int:
         commands: one a line, as a shell would read them.
         logs: the folder of runs whose tables are shown at the end.
     """
-    if not shutil.which(interpreter()):
-        fail(f"'{interpreter()}' is no program here: activate its environment, or name one with PYTHON")
+    if not shutil.which(launcher()[0]):
+        fail(f"'{launcher()[0]}' is no program here: activate its environment, or name one with PYTHON")
     signals: list[int] = []
     for signum in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM):
         if signal.getsignal(signum) != signal.SIG_IGN:  # as under nohup
@@ -368,7 +379,10 @@ def last_line(path: Path) -> str:
 
 
 def spread_gpus(jobs: int) -> list[str | None]:
-    """The CUDA_VISIBLE_DEVICES of each of the cells that run at once, round and round; None: all there are."""
+    """The CUDA_VISIBLE_DEVICES of each of the cells that run at once; None: all there are.
+
+    Each gets as many as it has processes; after the last GPU it begins with the first again.
+    """
     gpus = []
     if jobs > 1 and "CUDA_VISIBLE_DEVICES" in os.environ:
         gpus = [gpu for gpu in os.environ["CUDA_VISIBLE_DEVICES"].split(",") if gpu]
@@ -378,12 +392,14 @@ def spread_gpus(jobs: int) -> list[str | None]:
         gpus = done.stdout.split() if done.returncode == 0 else []
     if not gpus:
         return [None] * jobs
-    return [gpus[place % len(gpus)] for place in range(jobs)]
+    each = count("NPROC")
+    places = [range(place * each, (place + 1) * each) for place in range(jobs)]
+    return [",".join(dict.fromkeys(gpus[i % len(gpus)] for i in place)) for place in places]
 
 
 def main(arguments: list[str]) -> int:
     logs = None
-    count("JOBS")  # what is wrong is said before anything is printed
+    count("JOBS")  # and launcher() looks at NPROC: what is wrong is said before anything is printed
     match arguments:
         case ["table", *words]:
             selection, tables = read_selection(words), read_tables(sys.stdin.read())
@@ -399,7 +415,7 @@ def main(arguments: list[str]) -> int:
                 fail(f"no cell has all of {' '.join(words)}")
         case ["run", *options]:
             logs = options[1] if options else None
-            commands = [f"{shlex.quote(interpreter())} {line}" for line in sys.stdin.read().splitlines()]
+            commands = [f"{shlex.join(launcher())} {line}" for line in sys.stdin.read().splitlines()]
         case _:
             fail("the shell files call this one, with their tables: see cells.sh")
     if variable("DRY_RUN", "0") == "0":

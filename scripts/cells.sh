@@ -8,6 +8,7 @@
 #   ROWS="4 10 oracle"   (default: all) selects among the rows of erm.sh
 #   DATA, LOGS           (default: data, logs) folders of the datasets and of the runs
 #   JOBS=4               (default: 1) so many cells at a time, spread over the GPUs of CUDA_VISIBLE_DEVICES, or all GPUs
+#   NPROC=4              (default: 1) so many processes for each cell: torchrun in place of Python
 #   PYTHON               (default: python)
 #
 # Paths are relative to the project's folder. A finished cell shows its result and an interrupted one continues: the

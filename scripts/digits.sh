@@ -5,7 +5,7 @@
 #   METHODS="erm uda" SEEDS="0 1 2 3 4" LOGS=/tmp/digits bash scripts/digits.sh [EXTRA FLAGS]
 #
 # The settings are the same for all methods, but for the lines of `own_flags`. cells.sh lists what else can be set:
-# DRY_RUN, JOBS and PYTHON.
+# DRY_RUN, JOBS, NPROC and PYTHON.
 set -euo pipefail
 # shellcheck source=scripts/cells.sh
 . "$(dirname "${BASH_SOURCE[0]}")/cells.sh"

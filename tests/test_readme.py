@@ -36,3 +36,12 @@ def test_commands_are_taken():
     for line in printed:
         _, script, *argv = shlex.split(line, comments=True)
         importlib.import_module(script.removesuffix(".py")).parse_args(argv)
+
+
+def test_torchruns_own_flags_end_before_the_script():
+    """Otherwise it takes `--log` for an ambiguous one of its own."""
+    files = [*PAGES, *ROOT.glob("*.py"), *ROOT.glob("common/*.py"), *ROOT.glob("scripts/*.sh")]
+    lines = [line for file in files for line in file.read_text().replace("\\\n", " ").splitlines()]
+    printed = [line for line in lines if re.search(r"torchrun\b.*\b\w+\.py\b", line)]
+    assert len(printed) >= 3
+    assert all(re.search(r"torchrun\b.* -- \w+\.py\b", line) for line in printed), printed

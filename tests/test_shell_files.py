@@ -26,7 +26,8 @@ SHELL_FILES = sorted((ROOT / "scripts").glob("*.sh"))
 
 
 def shell(name: str, arguments: str = "", **environment: str) -> subprocess.CompletedProcess:
-    taken = {"CUDA_VISIBLE_DEVICES", "METHODS", "ROWS", "SEEDS", "STEPS", "JOBS", "PYTHON", "DATA", "LOGS", "DRY_RUN"}
+    taken = {"CUDA_VISIBLE_DEVICES", "METHODS", "ROWS", "SEEDS", "STEPS", "JOBS", "NPROC", "PYTHON", "DATA", "LOGS"}
+    taken.add("DRY_RUN")
     clean = {key: value for key, value in os.environ.items() if key not in taken}
     command = ["bash", f"scripts/{name}.sh", *shlex.split(arguments)]
     return subprocess.run(command, cwd=ROOT, env=clean | environment, capture_output=True, text=True, check=False)
@@ -172,6 +173,7 @@ def test_seeds_folders_and_extra_flags(name):
         ("DTD", {"SEEDS": "0 -1"}, "SEEDS takes whole numbers, not '-1'"),
         ("DTD", {"SEEDS": "01"}, "SEEDS takes whole numbers, not '01'"),
         ("DTD", {"JOBS": "many"}, "JOBS takes a whole number of 1 or more, not 'many'"),
+        ("DTD", {"NPROC": "0"}, "NPROC takes a whole number of 1 or more, not '0'"),
         ("moco DTD -- --scratch", {}, "--scratch starts from random weights, and the cells of moco from a file"),
         ("DTD -- --scratch", {}, "--scratch starts from random weights.*: name supervised alone"),
         ("supervised Digits", {}, "Digits has no cell in the published table: scripts/digits.sh trains"),
@@ -191,6 +193,28 @@ def test_a_bad_row_is_one_line(name):
     assert (done.returncode, done.stderr) == (2, "error: ROWS takes 4 10 oracle, not '5'\n")
 
 
+def test_several_processes_are_torchruns_and_our_flags_come_after_its_end_of_flags():
+    (plain,) = dry_run("fixmatch", "moco DTD -- --epochs 2")
+    (several,) = dry_run("fixmatch", "moco DTD -- --epochs 2", NPROC="4")
+    assert plain[0] == "python"
+    assert several == ["torchrun", "--nproc-per-node", "4", "--", *plain[1:]]
+    module = ["/a/python", "-m", "torch.distributed.run"]  # torchrun of that Python, each with a port of its own
+    (several,) = dry_run("fixmatch", "moco DTD -- --epochs 2", NPROC="2", JOBS="2", PYTHON="/a/python")
+    assert several == [*module, "--standalone", "--nproc-per-node", "2", "--", *plain[1:]]
+
+
+def test_torchrun_reads_these_commands():
+    """Its own parser takes our flags for the script's, of which `--log` begins three of its own."""
+    from torch.distributed.run import parse_args
+
+    (command,) = dry_run("fixmatch", "moco DTD", NPROC="4", JOBS="2")
+    args = parse_args(command[1:])
+    assert (args.nproc_per_node, args.standalone, args.training_script) == ("4", True, "fixmatch.py")
+    assert parse(["python", args.training_script, *args.training_script_args])["log"].endswith(
+        "/dtd_4_labels_per_class"
+    )
+
+
 def test_digits_prints_a_run_for_each_method_and_seed():
     commands = dry_run("digits", "--epochs 2 'a b'", SEEDS="1 2", LOGS="other logs")
     methods = [*EPOCHS, "freematch", "softmatch", "noisy_student", "oracle"]
@@ -198,6 +222,8 @@ def test_digits_prints_a_run_for_each_method_and_seed():
     assert [command[command.index("--log") + 1] for command in commands] == logs
     assert all(command[-3:] == ["--epochs", "2", "a b"] for command in commands)
     assert [parse(command[:-1])["epochs"] for command in commands] == [2] * 28
+    (several,) = dry_run("digits", SEEDS="1", METHODS="uda", NPROC="2")
+    assert several[:5] == ["torchrun", "--nproc-per-node", "2", "--", "uda.py"]
 
 
 FASHION = ["erm", "fixmatch", "flexmatch", "freematch", "softmatch", "uda", "debiasmatch", "dst", "self_tuning"]
@@ -396,6 +422,16 @@ def test_jobs_run_at_once_on_the_visible_gpus(stand_in, jobs, gpus, used):
     seen = [line.split(" ") for line in calls.read_text().splitlines()]
     assert sorted(dataset for _, dataset, _ in seen) == sorted(DATASETS)
     assert {gpu for *_, gpu in seen} == used
+
+
+def test_a_cell_of_several_processes_has_as_many_gpus(stand_in):
+    """Three cells at a time, of two processes each, on five GPUs: the last of them shares the first one's."""
+    python, calls = stand_in
+    python.write_text(python.read_text().replace("$1 $4", "$7 ${10}"))  # -m torch.distributed.run and its flags
+    shell("dst", "moco", PYTHON=str(python), JOBS="3", NPROC="2", CUDA_VISIBLE_DEVICES="4,5,6,7,8")
+    seen = [line.split(" ") for line in calls.read_text().splitlines()]
+    assert sorted(dataset for _, dataset, _ in seen) == sorted(DATASETS)
+    assert {gpu for *_, gpu in seen} == {"4,5", "6,7", "8,4"}
 
 
 def test_digits_runs_as_many_at_a_time_as_jobs_says(stand_in, tmp_path):
