@@ -39,9 +39,10 @@ class _State:
     lifeline: "_Lifeline | None" = None
 
 
-def launched() -> bool:
-    """Whether this is one of the processes that `torchrun` started."""
-    return dist.is_torchelastic_launched() and os.environ.get("WORLD_SIZE", "1") != "1"
+def launched() -> int:
+    """How many processes `torchrun` started, this one among them; 0 where it did not, or where there is only one."""
+    number = int(os.environ["WORLD_SIZE"]) if dist.is_torchelastic_launched() else 0
+    return number if number > 1 else 0
 
 
 def join() -> None:

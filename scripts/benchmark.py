@@ -14,6 +14,8 @@ does not matter, with its quartiles. Sections:
     cell     a cell of 40 labels by FixMatch: from the loaders' start over the first steps to the end of the first
              evaluation, the steps after that, and the passes over the test set
     state    FlexMatch's thresholds and bank, Self-Tuning's loss and queue, as large as the published table needs them
+    processes  only where it is named: FixMatch's step on 1, 2, 4, ... processes, as many as there are GPUs or cores;
+             what a step on a share of the batch alone lacks, they spend on talking to and waiting for each other
     ideas    only where it is named, since it compiles for minutes: FixMatch's step with what the scripts do not use,
              fused SGD, cuDNN's trying of algorithms, torch.compile without and with CUDA graphs
 
@@ -71,7 +73,11 @@ QUICK = {"rounds": 1, "iters": 2, "repeats": 1, "workers": 1, "photographs": 8, 
 def parse_args(argv=None):
     parser = cli.Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
-        "--sections", nargs="+", choices=[*SECTIONS, "ideas"], default=SECTIONS, help="default: all but ideas"
+        "--sections",
+        nargs="+",
+        choices=[*SECTIONS, "processes", "ideas"],
+        default=SECTIONS,
+        help="default: all but the last two",
     )
     parser.add_argument("--setting", choices=SETTINGS, help="of steps, cell and memory (default: digits on the CPU)")
     parser.add_argument("--methods", nargs="+", choices=IMAGES, default=list(IMAGES), help="of steps (default: all)")
@@ -99,13 +105,13 @@ def parse_args(argv=None):
 
 
 def measure_all(args, folder):
-    """The rows of all sections; the seconds of `steps`: method -> one for each round; and those of `ideas`."""
+    """The rows of all sections; of `steps`, method -> seconds of each round; the same of `ideas`; and `processes`."""
     measures.make_photographs(folder / "photographs", args.photographs)
     roots = {"digits": "data", "photographs": str(folder / "photographs")}
     flags = {name: [roots[name], *SETTINGS[name].split(), "--device", args.device, *args.flags] for name in SETTINGS}
     own = flags[args.setting]
     cell = [*own, "--iters-per-epoch", str(args.iters), "--workers", str(args.workers)]
-    rows, steps, ideas = [], {}, {}
+    rows, steps, ideas, processes = [], {}, {}, {}
     if "memory" in args.sections:
         rows += measures.memory([*cell, "--epochs", "1"])
     if "data" in args.sections:
@@ -119,7 +125,11 @@ def measure_all(args, folder):
         rows += measures.state(torch.device(args.device), 40 if args.quick else 400, args.rounds)
     if "ideas" in args.sections:
         ideas = measures.ideas(own, args.repeats, args.rounds)
-    return rows, steps, ideas
+    if "processes" in args.sections:
+        most = torch.cuda.device_count() if args.device.startswith("cuda") else os.cpu_count()
+        counts = [2**power for power in range(most.bit_length())]
+        processes = {count: measures.processes(count, own, args.repeats, args.rounds) for count in counts}
+    return rows, steps, ideas, processes
 
 
 def expected(method):
@@ -189,6 +199,15 @@ def report(result):
     for name, (first, *values) in result["ideas"].items():
         x = measures.row(name, "ms", values, result["ideas"]["as it is"][1:], 0)
         print(f"| {name:16} | {x.ours:11.1f} | {x.ratio:13.2f} | {x.low:5.2f} - {x.high:5.2f} | {first:14.1f} |")
+    if result["processes"]:
+        print("\n| processes | ms per step | images/s | times as fast | talking and waiting | MiB each |")
+        print("| --------- | ----------- | -------- | ------------- | ------------------- | -------- |")
+    for count, found in result["processes"].items():
+        seconds, share = (statistics.median(found[name]) for name in ("whole", "share"))
+        faster = statistics.median(result["processes"][1]["whole"]) / seconds
+        idle = max(0.0, 1 - share / seconds) if count > 1 else 0.0
+        numbers = 1000 * seconds, found["images"] / seconds, faster, 100 * idle, found["memory"]
+        print("| {:9} | {:11.1f} | {:8.1f} | {:13.2f} | {:17.0f} % | {:8.0f} |".format(count, *numbers))
     if result["hours"]:
         print("\nAll 242 cells at these rates: {ours:.1f} hours, in plain mode {plain:.1f}".format(**result["hours"]))
 
@@ -200,11 +219,12 @@ def main(args):
     logging.disable(logging.INFO)
     try:
         with tempfile.TemporaryDirectory() as folder:
-            rows, steps, ideas = measure_all(args, Path(folder))
+            rows, steps, ideas, processes = measure_all(args, Path(folder))
     finally:
         logging.disable(logging.NOTSET)
     complete = {"steps", "cell"} <= set(args.sections) and set(steps) >= set(IMAGES)
     result = machine(args) | {"rows": [row._asdict() for row in rows], "steps": steps, "ideas": ideas}
+    result["processes"] = processes
     result["hours"] = hours(rows, steps) if complete else {}
     report(result)
     if args.json:

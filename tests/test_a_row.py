@@ -61,6 +61,7 @@ def test_a_row_is_killed_continued_collected_and_plotted(tmp_path, capsys):
     collect_results.main(collect_results.parse_args([str(logs)]))
     out, err = capsys.readouterr()
     assert err == ""
-    for threshold in ("0.9", "0.7"):
-        assert f"resnet18, moco_v2_800ep_backbone  fixmatch (threshold {threshold})  4 per class  1 " in out
+    for number, threshold in (("[1]", "0.7"), ("[2]", "0.9")):
+        assert f"resnet18, moco_v2_800ep_backbone  fixmatch {number}  4 per class  1 " in out
+        assert f"\n{number} threshold {threshold}\n" in out
     assert {path.name for path in logs.glob("*.png")} >= {"accuracy.png"}

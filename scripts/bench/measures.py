@@ -3,7 +3,10 @@
 import gc
 import importlib
 import inspect
+import json
 import statistics
+import subprocess
+import sys
 import tempfile
 import threading
 import time
@@ -166,6 +169,16 @@ def steps(methods: list[str], argv: list[str], repeats: int, rounds: int) -> dic
             for name, script in scripts.items()
         ]
     return dict(zip(scripts, in_turn(timers, rounds), strict=True))
+
+
+def processes(count: int, argv: list[str], repeats: int, rounds: int) -> dict[str, Any]:
+    """What scripts/bench/processes.py prints for that many processes, and the `images` (pairs of views) of a step."""
+    args = fixmatch.parse_args([*argv, "--log", "-"])
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(count), "--"]
+    words = [str(repeats), str(rounds), *argv, "--workers", "0"]
+    command = [*launcher, str(Path(__file__).with_name("processes.py")), *words]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+    return json.loads(done.stdout.splitlines()[-1]) | {"images": args.batch_size + args.unlabeled_batch_size}
 
 
 def ideas(argv: list[str], repeats: int, rounds: int) -> dict[str, list[float]]:

@@ -1,0 +1,43 @@
+"""The seconds of FixMatch's steps on this many processes; `scripts/benchmark.py --sections processes` starts it.
+
+    torchrun --standalone --nproc-per-node 2 -- scripts/bench/processes.py REPEATS ROUNDS FLAGS OF FIXMATCH
+
+The step of the whole batch is timed in turn with one of the process's share of it alone, which talks to nobody. The
+first process prints a line of JSON.
+"""
+
+import json
+import resource
+import sys
+import tempfile
+from pathlib import Path
+from unittest import mock
+
+import torch
+
+sys.path.insert(0, str(Path(__file__).parents[2]))
+
+import fixmatch
+from common import processes
+from scripts.bench import measures
+
+
+def main(repeats: int, rounds: int, argv: list[str]) -> None:
+    args, count = fixmatch.parse_args(argv), max(1, processes.launched())
+    own_batch = ["--batch-size", args.batch_size // count, "--unlabeled-batch-size", args.unlabeled_batch_size // count]
+    with tempfile.TemporaryDirectory() as folder:
+        with mock.patch.object(processes, "launched", return_value=0):
+            share = measures.prepared_step(fixmatch, [*argv, *map(str, own_batch), "--log", f"{folder}/share"])
+        whole = measures.prepared_step(fixmatch, [*argv, "--log", f"{folder}/whole"])
+    timers = [measures.timer(step, repeats) for step in (whole, share)]
+    seconds = measures.in_turn([lambda timer=timer: (processes.largest(0), timer())[1] for timer in timers], rounds)
+    memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    if torch.cuda.is_available():
+        memory = torch.cuda.max_memory_allocated() / 2**20
+    if processes.is_first():
+        print(json.dumps({"whole": seconds[0], "share": seconds[1], "memory": memory}))
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]), int(sys.argv[2]), sys.argv[3:])
+    processes.leave(0)
