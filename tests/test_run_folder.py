@@ -25,7 +25,8 @@ FLAGS = ("--lr", "0.1")
 FIELDS = (
     "schema method dataset arch pretraining pretraining_sha256 num_samples_per_class oracle seed split_seed epochs "
     "iters_per_epoch best_top1 best_epoch best_mean_per_class last_top1 last_mean_per_class official_split any_counts "
-    "seconds steps_per_second device precision labeled_sha256 data_sha256 test_sha256 versions git_commit command"
+    "seconds steps_per_second device processes precision labeled_sha256 data_sha256 test_sha256 versions git_commit "
+    "command"
 ).split()
 
 
@@ -64,7 +65,8 @@ def test_result(trained):
     expected = {
         "schema": 1, "method": method, "dataset": "Digits", "arch": "wrn_10_1_half", "pretraining": "scratch",
         "pretraining_sha256": None, "num_samples_per_class": 4, "oracle": False, "seed": 0, "split_seed": 0,
-        "epochs": 2, "iters_per_epoch": 3, "precision": "float32", "official_split": False, "any_counts": False,
+        "epochs": 2, "iters_per_epoch": 3, "processes": 1, "precision": "float32", "official_split": False,
+        "any_counts": False,
     }  # fmt: skip
     assert {key: result[key] for key in expected} == expected
     rows = read_rows(folder)
