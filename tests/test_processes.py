@@ -30,7 +30,7 @@ from tests.test_methods import METHODS
 COUNTS = (2, 4)
 TOLERANCES = {torch.float32: 1e-5, torch.float64: 1e-10}
 SIZE = 8  # of a batch of `steps`
-WHOLE = ("fixmatch", "mean_teacher", "flexmatch", "debiasmatch", "self_tuning", "noisy_student")  # most have state
+WHOLE = ("fixmatch", "flexmatch", "self_tuning", "noisy_student")  # most have state
 
 
 class Shares(steps.Epochs):
