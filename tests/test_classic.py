@@ -4,7 +4,7 @@ import random
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageOps
 
 from common import classic
 
@@ -49,6 +49,25 @@ def smooth() -> np.ndarray:
 )
 def test_enhancements_blend_with_another_image(name, other, magnitude):
     assert np.abs(apply(name, magnitude) - blend(other, magnitude)).max() <= 1  # fractions are cut off
+
+
+@pytest.mark.parametrize(
+    ("name", "theirs"),
+    [
+        ("AutoContrast", lambda image, _: ImageOps.autocontrast(image)),
+        ("Posterize", lambda image, v: ImageOps.posterize(image, int(v))),
+        ("Solarize", ImageOps.solarize),
+    ],
+)
+def test_what_numpy_does_has_pillows_pixels(name, theirs):
+    """Of images of all ranges of values, one single value among them."""
+    operation, low, high = classic.OPERATIONS[name]
+    rng = np.random.default_rng(0)
+    for lightest in range(1, 257):
+        darkest = rng.integers(0, lightest)
+        image = Image.fromarray(rng.integers(darkest, lightest, (9, 7, 3), dtype=np.uint8))
+        magnitude = rng.uniform(low, high)
+        assert np.array_equal(operation(image, magnitude), theirs(image, magnitude)), (darkest, lightest, magnitude)
 
 
 def test_autocontrast_stretches_each_channel():

@@ -3,6 +3,7 @@
 import contextlib
 import itertools
 import random
+import zlib
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ import torch
 from PIL import Image
 from torchvision.transforms import Compose, Normalize, ToTensor
 
-from common import augment, datasets, loaders
+from common import augment, datasets, loaders, seeding
 from common.datasets.images import ImageSet
 from common.errors import UserError
 from common.loaders import TestLoader, TrainLoader
@@ -329,3 +330,9 @@ def test_batches_on_the_gpu_are_those_of_the_cpu(stream, workers):
         assert all(torch.equal(a, b.cpu()) for a, b in zip(expected.views, batch.views, strict=True))
         assert torch.equal(expected.labels, batch.labels.cpu())
         assert torch.equal(expected.indices, batch.indices.cpu())
+
+
+def test_a_stream_is_known_by_the_hash_of_its_name_and_numbers():
+    numbers = (3, zlib.crc32(b"labeled"), 2**32 - 1, 0, 1)
+    wanted = int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0])
+    assert seeding.derive(3, "labeled", 2**32 - 1, 0, 1) == wanted
