@@ -240,8 +240,8 @@ def test_fashion_prints_a_run_for_each_method_number_of_labels_and_seed():
         args = parse(command)
         assert args["method"] == ("erm" if method == "oracle" else method)
         assert args["root"] == "my data/fashion_mnist"
-        assert args["epochs"] * args["iters_per_epoch"] == 5000
-        assert (args["ema"], args["auto_augment"], args["cutout"], args["bottleneck_dim"]) == (0.999, "classic", 0.5, 0)
+        assert args["epochs"] * args["iters_per_epoch"] == 2000
+        assert (args["ema"], args["auto_augment"], args["cutout"], args["bottleneck_dim"]) == (0.99, "classic", 0.5, 0)
         assert method == "oracle" or 10 * args["num_samples_per_class"] == labels
         assert args.get("joint_passes", True)  # where the method can
 
