@@ -42,15 +42,10 @@ def parse_args(argv=None):
         help="weight of the unlabeled loss (default: 1)",
     )
     group.add_argument(
-        "--trade-off-fairness",
-        type=cli.non_negative,
-        default=0.001,
-        help="weight of the fairness loss (default: 0.001)",
+        "--trade-off-fairness", type=cli.non_negative, default=0.001, help="of the fairness loss (default: 0.001)"
     )
     group.add_argument("--momentum", type=cli.fraction, default=0.999, help="of the running means (default: 0.999)")
-    group.add_argument(
-        "--max-tau", type=cli.fraction, default=1.0, help="limit of the global threshold; 0.95 for SVHN (default: 1)"
-    )
+    group.add_argument("--max-tau", type=cli.fraction, default=1.0, help="limit of tau; 0.95 for SVHN (default: 1)")
     parser.set_defaults(epochs=60)
     return cli.parse(parser, argv)
 
@@ -90,8 +85,7 @@ def fairness_loss(logits_u_strong, mask, curriculum):
     """Minus a cross-entropy, as in the paper; 0 where nothing is selected. Only the mean prediction has a gradient."""
     q = F.softmax(logits_u_strong, dim=1)
     one_hot = F.one_hot(q.argmax(dim=1), q.shape[1]).to(q.dtype)
-    # Sums do for means, since both are normalized below.
-    q, histogram = processes.sum(mask @ q), processes.sum(mask @ one_hot)
+    q, histogram = processes.sum(mask @ q), processes.sum(mask @ one_hot)  # means, once they are normalized
     target = balanced(curriculum.q_hat, curriculum.histogram)
     loss = (target * (balanced(q, histogram) + 1e-12).log()).sum()
     return torch.where(histogram.sum() > 0, loss, 0.0)
