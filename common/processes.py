@@ -271,8 +271,8 @@ def _say_once(line: str) -> None:
 def _is_the_first_to_speak() -> bool:
     if not launched():
         return True
-    if _State.store is None:  # what went wrong before they met, a flag for example, went wrong in all of them
-        return os.environ["RANK"] == "0"
+    if _State.store is None:  # what went wrong before they met, a flag for example, went wrong in all of a machine
+        return os.environ["LOCAL_RANK"] == "0"
     try:
         return _State.store.add("spoken", 1) == 1
     except RuntimeError:  # the store went with its process

@@ -263,6 +263,16 @@ def test_a_batch_that_cannot_be_divided_is_refused(tmp_path):
     )
 
 
+def test_an_error_before_they_meet_is_said_once_on_each_machine(tmp_path):
+    def work():
+        os.environ["LOCAL_RANK"] = str(int(os.environ["RANK"]) % 2)  # two machines with two each
+        launch("fixmatch", arguments("fixmatch", tmp_path, "--lr", "-1"))
+
+    run = Several(4, work)
+    assert run.wait() == [2, 2, 2, 2]
+    assert run.stderr.count("must be a finite number above 0, got '-1'") == run.stderr.count("\n") == 2
+
+
 # How they end
 
 
