@@ -8,7 +8,7 @@ does not matter, with its quartiles. Sections:
 
     memory   the height of a whole cell: of the host with all workers, and of CUDA
     data     pairs of views per second of one worker core, over a FixMatch step's mix of labeled and unlabeled images:
-             Digits at 32 pixels, and JPEG photographs of 500 x 375 at 224
+             Digits at 32 pixels, and JPEG photographs of 500 x 375 at 224; with --setting scratch, its images
     steps    a step of every method on a batch made before; `images` is what the forward and backward passes alone
              would cost by the number of images, relative to FixMatch (a backward pass counts as two forward passes)
     cell     a cell of 40 labels by FixMatch: from the loaders' start over the first steps to the end of the first
@@ -48,10 +48,14 @@ from common.devices import find_device  # noqa: E402
 from scripts.bench import measures  # noqa: E402
 
 SECTIONS = ("memory", "data", "steps", "cell", "state")
+NATIVE = "--scratch -a wrn_10_1_half --train-resizing native --val-resizing native"
 SETTINGS = {
-    "digits": "-d Digits --scratch -a wrn_10_1_half --train-resizing native --val-resizing native",
+    "digits": f"-d Digits {NATIVE}",
     # The cache holds the labeled images. The others must not fit, as the table's unlabeled ones and largest test sets.
     "photographs": "-d ImageFolder --scratch -a resnet50 --finetune --cache 100",
+    # The classic protocol's batches and views: 250 labels, for plain mode has no batch where a set is smaller than it.
+    "scratch": f"-d FashionMNIST {NATIVE} --num-samples-per-class 25 -b 64 --unlabeled-batch-size 448 --no-bottleneck "
+    "--auto-augment classic",
 }
 # Images that pass forward and backward in a step, for batches of 32 + 32.
 IMAGES = {
@@ -66,7 +70,7 @@ IMAGES = {
     "debiasmatch": (128, 96),
     "dst": (128, 128),
 }
-BATCHES = {"digits": 5, "photographs": 1}  # of both sets, a round
+BATCHES = {"digits": 5, "photographs": 1, "scratch": 1}  # of both sets, a round
 QUICK = {"rounds": 1, "iters": 2, "repeats": 1, "workers": 1, "photographs": 8, "methods": ["fixmatch"]}
 
 
@@ -79,7 +83,11 @@ def parse_args(argv=None):
         default=SECTIONS,
         help="default: all but the last two",
     )
-    parser.add_argument("--setting", choices=SETTINGS, help="of steps, cell and memory (default: digits on the CPU)")
+    parser.add_argument(
+        "--setting",
+        choices=SETTINGS,
+        help="of steps, cell and memory; scratch has small images in batches of 64 + 448 (default: digits on the CPU)",
+    )
     parser.add_argument("--methods", nargs="+", choices=IMAGES, default=list(IMAGES), help="of steps (default: all)")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--workers", type=cli.positive_int, default=4, help="of each set (default: %(default)s)")
@@ -107,7 +115,7 @@ def parse_args(argv=None):
 def measure_all(args, folder):
     """The rows of all sections; of `steps`, method -> seconds of each round; the same of `ideas`; and `processes`."""
     measures.make_photographs(folder / "photographs", args.photographs)
-    roots = {"digits": "data", "photographs": str(folder / "photographs")}
+    roots = {"digits": "data", "photographs": str(folder / "photographs"), "scratch": "data/fashion_mnist"}
     flags = {name: [roots[name], *SETTINGS[name].split(), "--device", args.device, *args.flags] for name in SETTINGS}
     own = flags[args.setting]
     cell = [*own, "--iters-per-epoch", str(args.iters), "--workers", str(args.workers)]
@@ -115,7 +123,8 @@ def measure_all(args, folder):
     if "memory" in args.sections:
         rows += measures.memory([*cell, "--epochs", "1"])
     if "data" in args.sections:
-        rows += [measures.pairs(name, flags[name], batches, args.rounds) for name, batches in BATCHES.items()]
+        names = dict.fromkeys(["digits", "photographs", args.setting])
+        rows += [measures.pairs(name, flags[name], BATCHES[name], args.rounds) for name in names]
     if "steps" in args.sections:
         steps = measures.steps(args.methods, own, args.repeats, args.rounds)
         rows.append(measures.row("step of FixMatch", "steps/s", steps["fixmatch"], steps["plain"], 1))

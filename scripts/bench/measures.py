@@ -104,25 +104,28 @@ def make_photographs(root: Path, per_class: int) -> None:
 
 
 def pairs(name: str, argv: list[str], batches: int, rounds: int) -> Row:
-    """Pairs of views that a worker makes on one core, from as many labeled as unlabeled batches."""
+    """Pairs of views that a worker makes on one core, from batches of both sets."""
     args, cpu = fixmatch.parse_args(argv), torch.device("cpu")
     data = datasets.load(args.data, args.root)
-    labeled, unlabeled = splits.split(data.train.labels, data.classes, 4, 0, data.candidates)
+    labeled, unlabeled = splits.split(data.train.labels, data.classes, args.num_samples_per_class, 0, data.candidates)
     sets = {"labeled": data.train.subset(labeled), "unlabeled": data.train.subset(unlabeled)}
     policy = augment.policy(args.auto_augment, args.norm_mean, args.cutout)
     resizing = args.train_resizing, args.val_resizing, args.image_size, policy
     views = augment.transforms(data.spec, *resizing)[:2]
     options = {"workers": 0, "cache": args.cache, "normalizer": nn.Identity(), "device": cpu}
-    ours = [TrainLoader(images, views, 32, stream, 0, **options).batches(0) for stream, images in sets.items()]
+    sizes = {"labeled": args.batch_size, "unlabeled": args.unlabeled_batch_size}
+    ours = [TrainLoader(sets[name], views, size, name, 0, **options).batches(0) for name, size in sizes.items()]
     views = plain.views(args, data.spec)[:2]
-    loaders = [DataLoader(plain.Views(images, views), 32, shuffle=True, drop_last=True) for images in sets.values()]
+    loaders = [
+        DataLoader(plain.Views(sets[name], views), size, shuffle=True, drop_last=True) for name, size in sizes.items()
+    ]
     other = [plain.Forever(loader, cpu).batches(0) for loader in loaders]
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # as in a worker
     timers = [timer(lambda streams=streams: [next(stream) for stream in streams], batches) for streams in (ours, other)]
     seconds = in_turn(timers, rounds)
     torch.set_num_threads(threads)
-    return row(f"data: {name}", "pairs/s", *seconds, amount=2 * 32)
+    return row(f"data: {name}", "pairs/s", *seconds, amount=sum(sizes.values()))
 
 
 # Steps

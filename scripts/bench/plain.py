@@ -146,12 +146,17 @@ def main(args):
     data = datasets.load(args.data, args.root, args.any_counts)
     labeled, unlabeled = splits.split(data.train.labels, data.classes, args.num_samples_per_class, args.split_seed)
     weak, strong, test = views(args, data.spec)
-    options = {"batch_size": args.batch_size, "num_workers": args.workers}
     loader_l, loader_u = (
-        DataLoader(Views(data.train.subset(indices), [weak, strong]), shuffle=True, drop_last=True, **options)
-        for indices in (labeled, unlabeled)
+        DataLoader(
+            Views(data.train.subset(indices), [weak, strong]),
+            size,
+            shuffle=True,
+            drop_last=True,
+            num_workers=args.workers,
+        )
+        for indices, size in ((labeled, args.batch_size), (unlabeled, args.unlabeled_batch_size))
     )
-    test_loader = DataLoader(Views(data.test, [test]), **options)
+    test_loader = DataLoader(Views(data.test, [test]), args.batch_size, num_workers=args.workers)
 
     normalizer = augment.Normalizer(args.norm_mean, args.norm_std)
     backbone = models.backbone(args.arch, args.image_size, normalizer, scratch=True)
