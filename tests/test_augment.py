@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 from timm.data import auto_augment
-from torchvision.transforms import RandomCrop
+from torchvision.transforms import Compose, RandomCrop, RandomHorizontalFlip
 
 from common import augment, classic, datasets, seeding
 from common.errors import UserError
@@ -79,10 +79,11 @@ def test_cifars_weak_view_is_a_shifted_and_reflected_crop(mode):
     assert len(set(views)) > 80
 
 
+@pytest.mark.parametrize("flip", [False, True])
 @pytest.mark.parametrize(("size", "width", "height"), [(32, 32, 32), (96, 96, 96), (32, 40, 33)])
-def test_the_reflected_crop_is_torchvisions(size, width, height):
-    ours = augment.ReflectCrop(size, size // 8)
-    theirs = RandomCrop(size, padding=size // 8, padding_mode="reflect")
+def test_the_reflected_crop_is_torchvisions(size, width, height, flip):
+    ours = augment.ReflectCrop(size, size // 8, flip)
+    theirs = Compose([RandomCrop(size, size // 8, padding_mode="reflect"), *([RandomHorizontalFlip()] if flip else [])])
     image = photograph(width, height)
     for seed in range(300):
         views = []
@@ -94,10 +95,10 @@ def test_the_reflected_crop_is_torchvisions(size, width, height):
 
 @pytest.mark.parametrize(("name", "flipped"), [("Digits", False), ("CIFAR10", True), ("CIFAR100", True)])
 @pytest.mark.parametrize("view", [0, 1], ids=["weak", "strong"])
-def test_digits_are_never_flipped(name, flipped, view):
-    transform = transforms(name, "native", "native", 32)[view]
-    has_flip = any(type(step).__name__ == "RandomHorizontalFlip" for step in transform.transforms)
-    assert has_flip is flipped
+@pytest.mark.parametrize("resizing", ["default", "cifar", "native"])
+def test_digits_are_never_flipped(name, flipped, view, resizing):
+    steps = transforms(name, resizing, resizing, 32)[view].transforms
+    assert any(isinstance(step, RandomHorizontalFlip) or getattr(step, "flip", False) for step in steps) is flipped
 
 
 def test_digits_keep_their_left_and_right():
@@ -123,7 +124,7 @@ def test_photographs_are_cropped_to_a_fifth_of_their_area_at_least():
 
 def test_strong_is_weak_and_then_randaugment_at_the_final_size():
     weak, strong, _ = transforms("CIFAR10", "cifar", "cifar", 64)
-    assert [type(step) for step in strong.transforms[:-2]] == [type(step) for step in weak.transforms[:-1]]
+    assert [type(step) for step in strong.transforms[:-3]] == [type(step) for step in weak.transforms[:-1]]
     assert type(strong.transforms[-2]) is auto_augment.RandAugment
 
 
