@@ -2,6 +2,7 @@
 
 import csv
 import importlib
+import itertools
 import os
 import re
 import shlex
@@ -244,6 +245,35 @@ def test_fashion_prints_a_run_for_each_method_number_of_labels_and_seed():
         assert (args["ema"], args["auto_augment"], args["cutout"], args["bottleneck_dim"]) == (0.99, "classic", 0.5, 0)
         assert method == "oracle" or 10 * args["num_samples_per_class"] == labels
         assert args.get("joint_passes", True)  # where the method can
+
+
+INGREDIENTS = {
+    "ema": ("ema", 0.99, None),
+    "unlabeled": ("unlabeled_batch_size", 56, 8),
+    "joint": ("joint_passes", True, False),
+    "labeled": ("labeled_in_unlabeled", True, False),
+    "cutout": ("cutout", 0.5, 0.0),
+    "norms": ("no_decay_on_norms", True, False),
+    "strong": ("trade_off_cls_strong", 0.0, 0.1),
+}
+
+
+def test_ingredients_are_left_out_and_added_one_at_a_time():
+    commands = [parse(command) for command in dry_run("ingredients", SEEDS="3 4", LOGS="other logs", DATA="my data")]
+    by_log = {args["log"]: args for args in commands}
+    assert len(by_log) == len(commands) == 2 * 2 * 16
+    for method, seed in itertools.product(("fixmatch", "flexmatch"), (3, 4)):
+        settings = {
+            name: by_log[f"other logs/{method}/{name}/seed{seed}"]
+            for name in ["all", "none", *(f"{kind}_{name}" for kind in ("no", "only") for name in INGREDIENTS)]
+        }
+        for name, (key, present, absent) in INGREDIENTS.items():
+            for base, other, value in (("all", f"no_{name}", absent), ("none", f"only_{name}", present)):
+                changed = {key for key in settings[base] if settings[base][key] != settings[other][key]}
+                assert changed == {key, "log"}
+                assert (settings[base][key], settings[other][key]) == (({present, absent} - {value}).pop(), value)
+        assert settings["all"]["method"] == method
+        assert settings["all"]["seed"] == seed
 
 
 with open(ROOT / "tests" / "scratch_settings.csv") as _file:

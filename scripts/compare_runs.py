@@ -1,0 +1,117 @@
+"""Compare settings on the same seeds: paired differences of their scores, with 95 % intervals, and of their time.
+
+    python scripts/compare_runs.py BASE OTHER [OTHER ...] [--score last_top1] [--markdown FILE]
+
+Each of them is a folder that holds the finished runs of one setting, one for each seed. Two runs of one seed have the
+same labels and the same first weights, so that their difference varies less than either score. The interval is
+Student's t over the seeds that both settings have; it holds for these data and this schedule. Time is the median over
+the seeds of the seconds of a step, evaluations included, relative to the base's: on a busy machine it says little.
+"""
+
+import argparse
+import math
+import statistics
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+from scipy import stats
+
+sys.path.insert(0, str(Path(__file__).parent.parent))
+
+from common import cli
+from common.errors import UserError
+from scripts.results import tables
+from scripts.results.runs import Cell, cells, differing, read_runs
+
+
+class Comparison(NamedTuple):
+    """Of a setting with the base, over the seeds that both have.
+
+    Attributes:
+        seeds: how many they are.
+        mean: of the setting's scores, in percent.
+        difference: of the means, in points; positive where the setting is better.
+        half: half of the width of its interval; infinite with one seed.
+        time: seconds of a step, relative to the base's.
+    """
+
+    seeds: int
+    mean: float
+    difference: float
+    half: float
+    time: float
+
+
+def parse_args(argv=None):
+    parser = cli.Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("base", type=Path, metavar="BASE", help="folder with the runs to compare with")
+    parser.add_argument("others", nargs="+", type=Path, metavar="OTHER", help="folders with the runs to compare")
+    parser.add_argument(
+        "--score", default="last_top1", metavar="NAME", help="a percentage of result.json (default: %(default)s)"
+    )
+    parser.add_argument("--markdown", type=Path, metavar="FILE", help="write the table as Markdown")
+    return parser.parse_args(argv)
+
+
+def setting(folder: Path) -> Cell:
+    """The finished runs below a folder.
+
+    Raises:
+        UserError: there are none, or they have more than one setting.
+    """
+    table, _ = cells(run for run in read_runs([folder]) if run.result is not None)
+    found = [cell for several in table.values() for cell in several]
+    if not found:
+        raise UserError(f"no finished run below '{folder}': finish one, or name another folder")
+    if len(found) > 1:
+        what = "; ".join(filter(None, differing(found))) or ", ".join(str(cell.place) for cell in found)
+        raise UserError(f"the runs below '{folder}' have several settings ({what}): name a folder that holds one")
+    return found[0]
+
+
+def compare(base: Cell, other: Cell, score: str) -> Comparison:
+    """The paired comparison.
+
+    Raises:
+        UserError: they have no seed in common, or a run lacks the score.
+    """
+    pairs = [(a.result, b.result) for a in base.runs for b in other.runs if a.result["seed"] == b.result["seed"]]
+    folders = f"'{base.runs[0].folder.parent}' and '{other.runs[0].folder.parent}'"
+    if not pairs:
+        raise UserError(f"the runs of {folders} have no seed in common: run both with the same SEEDS")
+    if not all(isinstance(result.get(score), int | float) for pair in pairs for result in pair):
+        raise UserError(f"not all runs of {folders} have a score '{score}': take one of their result.json")
+    differences = [b[score] - a[score] for a, b in pairs]
+    times = [a["steps_per_second"] / b["steps_per_second"] for a, b in pairs]
+    mean = statistics.fmean(b[score] for _, b in pairs)
+    return Comparison(
+        len(pairs), mean, statistics.fmean(differences), half_width(differences), statistics.median(times)
+    )
+
+
+def half_width(values: list[float]) -> float:
+    """Of the 95 % interval of the mean, by Student's t."""
+    if len(values) < 2:
+        return math.inf
+    return float(stats.t.ppf(0.975, len(values) - 1)) * statistics.stdev(values) / math.sqrt(len(values))
+
+
+def main(args):
+    base, rows, notes = setting(args.base), [["setting", "seeds", args.score, "difference, 95 %", "time"]], []
+    for folder, other in [(args.base, base), *((folder, setting(folder)) for folder in args.others)]:
+        found = compare(base, other, args.score)
+        interval = "" if math.isinf(found.half) else f" ± {found.half:.1f}"
+        difference = tables.MISSING if other is base else f"{found.difference:+.1f}{interval}"
+        rows.append([folder.name, str(found.seeds), f"{found.mean:.1f}", difference, f"{found.time:.2f}"])
+        if other is not base:
+            was, now = differing([base, other])
+            notes.append(f"* {folder.name}: {now or 'the same settings'} ({args.base.name}: {was or 'the same'})")
+    print("\n".join([tables.text(rows), "", *map(tables.wrapped, notes)]))
+    if args.markdown:
+        args.markdown.write_text(tables.markdown(rows) + "\n", encoding="utf-8")
+        print(f"Markdown: {args.markdown}")
+
+
+if __name__ == "__main__":
+    cli.launch(parse_args, main)

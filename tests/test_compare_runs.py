@@ -1,0 +1,71 @@
+"""Paired comparisons, against numbers worked out by hand, and what cannot be compared."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+import fixmatch
+from common.errors import UserError
+from scripts import compare_runs
+
+
+@pytest.fixture
+def write_runs(tmp_path):
+    """`write_runs("name", {0: 60.0, 1: 62.0}, "--lr", "0.1")`: a finished run for each seed, with its last accuracy."""
+
+    def write(name: str, scores: dict[int, float], *flags: str, speed: float = 10.0, **facts) -> Path:
+        for seed, score in scores.items():
+            args = vars(fixmatch.parse_args(["data", "-d", "Digits", "--seed", str(seed), *flags]))
+            folder = tmp_path / name / f"seed{seed}"
+            folder.mkdir(parents=True)
+            (folder / "args.json").write_text(json.dumps({"method": "fixmatch", "args": args}))
+            keys = ("arch", "num_samples_per_class", "seed", "split_seed", "epochs", "iters_per_epoch")
+            result = {key: args[key] for key in keys} | {"method": "fixmatch", "dataset": "Digits", "oracle": False}
+            result |= {"pretraining": "supervised", "last_top1": score, "best_top1": score + 1, "seconds": 1.0}
+            result |= {"steps_per_second": speed + seed}
+            (folder / "result.json").write_text(json.dumps(result | facts))
+        return tmp_path / name
+
+    return write
+
+
+def compared(*argv) -> None:
+    compare_runs.main(compare_runs.parse_args([str(word) for word in argv]))
+
+
+def test_the_difference_is_paired_by_seed_with_students_interval(write_runs, tmp_path, capsys):
+    """Of +1, +2 and +1: the mean is 4/3, the deviation 1/sqrt(3), and 4.303 the quantile of two degrees of freedom."""
+    base = write_runs("all", {0: 60.0, 1: 70.0, 2: 80.0, 7: 1.0}, speed=12)
+    other = write_runs("no_ema", {2: 81.0, 1: 72.0, 0: 61.0}, "--lr", "0.5", speed=6)
+    compared(base, other, "--markdown", tmp_path / "table.md")
+    out = capsys.readouterr().out
+    assert re.search(r"^all +4 +52\.8 +– +1\.00$", out, re.MULTILINE)
+    assert re.search(r"^no_ema +3 +71\.3 +\+1\.3 ± 1\.4 +1\.86$", out, re.MULTILINE)  # 13/7, of 12/6, 13/7 and 14/8
+    assert "* no_ema: lr 0.5 (all: lr 0.003)" in out
+    assert (tmp_path / "table.md").read_text().startswith("| setting | seeds | last_top1 |")
+    assert compare_runs.half_width([1, 2, 1]) == pytest.approx(4.302653 / 3, rel=1e-6)
+
+
+def test_another_score_can_be_compared_and_one_seed_has_no_interval(write_runs, capsys):
+    base, other = write_runs("a", {0: 60.0}), write_runs("b", {0: 50.0}, "--lr", "0.5", best_top1=99.0)
+    compared(base, other, "--score", "best_top1")
+    assert re.search(r"^b +1 +99\.0 +\+38\.0 +1\.00$", capsys.readouterr().out, re.MULTILINE)
+
+
+def test_what_cannot_be_compared_is_refused(write_runs, tmp_path):
+    base = write_runs("base", {0: 60.0})
+    write_runs("two/a", {0: 1.0})
+    write_runs("two/b", {0: 1.0}, "--lr", "0.5")
+    (tmp_path / "empty").mkdir()
+    for argv, message in [
+        ((base, tmp_path / "empty"), "no finished run below '.*empty': finish one"),
+        ((base, tmp_path / "nowhere"), "folder '.*nowhere' does not exist"),
+        ((base, tmp_path / "two"), r"the runs below '.*two' have several settings \(lr 0.003; lr 0.5\)"),
+        ((base, write_runs("later", {3: 1.0})), "have no seed in common: run both with the same SEEDS"),
+        ((base, base, "--score", "val_top1"), "not all runs of .* have a score 'val_top1'"),
+        ((base, base, "--score", "method"), "have a score 'method'"),
+    ]:
+        with pytest.raises(UserError, match=message):
+            compared(*argv)
