@@ -21,18 +21,23 @@ FLAGS = {
     "erm": (BASE, ["--trade-off-cls-strong 1", "--oracle"]),
     "pseudo_label": (
         SELECT,
-        ["--trade-off-cls-strong 1", "--trade-off-self-training 2", "--threshold 0.95", "--warm-up-epochs 2"],
+        [
+            *("--trade-off-cls-strong 1", "--trade-off-self-training 2", "--threshold 0.95", "--warm-up-epochs 2"),
+            "--labeled-statistics",
+        ],
     ),
-    "pi_model": (BASE, ["--trade-off-cls-strong 1", "--trade-off-con 2", "--warm-up-epochs 1", "--ramp-up linear"]),
+    "pi_model": (
+        BASE,
+        [
+            *("--trade-off-cls-strong 1", "--trade-off-con 2", "--warm-up-epochs 1", "--ramp-up linear"),
+            "--labeled-statistics",
+        ],
+    ),
     "mean_teacher": (
         BASE,
         [
-            "--trade-off-cls-strong 1",
-            "--trade-off-con 2",
-            "--warm-up-epochs 1",
-            "--ramp-up linear",
-            "--alpha 0.1",
-            "--eval-teacher",
+            *("--trade-off-cls-strong 1", "--trade-off-con 2", "--warm-up-epochs 1", "--ramp-up linear"),
+            *("--labeled-statistics", "--alpha 0.1", "--eval-teacher"),
         ],
     ),
     "uda": (
@@ -229,7 +234,9 @@ ADDED = {
     **{"seed": 0, "split_seed": 0, "precision": "float32"},
 }
 ADDED_BY = {
-    "mean_teacher": {"eval_teacher": False},
+    "pseudo_label": {"labeled_statistics": False},
+    "pi_model": {"labeled_statistics": False},
+    "mean_teacher": {"labeled_statistics": False, "eval_teacher": False},
     "uda": {"uda_variant": "tllib"},
     "debiasmatch": {"persistent_q_hat": False},
     "noisy_student": {"clean_teacher": False, "threshold": 0, "balance": False},
