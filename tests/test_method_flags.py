@@ -30,7 +30,7 @@ FLAGS = {
         BASE,
         [
             *("--trade-off-cls-strong 1", "--trade-off-con 2", "--warm-up-epochs 1", "--ramp-up linear"),
-            "--labeled-statistics",
+            *("--labeled-statistics", "--one-sided"),
         ],
     ),
     "mean_teacher": (
@@ -235,7 +235,7 @@ ADDED = {
 }
 ADDED_BY = {
     "pseudo_label": {"labeled_statistics": False},
-    "pi_model": {"labeled_statistics": False},
+    "pi_model": {"labeled_statistics": False, "one_sided": False},
     "mean_teacher": {"labeled_statistics": False, "eval_teacher": False},
     "uda": {"uda_variant": "tllib"},
     "debiasmatch": {"persistent_q_hat": False},

@@ -21,7 +21,7 @@ SCRATCH = "--ema 0.9 --auto-augment classic --labeled-in-unlabeled"  # with ever
 METHODS = {
     "erm": "",
     "pseudo_label": "--threshold 0.2",
-    "pi_model": f"--warm-up-epochs 1 --ramp-up linear --labeled-statistics {SCRATCH}",
+    "pi_model": f"--warm-up-epochs 1 --ramp-up linear --labeled-statistics --one-sided {SCRATCH}",
     "mean_teacher": f"--warm-up-epochs 1 --alpha 0.5 --trade-off-cls-strong 0 --labeled-statistics {SCRATCH}",
     "uda": "--threshold 0.2",
     "fixmatch": "--threshold 0.2",

@@ -19,6 +19,7 @@ CASES = {
     "pseudo_label, labeled statistics": ("pseudo_label", f"{EXP} --threshold 0.7 --labeled-statistics"),
     "pi_model": ("pi_model", CON),
     "pi_model, labeled statistics": ("pi_model", f"{CON} --labeled-statistics"),
+    "pi_model, one-sided": ("pi_model", f"{CON} --one-sided"),
     "mean_teacher": ("mean_teacher", CON),
     "mean_teacher, alpha 0.6": ("mean_teacher", f"{CON} --alpha 0.6"),
     "mean_teacher, labeled statistics": ("mean_teacher", f"{CON} --labeled-statistics"),

@@ -63,6 +63,18 @@ def test_passes_in_order_in_train_mode(method):
     assert all(module.training for part in (setup.model, *setup.state) for module in part.modules())
 
 
+def test_one_sided_the_second_view_has_no_gradient_and_nothing_else_is_changed():
+    passes = []
+    for flags in ([], ["--one-sided"]):
+        args = steps.arguments("pi_model", *flags)
+        setup = steps.build("pi_model", args)
+        metrics = steps.train_step(setup, args)
+        buffers = dict(setup.model.named_buffers())
+        passes.append([vars(p) for p in setup.model.backbone.passes] + [metrics, buffers])
+    passes[0][-3]["grad"] = False
+    assert_equal_states(*passes)
+
+
 @pytest.mark.parametrize("method", [*steps.LABELED_ALONE, *steps.SUPERVISED_STRONG])
 def test_without_the_strong_labeled_view_its_pass_alone_is_missing(method):
     args, losses = steps.arguments(method, "--trade-off-cls-strong", "0"), []

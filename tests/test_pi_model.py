@@ -6,8 +6,9 @@ import torch
 
 import mean_teacher
 import pi_model
+from common.loaders import Batch
 from tests import steps
-from tests.reference import softmax
+from tests.reference import cross_entropy_gradient, softmax
 
 RAMP = [0.0067, 0.0174, 0.0408, 0.0863, 0.165, 0.287, 0.449, 0.638, 0.819, 0.951, 1, 1, 1]
 
@@ -46,3 +47,27 @@ def test_loss_and_gradient_through_both_branches():
     for leaf, a, b in ((logits[0], p, q), (logits[1], q, p)):
         d = 2 * (a - b) / 6
         assert np.allclose(leaf.grad, a * (d - (a * d).sum(axis=1, keepdims=True)))
+
+
+@pytest.mark.parametrize("flags", [[], ["--one-sided"]])
+def test_the_step_has_the_gradient_of_both_views_or_of_the_first(flags):
+    """Of a linear model, W: logits = x W^T."""
+    rng = np.random.default_rng(0)
+    x_l, x1, x2 = rng.normal(size=(3, 6, 5))
+    labels, indices = torch.tensor([0, 1, 2, 3, 0, 1]), torch.arange(6)
+    model = torch.nn.Linear(5, 4, bias=False).double()
+    w = model.weight.detach().numpy().copy()
+    batches = [
+        Batch((torch.tensor(x_l),), labels, indices),
+        Batch((torch.tensor(x1), torch.tensor(x2)), labels, indices),
+    ]
+    args, weight = steps.arguments("pi_model", "--trade-off-cls-strong", "0", *flags), 3.0
+    metrics = pi_model.train_step(model, torch.optim.SGD(model.parameters(), 0.1), *batches, weight, args)
+
+    p, q = softmax(x1 @ w.T), softmax(x2 @ w.T)
+    gradient = cross_entropy_gradient(x_l @ w.T, labels.numpy()).T @ x_l / 6
+    for x, a, b in ((x1, p, q), (x2, q, p))[: 1 if flags else 2]:
+        d = 2 * (a - b) / 6
+        gradient += weight * (a * (d - (a * d).sum(axis=1, keepdims=True))).T @ x
+    assert np.allclose(model.weight.grad, gradient)
+    assert metrics["loss_u"].item() == pytest.approx(((p - q) ** 2).sum() / 6)

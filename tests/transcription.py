@@ -155,7 +155,8 @@ class PiModel(Method):
     def backwards(self, batch_l, batch_u) -> dict:
         loss_l, metrics = self.supervised(batch_l)
         (first, second), _, _ = batch_u
-        pairs = zip(self.logits(first), self.logits(second), strict=True)
+        y, z = self.logits(first), self.logits(second)
+        pairs = zip(y, z.detach() if self.args.one_sided else z, strict=True)
         loss_u = mean([squared_distance(softmax(a), softmax(b)) for a, b in pairs])
         weight = self.args.trade_off_con * ramp_up(self.epoch, self.args.warm_up_epochs)
         (weight * loss_u).backward()
