@@ -29,7 +29,7 @@ pseudo_label,pi_model,mean_teacher                                     all  --lr
 
 fixmatch,flexmatch,freematch,softmatch,uda,debiasmatch,dst,self_tuning all  --unlabeled-batch-size 112
 fixmatch,flexmatch,freematch,softmatch,uda,debiasmatch,dst,self_tuning all  --labeled-in-unlabeled
-pseudo_label,pi_model,mean_teacher                                     all  --labeled-in-unlabeled
+pseudo_label,pi_model,mean_teacher                                     all  --labeled-in-unlabeled --labeled-statistics
 fixmatch,flexmatch,freematch,softmatch,uda,debiasmatch                 all  --joint-passes
 
 flexmatch    all  --warmup
@@ -38,7 +38,7 @@ debiasmatch  all  --persistent-q-hat
 dst          all  --threshold 0.9 --eta 0.3 --width 128
 self_tuning  all  --milestones 15 20
 pseudo_label all  --warm-up-epochs 40%
-pi_model     all  --warm-up-epochs 40% --ramp-up linear --trade-off-con 1
+pi_model     all  --warm-up-epochs 40% --ramp-up linear --trade-off-con 1 --one-sided
 mean_teacher all  --warm-up-epochs 40% --ramp-up linear --trade-off-con 0.3125
 oracle       all  --oracle --batch-size 128
 GRID

@@ -244,6 +244,8 @@ def test_fashion_prints_a_run_for_each_method_number_of_labels_and_seed():
         assert (args["ema"], args["auto_augment"], args["cutout"], args["bottleneck_dim"]) == (0.999, "classic", 0.5, 0)
         assert method == "oracle" or 10 * args["num_samples_per_class"] == labels
         assert args.get("joint_passes", True)  # where the method can
+        assert args.get("labeled_statistics", True)
+        assert args.get("one_sided", True)
 
 
 with open(ROOT / "tests" / "scratch_settings.csv") as _file:
@@ -276,6 +278,8 @@ def from_scratch(cell: dict[str, str]) -> dict:
         del said["oracle"]
         said["unlabeled_batch_size"] = batch * int(cell["uratio"])
         said["joint_passes"] = cell["uratio"] == "7"
+        said["labeled_statistics"] = not said["joint_passes"]
+        said["one_sided"] = method == "pi_model"
     ratio = float(cell["ulb_loss_ratio"] or 1)
     if method in ("pi_model", "mean_teacher"):  # a mean there, a sum over classes (and, in one, over images) here
         said["trade_off_con"] = ratio / classes / (batch if method == "mean_teacher" else 1)
