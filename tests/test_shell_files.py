@@ -402,6 +402,14 @@ def test_a_bad_selection_of_a_grid_is_one_line(name, arguments, environment, mes
     assert re.fullmatch(f"error: {message}\n", done.stderr)
 
 
+def test_labels_that_the_classes_cannot_share_are_refused_in_one_line():
+    grid = "schedule 100 1\nmethods erm\ndataset Digits digits 10 40 45\n"
+    command = ["bash", "-c", ". scripts/cells.sh; grid"]
+    done = subprocess.run(command, cwd=ROOT, input=grid, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == "error: Digits has 10 classes, which cannot share 45 labels: take a multiple\n"
+
+
 # Running, with a stand-in for Python
 
 
