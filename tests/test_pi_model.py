@@ -1,4 +1,4 @@
-"""Pi Model's loss and its ramp, by hand; Mean Teacher's ramp is the same."""
+"""Pi Model's loss and its ramp, by hand; Mean Teacher's ramp is the same, and Pseudo Label's its linear one."""
 
 import numpy as np
 import pytest
@@ -6,6 +6,7 @@ import torch
 
 import mean_teacher
 import pi_model
+import pseudo_label
 from common.loaders import Batch
 from tests import steps
 from tests.reference import cross_entropy_gradient, softmax
@@ -18,21 +19,34 @@ def test_ramp(script):
     assert [script.ramp_up(epoch, 10, "exp") for epoch in range(13)] == pytest.approx(RAMP, rel=1e-2)
     assert script.ramp_up(0, 0, "exp") == script.ramp_up(3, 0, "linear") == 1
     assert [script.ramp_up(epoch, 4, "linear") for epoch in range(6)] == [0, 0.25, 0.5, 0.75, 1, 1]
+    assert [pseudo_label.ramp_up(epoch, 4) for epoch in range(6)] == [0, 0.25, 0.5, 0.75, 1, 1]
+    assert pseudo_label.ramp_up(0, 0) == 1
 
 
-@pytest.mark.parametrize("method", ["pi_model", "mean_teacher"])
+EXP, LINEAR = [np.exp(-5), np.exp(-1.25), 1], [0, 0.5, 1]
+
+
+@pytest.mark.parametrize(
+    ("method", "flags", "weights"),
+    [
+        ("pi_model", "--trade-off-con 3", EXP),
+        ("pi_model", "--trade-off-con 3 --ramp-up linear", LINEAR),
+        ("mean_teacher", "--trade-off-con 3", EXP),
+        ("mean_teacher", "--trade-off-con 3 --ramp-up linear", LINEAR),
+        ("pseudo_label", "--trade-off-self-training 3 --threshold 0.4", LINEAR),
+    ],
+)
 @pytest.mark.parametrize("epoch", [0, 1, 2])
-def test_weight_of_an_epoch(method, epoch):
-    args = steps.arguments(method, "--warm-up-epochs", "2", "--trade-off-con", "3")
+def test_weight_of_an_epoch(method, flags, weights, epoch):
+    args = steps.arguments(method, "--warm-up-epochs", "2", *flags.split())
     run = steps.Epochs(method, (1, 1, 1))
     run.epoch = epoch
     setup = steps.build(method, args)
     scheduler = torch.optim.lr_scheduler.LambdaLR(setup.optimizer, lambda t: 1)
     setup.script.train_one_epoch(run, None, None, setup.model, *setup.state, setup.optimizer, scheduler, args)
-    row = {name: value.item() for name, value in run.rows[0].items()}
+    row = {name: run.rows[0][name].item() for name in ("loss", "loss_l", "loss_u")}
     assert row["loss_u"] > 1e-3
-    weight = 3 * np.exp(-5 * (1 - epoch / 2) ** 2)
-    assert row["loss"] - row["loss_l"] == pytest.approx(weight * row["loss_u"], abs=1e-6)
+    assert row["loss"] - row["loss_l"] == pytest.approx(3 * weights[epoch] * row["loss_u"], abs=1e-6)
 
 
 def test_loss_and_gradient_through_both_branches():
