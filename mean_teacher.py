@@ -24,7 +24,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from common import adapters, augment, cli, datasets, models, optim, processes, splits
+from common import adapters, augment, batch_norm, cli, datasets, models, optim, processes, splits
 from common.evaluate import accuracy, evaluate
 from common.loaders import TestLoader, TrainLoader
 from common.run import Run
@@ -54,6 +54,11 @@ def parse_args(argv=None):
         choices=("exp", "linear"),
         default="exp",
         help="how its weight rises until then: exp(-5 (1 - t)^2), or t (default: exp)",
+    )
+    group.add_argument(
+        "--labeled-statistics",
+        action="store_true",
+        help="the unlabeled images' passes do not move BatchNorm's running statistics (default: all passes do)",
     )
     group.add_argument("--alpha", type=cli.fraction, default=0.999, help="decay of the teacher (default: 0.999)")
     group.add_argument("--eval-teacher", action="store_true", help="report the teacher beside the student in training")
@@ -107,7 +112,8 @@ def train_step(model, teacher, optimizer, batch_l, batch_u, weight_u, args):
 
     with torch.no_grad():
         logits_teacher = teacher(x_u_weak_2)
-    logits_student = model(x_u_weak_1)
+    with batch_norm.statistics_kept(model, args.labeled_statistics):
+        logits_student = model(x_u_weak_1)
     loss_u = consistency_loss(logits_student, logits_teacher)
     loss = loss_l + weight_u * loss_u
 

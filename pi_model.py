@@ -18,7 +18,7 @@ import math
 import torch
 from torch.nn import functional as F
 
-from common import adapters, augment, cli, datasets, models, optim, splits
+from common import adapters, augment, batch_norm, cli, datasets, models, optim, splits
 from common.evaluate import accuracy
 from common.loaders import TestLoader, TrainLoader
 from common.run import Run
@@ -49,6 +49,16 @@ def parse_args(argv=None):
         default="exp",
         help="how its weight rises until then: exp(-5 (1 - t)^2), or t (default: exp)",
     )
+    group.add_argument(
+        "--labeled-statistics",
+        action="store_true",
+        help="the unlabeled images' passes do not move BatchNorm's running statistics (default: all passes do)",
+    )
+    group.add_argument(
+        "--one-sided",
+        action="store_true",
+        help="the second view's prediction is a target without a gradient (default: both views have one)",
+    )
     parser.set_defaults(epochs=40)
     return cli.parse(parser, argv)
 
@@ -60,7 +70,7 @@ def ramp_up(epoch, warm_up_epochs, shape):
 
 
 def consistency_loss(logits_u_1, logits_u_2):
-    """The gradient flows through both branches."""
+    """The gradient flows through both branches; with --one-sided the second one has none."""
     difference = F.softmax(logits_u_1, dim=1) - F.softmax(logits_u_2, dim=1)
     return difference.square().sum(dim=1).mean()
 
@@ -74,8 +84,10 @@ def train_step(model, optimizer, batch_l, batch_u, weight_u, args):
     loss_l = F.cross_entropy(logits_l_weak, labels_l)
     loss_l = loss_l + args.trade_off_cls_strong * sum(F.cross_entropy(logits, labels_l) for logits in logits_l_strong)
 
-    logits_u_1 = model(x_u_weak_1)
-    logits_u_2 = model(x_u_weak_2)
+    with batch_norm.statistics_kept(model, args.labeled_statistics):
+        logits_u_1 = model(x_u_weak_1)
+        with torch.set_grad_enabled(not args.one_sided):
+            logits_u_2 = model(x_u_weak_2)
     loss_u = consistency_loss(logits_u_1, logits_u_2)
     loss = loss_l + weight_u * loss_u
 

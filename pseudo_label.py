@@ -17,7 +17,7 @@ Shell file: scripts/pseudo_label.sh. Diff against: fixmatch.py.
 import torch
 from torch.nn import functional as F
 
-from common import adapters, augment, cli, datasets, models, optim, splits
+from common import adapters, augment, batch_norm, cli, datasets, models, optim, splits
 from common.evaluate import accuracy, masked_accuracy
 from common.loaders import TestLoader, TrainLoader
 from common.run import Run
@@ -46,6 +46,11 @@ def parse_args(argv=None):
         metavar="N",
         help="epochs until the unlabeled loss has its full weight, which rises in a line (default: 0)",
     )
+    group.add_argument(
+        "--labeled-statistics",
+        action="store_true",
+        help="the unlabeled images' passes do not move BatchNorm's running statistics (default: all passes do)",
+    )
     parser.set_defaults(epochs=40)
     return cli.parse(parser, argv)
 
@@ -72,7 +77,8 @@ def train_step(model, optimizer, batch_l, batch_u, weight_u, args):
     loss_l = F.cross_entropy(logits_l_weak, labels_l)
     loss_l = loss_l + args.trade_off_cls_strong * sum(F.cross_entropy(logits, labels_l) for logits in logits_l_strong)
 
-    logits_u_weak = model(x_u_weak)
+    with batch_norm.statistics_kept(model, args.labeled_statistics):
+        logits_u_weak = model(x_u_weak)
     loss_u, pseudo_labels, mask = self_training_loss(logits_u_weak, args.threshold)
     loss = loss_l + weight_u * loss_u
 

@@ -1,4 +1,7 @@
-"""BatchNorm over the whole batch, of which each process has a share."""
+"""BatchNorm over the whole batch, of which each process has a share; and passes that leave its running statistics."""
+
+import contextlib
+from collections.abc import Iterator
 
 import timm.layers
 import torch
@@ -30,6 +33,27 @@ def over_processes(model: nn.Module) -> None:
                     f"the {type(module).__name__} '{name}' cannot take its statistics from several processes: take one"
                 )
             module.__class__ = KINDS[type(module)]  # in place: a copy would need to know each kind's arguments
+
+
+@contextlib.contextmanager
+def statistics_kept(model: nn.Module, kept: bool) -> Iterator[None]:
+    """Within it, no pass moves the running statistics of a model's BatchNorms.
+
+    In train mode they normalise with the batch's own statistics as ever, and gradients flow through these. Nothing is
+    changed in eval mode, which reads the running statistics.
+
+    Args:
+        model: any network.
+        kept: False: nothing is changed at all.
+    """
+    norms = [m for m in model.modules() if isinstance(m, _BatchNorm) and m.track_running_stats] if kept else []
+    try:
+        for norm in norms:
+            norm.track_running_stats = False
+        yield
+    finally:
+        for norm in norms:
+            norm.track_running_stats = True
 
 
 class WholeBatchNorm(nn.BatchNorm2d):
@@ -69,7 +93,7 @@ def _normalize(norm: _BatchNorm, x: Tensor) -> Tensor:
 
 @torch.no_grad()
 def _track(norm: _BatchNorm, mean: Tensor, variance: Tensor, number: int) -> None:
-    if norm.running_mean is None:
+    if not norm.track_running_stats:
         return
     norm.num_batches_tracked += 1
     momentum = 1 / norm.num_batches_tracked if norm.momentum is None else norm.momentum

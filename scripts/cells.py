@@ -238,6 +238,9 @@ def read_grid(text: str) -> Grid:
                 grid.methods = names
             case ["dataset", name, folder, classes, *labels]:
                 grid.datasets[name] = Images(folder, int(classes), labels)
+                uneven = [number for number in labels if int(number) % int(classes)]
+                if uneven:
+                    fail(f"{name} has {classes} classes, which cannot share {uneven[0]} labels: take a multiple")
             case [methods, datasets, *flags]:
                 grid.settings.append((methods.split(","), datasets.split(","), flags))
     return grid

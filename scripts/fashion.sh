@@ -31,7 +31,7 @@ pseudo_label,pi_model,mean_teacher                                     all  --lr
 
 fixmatch,flexmatch,freematch,softmatch,uda,debiasmatch,dst,self_tuning all  --unlabeled-batch-size 56
 fixmatch,flexmatch,freematch,softmatch,uda,debiasmatch,dst,self_tuning all  --labeled-in-unlabeled
-pseudo_label,pi_model,mean_teacher                                     all  --labeled-in-unlabeled
+pseudo_label,pi_model,mean_teacher                                     all  --labeled-in-unlabeled --labeled-statistics
 fixmatch,flexmatch,freematch,softmatch,uda,debiasmatch                 all  --joint-passes
 
 flexmatch    all  --warmup
@@ -41,7 +41,7 @@ freematch,softmatch,debiasmatch                                        all  --mo
 dst          all  --threshold 0.9 --eta 0.3 --width 128
 self_tuning  all  --milestones 60% 80%
 pseudo_label all  --warm-up-epochs 40%
-pi_model     all  --warm-up-epochs 40% --ramp-up linear --trade-off-con 1
+pi_model     all  --warm-up-epochs 40% --ramp-up linear --trade-off-con 1 --one-sided
 mean_teacher all  --warm-up-epochs 40% --ramp-up linear --trade-off-con 0.625 --alpha 0.99
 oracle       all  --oracle --batch-size 64
 GRID

@@ -29,11 +29,11 @@ all STL10    -d STL10     -a wrn_37_2_leaky --wd 0.0005 --norm-mean 0.441 0.428 
 all all  --scratch --no-bottleneck --train-resizing native --val-resizing native --auto-augment classic
 all all  --batch-size 64 --lr 0.03 --lr-scheduler cos --no-decay-on-norms --ema 0.999 --trade-off-cls-strong 0
 
-pseudo_label,pi_model,mean_teacher          all  --labeled-in-unlabeled --unlabeled-batch-size 64
+pseudo_label,pi_model,mean_teacher          all  --labeled-in-unlabeled --unlabeled-batch-size 64 --labeled-statistics
 uda,fixmatch,flexmatch,freematch,softmatch  all  --labeled-in-unlabeled --unlabeled-batch-size 448 --joint-passes
 
 pseudo_label        all                 --threshold 0.95 --warm-up-epochs 40%
-pi_model            all                 --warm-up-epochs 40% --ramp-up linear
+pi_model            all                 --warm-up-epochs 40% --ramp-up linear --one-sided
 pi_model            CIFAR10,SVHN,STL10  --trade-off-con 1
 pi_model            CIFAR100            --trade-off-con 0.1
 mean_teacher        all                 --warm-up-epochs 40% --ramp-up linear --alpha 0.999

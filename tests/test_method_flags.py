@@ -1,5 +1,6 @@
 """Every flag that a script wires up changes what comes out of training, and the defaults are the published ones."""
 
+import contextlib
 import functools
 import importlib
 import tempfile
@@ -12,7 +13,8 @@ import torch
 from common import augment, datasets, evaluate, models
 from common.errors import UserError
 from tests import steps
-from tests.conftest import assert_equal_states, final_state, train_small
+from tests.conftest import assert_equal_states, assert_same_run, final_state, train_small
+from tests.test_methods import stop_in_step
 
 # Two epochs of two steps, at settings where predictions are confident enough and state moves fast enough to matter.
 BASE = "--iters-per-epoch 2 --lr 0.1"
@@ -21,18 +23,23 @@ FLAGS = {
     "erm": (BASE, ["--trade-off-cls-strong 1", "--oracle"]),
     "pseudo_label": (
         SELECT,
-        ["--trade-off-cls-strong 1", "--trade-off-self-training 2", "--threshold 0.95", "--warm-up-epochs 2"],
+        [
+            *("--trade-off-cls-strong 1", "--trade-off-self-training 2", "--threshold 0.95", "--warm-up-epochs 2"),
+            "--labeled-statistics",
+        ],
     ),
-    "pi_model": (BASE, ["--trade-off-cls-strong 1", "--trade-off-con 2", "--warm-up-epochs 1", "--ramp-up linear"]),
+    "pi_model": (
+        BASE,
+        [
+            *("--trade-off-cls-strong 1", "--trade-off-con 2", "--warm-up-epochs 1", "--ramp-up linear"),
+            *("--labeled-statistics", "--one-sided"),
+        ],
+    ),
     "mean_teacher": (
         BASE,
         [
-            "--trade-off-cls-strong 1",
-            "--trade-off-con 2",
-            "--warm-up-epochs 1",
-            "--ramp-up linear",
-            "--alpha 0.1",
-            "--eval-teacher",
+            *("--trade-off-cls-strong 1", "--trade-off-con 2", "--warm-up-epochs 1", "--ramp-up linear"),
+            *("--labeled-statistics", "--alpha 0.1", "--eval-teacher"),
         ],
     ),
     "uda": (
@@ -85,7 +92,7 @@ SHARED = [
     *("--num-samples-per-class 3", "--split-seed 1", "--auto-augment rand-m1-n2", "--norm-mean .1 .1 .1"),
     *("--norm-std .5 .5 .5", "--bottleneck-dim 12", "--finetune", "--batch-size 6", "--lr 0.05", "--wd 0.1"),
     *("--epochs 3", "--iters-per-epoch 3", "--seed 1", "--precision bf16"),
-    *("--auto-augment classic", "--cutout 0.5", "--ema 0.5"),
+    *("--auto-augment classic", "--cutout 0.5", "--ema 0.5", "--no-decay-on-norms"),
 ]
 JOINT = ("debiasmatch", "uda", "fixmatch", "flexmatch", "freematch", "softmatch")
 UNLABELED = ["--unlabeled-batch-size 6", "--labeled-in-unlabeled"]
@@ -105,18 +112,24 @@ SHARED_CASES = [(method, flags) for method in FLAGS for flags in shared(method)]
 loaded = functools.cache(datasets.load)
 
 
+@contextlib.contextmanager
+def quickly():
+    """Runs have a small backbone, read their images once, and are not tested."""
+    with (
+        mock.patch.object(datasets, "load", loaded),
+        mock.patch.object(models, "backbone", side_effect=lambda *args: steps.Backbone()),
+        mock.patch.object(evaluate, "evaluate", side_effect=lambda *args: {"top1": 0.0, "mean_per_class": 0.0}),
+    ):
+        yield
+
+
 @functools.cache
 def outcome(method: str, flags: str) -> dict:
     """What a run with a small backbone ends with: the metrics of its epochs, the network and the method's state.
 
     The learning rates and the generators are left out, in which a flag can show without any effect.
     """
-    with (
-        tempfile.TemporaryDirectory() as folder,
-        mock.patch.object(datasets, "load", loaded),
-        mock.patch.object(models, "backbone", side_effect=lambda *args: steps.Backbone()),
-        mock.patch.object(evaluate, "evaluate", side_effect=lambda *args: {"top1": 0.0, "mean_per_class": 0.0}),
-    ):
+    with tempfile.TemporaryDirectory() as folder, quickly():
         train_small(method, *FLAGS[method][0].split(), *flags.split(), log=Path(folder) / "run")
         state = final_state(Path(folder) / "run")
     return {
@@ -143,6 +156,36 @@ def test_flag_changes_the_outcome(method, flags):
         assert_equal_states(before, outcome(method, flags))
 
 
+def from_scratch(method: str) -> list[str]:
+    """The flags that papers on training from scratch ask for."""
+    strong = [] if method == "self_tuning" else ["--trade-off-cls-strong 0"]
+    unlabeled = [] if method == "erm" else ["--labeled-in-unlabeled"]
+    joint = ["--joint-passes"] if method in JOINT else []
+    own = {
+        "pseudo_label": ["--labeled-statistics", "--warm-up-epochs 2"],
+        "pi_model": ["--labeled-statistics", "--warm-up-epochs 2 --ramp-up linear", "--one-sided"],
+        "mean_teacher": ["--labeled-statistics", "--warm-up-epochs 2 --ramp-up linear"],
+    }
+    shared = ["--ema 0.5", "--cutout 0.3", "--auto-augment classic", "--no-decay-on-norms"]
+    return [*shared, *strong, *unlabeled, *joint, *own.get(method, [])]
+
+
+RESUMED = [(method, " ".join(from_scratch(method))) for method in FLAGS]
+RESUMED += [(method, flags) for method in ("fixmatch", "pi_model") for flags in from_scratch(method)]
+
+
+@pytest.mark.parametrize(("method", "flags"), dict.fromkeys(RESUMED))
+def test_stopped_in_its_second_epoch_and_continued_it_ends_with_the_same_bits(method, flags, tmp_path):
+    """With each flag of training from scratch, and with all of them."""
+    argv = [*FLAGS[method][0].split(), *flags.split()]
+    with quickly():
+        train_small(method, *argv, log=tmp_path / "whole")
+        stop_in_step(3, method, *argv, log=tmp_path / "parts")
+        assert final_state(tmp_path / "parts")["step"] == 3
+        train_small(method, *argv, log=tmp_path / "parts")
+    assert_same_run(tmp_path / "whole", tmp_path / "parts")
+
+
 @pytest.mark.parametrize("method", FLAGS)
 def test_every_flag_of_the_method_is_in_the_table(method):
     group = next(g for g in steps.arguments(method).parser._action_groups if g.title == "method")
@@ -163,21 +206,28 @@ def test_backbone_is_asked_for_as_the_flags_say(method, tmp_path):
 
 @pytest.mark.parametrize("method", FLAGS)
 def test_loaders_have_the_images_and_views_that_the_flags_say(method, tmp_path):
-    script, loaders = importlib.import_module(method), {}
+    script, found = importlib.import_module(method), []
 
     def loader(images, transforms, batch_size, stream, *args, **options):
-        loaders[stream] = len(images), len(transforms)
+        loaders[stream] = sorted(image.tobytes() for image in images.images), len(transforms)
         if len(loaders) == 2 or method == "erm":
             raise UserError("asked")
 
     for flags in ((), ("--labeled-in-unlabeled", "--trade-off-cls-strong", "0")):
         accepted = [flag for flag in flags[:1] if method != "erm"] + [*flags[1:]] * (method != "self_tuning")
-        loaders.clear()
+        loaders = {}
         with mock.patch.object(script, "TrainLoader", loader), pytest.raises(UserError, match="asked"):
             train_small(method, *accepted, log=tmp_path / "run")
-        strong = not flags or method == "self_tuning"
-        assert loaders["labeled"] == (40, 2 if strong else 1)
-        assert method == "erm" or loaders["unlabeled"][0] == (1198 if flags else 1158)
+        found.append(loaders)
+    before, after = found
+    (labeled, views), (still_labeled, views_left) = before["labeled"], after["labeled"]
+    assert still_labeled == labeled
+    assert (len(labeled), views, views_left) == (40, 2, 2 if method == "self_tuning" else 1)
+    if method != "erm":
+        (unlabeled, views), (all_images, same_views) = before["unlabeled"], after["unlabeled"]
+        assert len(unlabeled) == 1158
+        assert all_images == sorted(labeled + unlabeled)
+        assert views == same_views
 
 
 PUBLISHED = {
@@ -229,7 +279,9 @@ ADDED = {
     **{"seed": 0, "split_seed": 0, "precision": "float32"},
 }
 ADDED_BY = {
-    "mean_teacher": {"eval_teacher": False},
+    "pseudo_label": {"labeled_statistics": False},
+    "pi_model": {"labeled_statistics": False, "one_sided": False},
+    "mean_teacher": {"labeled_statistics": False, "eval_teacher": False},
     "uda": {"uda_variant": "tllib"},
     "debiasmatch": {"persistent_q_hat": False},
     "noisy_student": {"clean_teacher": False, "threshold": 0, "balance": False},

@@ -21,8 +21,8 @@ SCRATCH = "--ema 0.9 --auto-augment classic --labeled-in-unlabeled"  # with ever
 METHODS = {
     "erm": "",
     "pseudo_label": "--threshold 0.2",
-    "pi_model": f"--warm-up-epochs 1 --ramp-up linear {SCRATCH}",
-    "mean_teacher": f"--warm-up-epochs 1 --alpha 0.5 --trade-off-cls-strong 0 {SCRATCH}",
+    "pi_model": f"--warm-up-epochs 1 --ramp-up linear --labeled-statistics --one-sided {SCRATCH}",
+    "mean_teacher": f"--warm-up-epochs 1 --alpha 0.5 --trade-off-cls-strong 0 --labeled-statistics {SCRATCH}",
     "uda": "--threshold 0.2",
     "fixmatch": "--threshold 0.2",
     "self_tuning": "--K 4 --projection-dim 8 --m 0.5 --milestones 1",
@@ -36,6 +36,7 @@ METHODS = {
 }
 VARIANTS = [
     ("v_pet", "--sources @erm --passes 1 --target softmax-counts"),
+    ("pseudo_label", f"--threshold 0.2 --labeled-statistics {SCRATCH}"),
     ("fixmatch", "--threshold 0.2 --ema 0.9"),
     ("mean_teacher", "--warm-up-epochs 1 --alpha 0.5 --eval-teacher"),
     ("debiasmatch", "--threshold 0.2 --momentum 0.5 --persistent-q-hat"),

@@ -45,9 +45,15 @@ def no_waiting(monkeypatch):
     return begin
 
 
-@pytest.mark.parametrize("method", steps.METHODS)
-def test_no_step_waits_for_its_device(no_waiting, method):
-    args = steps.arguments(method, *steps.small_flags(method))
+WITH_FLAGS = [
+    *(("pseudo_label", "--labeled-statistics"), ("pi_model", "--labeled-statistics --one-sided")),
+    *(("mean_teacher", "--labeled-statistics"), ("fixmatch", "--joint-passes")),
+]
+
+
+@pytest.mark.parametrize(("method", "flags"), [*((method, "") for method in steps.METHODS), *WITH_FLAGS])
+def test_no_step_waits_for_its_device(no_waiting, method, flags):
+    args = steps.arguments(method, *steps.small_flags(method), *flags.split())
     setup = steps.build(method, args, device="meta")
     meters, data = Meters(torch.device("meta")), steps.on_device(steps.batches(method), "meta")
     with no_waiting():

@@ -16,9 +16,13 @@ CON = f"{EXP} --trade-off-con 2 --warm-up-epochs 2"
 CASES = {
     "erm": ("erm", EXP),
     "pseudo_label": ("pseudo_label", f"{EXP} --threshold 0.7"),
+    "pseudo_label, labeled statistics": ("pseudo_label", f"{EXP} --threshold 0.7 --labeled-statistics"),
     "pi_model": ("pi_model", CON),
+    "pi_model, labeled statistics": ("pi_model", f"{CON} --labeled-statistics"),
+    "pi_model, one-sided": ("pi_model", f"{CON} --one-sided"),
     "mean_teacher": ("mean_teacher", CON),
     "mean_teacher, alpha 0.6": ("mean_teacher", f"{CON} --alpha 0.6"),
+    "mean_teacher, labeled statistics": ("mean_teacher", f"{CON} --labeled-statistics"),
     "uda": ("uda", f"{EXP} --threshold 0.7"),
     "uda, paper": ("uda", f"{EXP} --threshold 0.7 --uda-variant paper --T 0.4"),
     "fixmatch": ("fixmatch", f"{EXP} --threshold 0.7"),

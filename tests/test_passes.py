@@ -63,6 +63,18 @@ def test_passes_in_order_in_train_mode(method):
     assert all(module.training for part in (setup.model, *setup.state) for module in part.modules())
 
 
+def test_one_sided_the_second_view_has_no_gradient_and_nothing_else_is_changed():
+    passes = []
+    for flags in ([], ["--one-sided"]):
+        args = steps.arguments("pi_model", *flags)
+        setup = steps.build("pi_model", args)
+        metrics = steps.train_step(setup, args)
+        buffers = dict(setup.model.named_buffers())
+        passes.append([vars(p) for p in setup.model.backbone.passes] + [metrics, buffers])
+    passes[0][-3]["grad"] = False
+    assert_equal_states(*passes)
+
+
 @pytest.mark.parametrize("method", [*steps.LABELED_ALONE, *steps.SUPERVISED_STRONG])
 def test_without_the_strong_labeled_view_its_pass_alone_is_missing(method):
     args, losses = steps.arguments(method, "--trade-off-cls-strong", "0"), []
@@ -125,15 +137,32 @@ def test_every_pass_moves_the_running_statistics(method):
     assert method not in WITH_THRESHOLD or metrics["loss_u"] == 0
 
     own = [view for name, view, _ in PASSES[method] if name == "model"]
+    assert_statistics_of(own, method, setup.model, alone)
+
+
+def assert_statistics_of(own: list[str], method: str, model, alone) -> None:
+    """The running statistics of `model` are those of `alone` after it has passed the views."""
     for view in own:
         alone.features(views(method)[view])
     ours, theirs = (
-        {name: b for name, b in m.named_buffers() if "running" in name or "tracked" in name}
-        for m in (setup.model, alone)
+        {name: b for name, b in m.named_buffers() if "running" in name or "tracked" in name} for m in (model, alone)
     )
     assert len(ours) == 6
     assert_equal_states(ours, theirs)
     assert all(b == len(own) for name, b in ours.items() if "tracked" in name)
+
+
+@pytest.mark.parametrize("method", ["pseudo_label", "pi_model", "mean_teacher"])
+def test_labeled_statistics_are_those_of_the_labeled_passes_and_all_else_stays(method):
+    taken = []
+    for flags in ([], ["--labeled-statistics"]):
+        args = steps.arguments(method, "--wd", "0.1", *flags)
+        setup = steps.build(method, args)
+        alone = copy.deepcopy(setup.model)
+        taken.append((steps.train_step(setup, args), dict(setup.model.named_parameters())))
+    assert_statistics_of(["l1", "l2"], method, setup.model, alone)
+    assert taken[0][0]["loss_u"] > 0
+    assert_equal_states(*taken)
 
 
 @pytest.mark.parametrize("method", WITH_THRESHOLD)

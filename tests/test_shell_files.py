@@ -1,6 +1,7 @@
 """The shell files print the commands of the published table, all of them and nothing else, and run them to the end."""
 
 import csv
+import functools
 import importlib
 import itertools
 import os
@@ -10,6 +11,7 @@ import shutil
 import signal
 import subprocess
 import time
+from pathlib import Path
 
 import pytest
 
@@ -245,6 +247,8 @@ def test_fashion_prints_a_run_for_each_method_number_of_labels_and_seed():
         assert (args["ema"], args["auto_augment"], args["cutout"], args["bottleneck_dim"]) == (0.99, "classic", 0.5, 0)
         assert method == "oracle" or 10 * args["num_samples_per_class"] == labels
         assert args.get("joint_passes", True)  # where the method can
+        assert args.get("labeled_statistics", True)
+        assert args.get("one_sided", True)
 
 
 INGREDIENTS = {
@@ -306,6 +310,8 @@ def from_scratch(cell: dict[str, str]) -> dict:
         del said["oracle"]
         said["unlabeled_batch_size"] = batch * int(cell["uratio"])
         said["joint_passes"] = cell["uratio"] == "7"
+        said["labeled_statistics"] = not said["joint_passes"]
+        said["one_sided"] = method == "pi_model"
     ratio = float(cell["ulb_loss_ratio"] or 1)
     if method in ("pi_model", "mean_teacher"):  # a mean there, a sum over classes (and, in one, over images) here
         said["trade_off_con"] = ratio / classes / (batch if method == "mean_teacher" else 1)
@@ -343,16 +349,35 @@ def test_the_settings_from_scratch_are_the_published_ones(method):
         assert {key: ours.get(key, False) for key in from_scratch(cell)} == pytest.approx(from_scratch(cell))
 
 
-@pytest.mark.parametrize("method", dict.fromkeys(cell["method"] for cell in SCRATCH))
-def test_a_command_from_scratch_trains(method, tmp_path, monkeypatch):
-    """On images as CIFAR-10's files hold them, with small batches and the small network."""
-    datasets_on_disk.cifar10(tmp_path)
-    datasets_on_disk.accept_checksums(monkeypatch, "CIFAR10", tmp_path)
-    _, script, _, *flags = dry_run("scratch", f"{method} CIFAR10 40")[0]
-    script = importlib.import_module(script.removesuffix(".py"))
+@pytest.fixture(scope="module")
+def roots(tmp_path_factory):
+    """A few images of each dataset of the classic table, in files of its own kind: name -> folder."""
+    folders = {name: tmp_path_factory.mktemp(name) for name in ("CIFAR10", "CIFAR100", "SVHNExtra", "STL10")}
+    with pytest.MonkeyPatch.context() as patch:
+        for name, folder in folders.items():
+            datasets_on_disk.WRITERS[name](folder)
+            datasets_on_disk.accept_checksums(patch, name, folder)
+        yield folders
+
+
+@functools.cache
+def with_the_fewest_labels() -> dict[tuple[str, str], list[str]]:
+    """(method, dataset) -> the words of its first command."""
+    found = {}
+    for command in dry_run("scratch"):
+        method, dataset = Path(command[-1]).name.rsplit("_", 4)[:2]
+        found.setdefault((method, dataset), command)
+    return found
+
+
+@pytest.mark.parametrize(("method", "dataset"), dict.fromkeys((cell["method"], cell["dataset"]) for cell in SCRATCH))
+def test_a_command_from_scratch_trains(method, dataset, roots, tmp_path):
+    """With another number of images, small batches and the small network; other labels than the fewest say no more."""
+    _, script, _, *flags = with_the_fewest_labels()[method, dataset]
+    script, root = importlib.import_module(script.removesuffix(".py")), roots[flags[flags.index("-d") + 1]]
     flags += "-a wrn_10_1_half_leaky --any-counts --num-samples-per-class 1 -b 4 --epochs 1 -i 2 -j 0".split()
     flags += [] if method in ("erm", "oracle") else ["--unlabeled-batch-size", "8"]
-    result = script.main(script.parse_args([str(tmp_path), *flags, "--device", "cpu", "--log", str(tmp_path / "run")]))
+    result = script.main(script.parse_args([str(root), *flags, "--device", "cpu", "--log", str(tmp_path / "run")]))
     assert result["raw_last_top1"] >= 0
 
 
@@ -405,6 +430,14 @@ def test_a_bad_selection_of_a_grid_is_one_line(name, arguments, environment, mes
     done = shell(name, arguments, DRY_RUN="1", **environment)
     assert (done.returncode, done.stdout) == (2, "")
     assert re.fullmatch(f"error: {message}\n", done.stderr)
+
+
+def test_labels_that_the_classes_cannot_share_are_refused_in_one_line():
+    grid = "schedule 100 1\nmethods erm\ndataset Digits digits 10 40 45\n"
+    command = ["bash", "-c", ". scripts/cells.sh; grid"]
+    done = subprocess.run(command, cwd=ROOT, input=grid, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == "error: Digits has 10 classes, which cannot share 45 labels: take a multiple\n"
 
 
 # Running, with a stand-in for Python

@@ -67,11 +67,19 @@ class Method:
             before_step(self.step)
             self.net.zero_grad()
             rows.append(self.backwards(*batch))
+            if getattr(self.args, "labeled_statistics", False):
+                self.restore_buffers()
             self.descend()
             self.step += 1
             self.after_step()
         self.epoch += 1
         return rows
+
+    @torch.no_grad()
+    def restore_buffers(self) -> None:
+        """To what they were after the labeled passes."""
+        for buffer, before in zip(self.net.buffers(), self.buffers, strict=True):
+            buffer.copy_(before)
 
     def rate(self) -> float:
         return self.args.lr * (1 + self.args.lr_gamma * self.step) ** -self.args.lr_decay
@@ -92,6 +100,7 @@ class Method:
         """The loss of both labeled views, with its backward."""
         (weak, strong), labels, _ = batch_l
         y_weak, y_strong = self.logits(weak), self.logits(strong)
+        self.buffers = copy.deepcopy(list(self.net.buffers()))
         loss = mean([cross_entropy(y, t) for y, t in zip(y_weak, labels, strict=True)])
         strong_loss = mean([cross_entropy(y, t) for y, t in zip(y_strong, labels, strict=True)])
         loss = loss + self.args.trade_off_cls_strong * strong_loss
@@ -146,7 +155,8 @@ class PiModel(Method):
     def backwards(self, batch_l, batch_u) -> dict:
         loss_l, metrics = self.supervised(batch_l)
         (first, second), _, _ = batch_u
-        pairs = zip(self.logits(first), self.logits(second), strict=True)
+        y, z = self.logits(first), self.logits(second)
+        pairs = zip(y, z.detach() if self.args.one_sided else z, strict=True)
         loss_u = mean([squared_distance(softmax(a), softmax(b)) for a, b in pairs])
         weight = self.args.trade_off_con * ramp_up(self.epoch, self.args.warm_up_epochs)
         (weight * loss_u).backward()
