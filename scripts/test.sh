@@ -10,4 +10,5 @@ install tests/requirements.txt
 ruff format --check .
 ruff check .
 for file in scripts/*.sh; do bash -n "$file"; done
-exec python -m pytest "$@"
+# Files run side by side: a test computes on one thread, since others would change the last bits.
+exec python -m pytest --numprocesses auto --maxprocesses 8 --dist loadfile "$@"
