@@ -16,9 +16,10 @@ import erm
 import fixmatch
 from common.errors import UserError
 from scripts import collect_results
-from scripts.results import from_scratch, plots, published, tables
+from scripts.results import from_scratch, plots, published, runs, tables
 from scripts.results.runs import Place, cells, footnotes, read_runs
 from tests.conftest import ROOT, SMALL
+from tests.test_methods import METHODS
 
 MOCO = ("--lr-scheduler", "cos", "--pretrained-backbone", "checkpoints/moco_v2_800ep_backbone.pth")
 SETTINGS = {  # as scripts/fixmatch.sh has them
@@ -249,6 +250,11 @@ def test_flags_that_old_runs_lack_have_their_defaults(write_run, tmp_path, capsy
     out = capsys.readouterr().out
     assert re.search(r"fixmatch \[1\] +4 per class +2 +60\.0 ± 0\.0 +70\.5 ± 0\.7", out)
     assert re.findall(r"^\[.*$", out, re.MULTILINE) == ["[1] lr 0.1", "[2] lr 0.2"]
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_methods_defaults_are_known(method):
+    assert runs._default_arguments(method).data == "ImageFolder"
 
 
 def test_a_cell_of_other_settings_than_the_published_is_marked(write_run, tmp_path, capsys):
