@@ -91,8 +91,8 @@ def main(args):
     if scratch:
         titled["from scratch: error in percent, and the published best"] = from_scratch.table(scratch, more)
     if adapted:
-        titled["foundation models: top-1 accuracy in percent; published is that of the last epoch"] = foundation.table(
-            adapted, more
+        titled["foundation models: top-1 accuracy in percent, and after the last epoch in arXiv:2503.09707"] = (
+            foundation.table(adapted, more)
         )
     if others:
         titled["top-1 accuracy in percent, after the last epoch and in the epoch that is best on the test set"] = (
