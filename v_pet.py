@@ -68,7 +68,7 @@ def check_sources(folders, fingerprints):
     if len({os.path.realpath(folder) for folder in folders}) < len(folders):
         raise UserError("--sources names a run twice: give each of them once")
     for folder in map(Path, folders):
-        if not os.path.isfile(folder / "result.json"):
+        if not all(os.path.isfile(folder / name) for name in ("result.json", "checkpoints/latest.pth")):
             raise UserError(f"'{folder}' holds no finished run: run its command to the end, or name another one")
         found = read_json(folder / "labeled.json", "name another run")
         if any(found.get(name) != fingerprints[name] for name in ("data_sha256", "labeled_sha256")):

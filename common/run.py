@@ -129,8 +129,8 @@ class Run:
         seeding.seed_all(self.args.seed, "training", *key)
 
     def _take_weights_from_first(self) -> None:
-        modules = [item for item in self.state.values() if isinstance(item, nn.Module)]
-        processes.take_from_first([tensor for module in modules for tensor in module.state_dict().values()])
+        modules = nn.ModuleList(item for item in self.state.values() if isinstance(item, nn.Module))
+        processes.take_from_first([*modules.parameters(), *modules.buffers()])  # frozen weights, too
 
     def _resume(self, content: dict[str, Any], path: Path) -> None:
         restored = self.state | {"meters": self.meters, "rng": self.generators}

@@ -16,6 +16,8 @@ does not matter, with its quartiles. Sections:
     state    FlexMatch's thresholds and bank, Self-Tuning's loss and queue, as large as the published table needs them
     processes  only where it is named: FixMatch's step on 1, 2, 4, ... processes, as many as there are GPUs or cores;
              what a step on a share of the batch alone lacks, they spend on talking to and waiting for each other
+    adapters   only where it is named: ERM's step with a ViT-B/16 of random weights at 224 pixels, 8 images, AdamW, with
+             all weights and with adapters; trained weights, time, memory, and the size of latest.pth
     ideas    only where it is named, since it compiles for minutes: FixMatch's step with what the scripts do not use,
              fused SGD, cuDNN's trying of algorithms, torch.compile without and with CUDA graphs
 
@@ -70,6 +72,10 @@ IMAGES = {
     "debiasmatch": (128, 96),
     "dst": (128, 128),
 }
+ADAPTED = (
+    "-a vit_base_patch16_224 --train-resizing default --val-resizing default --image-size 224 --optimizer adamw "
+    "--no-bottleneck --batch-size 8 --trade-off-cls-strong 0"
+).split()
 BATCHES = {"digits": 5, "photographs": 1, "scratch": 1}  # of both sets, a round
 QUICK = {"rounds": 1, "iters": 2, "repeats": 1, "workers": 1, "photographs": 8, "methods": ["fixmatch"]}
 
@@ -79,9 +85,9 @@ def parse_args(argv=None):
     parser.add_argument(
         "--sections",
         nargs="+",
-        choices=[*SECTIONS, "processes", "ideas"],
+        choices=[*SECTIONS, "processes", "adapters", "ideas"],
         default=SECTIONS,
-        help="default: all but the last two",
+        help="default: all but the last three",
     )
     parser.add_argument(
         "--setting",
@@ -113,13 +119,15 @@ def parse_args(argv=None):
 
 
 def measure_all(args, folder):
-    """The rows of all sections; of `steps`, method -> seconds of each round; the same of `ideas`; and `processes`."""
+    """The rows of all sections; of `steps`, method -> seconds of each round; the same of `ideas`; and what `processes`
+    and `adapters` found.
+    """
     measures.make_photographs(folder / "photographs", args.photographs)
     roots = {"digits": "data", "photographs": str(folder / "photographs"), "scratch": "data/fashion_mnist"}
     flags = {name: [roots[name], *SETTINGS[name].split(), "--device", args.device, *args.flags] for name in SETTINGS}
     own = flags[args.setting]
     cell = [*own, "--iters-per-epoch", str(args.iters), "--workers", str(args.workers)]
-    rows, steps, ideas, processes = [], {}, {}, {}
+    rows, steps, ideas, processes, adapters = [], {}, {}, {}, {}
     if "memory" in args.sections:
         rows += measures.memory([*cell, "--epochs", "1"])
     if "data" in args.sections:
@@ -138,7 +146,9 @@ def measure_all(args, folder):
         most = torch.cuda.device_count() if args.device.startswith("cuda") else os.cpu_count()
         counts = [2**power for power in range(most.bit_length())]
         processes = {count: measures.processes(count, own, args.repeats, args.rounds) for count in counts}
-    return rows, steps, ideas, processes
+    if "adapters" in args.sections:
+        adapters = measures.adapters([*own, *ADAPTED, *args.flags], args.repeats, args.rounds)
+    return rows, steps, ideas, processes, adapters
 
 
 def expected(method):
@@ -217,6 +227,15 @@ def report(result):
         idle = max(0.0, 1 - share / seconds) if count > 1 else 0.0
         numbers = 1000 * seconds, found["images"] / seconds, faster, 100 * idle, found["memory"]
         print("| {:9} | {:11.1f} | {:8.1f} | {:13.2f} | {:17.0f} % | {:8.0f} |".format(count, *numbers))
+    if result["adapters"]:
+        print("\n| adapters     | trained    | ms per step | times as fast | quartiles     | MiB   | latest.pth, MB |")
+        print("| ------------ | ---------- | ----------- | ------------- | ------------- | ----- | -------------- |")
+    for name, found in result["adapters"].items():
+        x = measures.row(name, "ms", found["seconds"], result["adapters"]["all weights"]["seconds"], 0)
+        numbers = found["trained"], x.ours, x.ratio, x.low, x.high, found["memory"], found["checkpoint"] / 1e6
+        print(
+            "| {:12} | {:10,} | {:11.1f} | {:13.2f} | {:5.2f} - {:5.2f} | {:5.0f} | {:14.2f} |".format(name, *numbers)
+        )
     if result["hours"]:
         print("\nAll 242 cells at these rates: {ours:.1f} hours, in plain mode {plain:.1f}".format(**result["hours"]))
 
@@ -228,12 +247,12 @@ def main(args):
     logging.disable(logging.INFO)
     try:
         with tempfile.TemporaryDirectory() as folder:
-            rows, steps, ideas, processes = measure_all(args, Path(folder))
+            rows, steps, ideas, processes, adapters = measure_all(args, Path(folder))
     finally:
         logging.disable(logging.NOTSET)
     complete = {"steps", "cell"} <= set(args.sections) and set(steps) >= set(IMAGES)
     result = machine(args) | {"rows": [row._asdict() for row in rows], "steps": steps, "ideas": ideas}
-    result["processes"] = processes
+    result |= {"processes": processes, "adapters": adapters}
     result["hours"] = hours(rows, steps) if complete else {}
     report(result)
     if args.json:

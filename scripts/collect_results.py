@@ -6,8 +6,8 @@ Every folder below LOGS that holds an args.json is a run. Runs that differ by th
 the sample standard deviation over seeds. Runs of other settings are never averaged with them. `last` is the last epoch;
 `best on test` is chosen on the test set, as published tables do; `best on val` is the test accuracy of the epoch that
 the images held out by --val-per-class choose. Where runs of one method have different settings, numbered
-footnotes say which. Cells of the published tables stand beside the published figures; those marked * were run with
-other settings than their shell file's.
+footnotes say which. Cells of the published tables (the methods' shell files, scratch.sh, foundation.sh) stand beside
+the published figures; those marked * were run with other settings than their shell file's.
 """
 
 import argparse
@@ -19,7 +19,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from common import cli
 from common.errors import UserError
-from scripts.results import from_scratch, plots, published, tables
+from scripts.results import foundation, from_scratch, plots, published, tables
 from scripts.results.runs import Cell, Place, Run, cells, differing, footnotes, read_runs
 
 
@@ -78,14 +78,22 @@ def main(args):
         raise UserError(f"no finished run below {', '.join(map(str, args.logs))}: finish one, or name another folder")
     table, notes = cells(finished)
     ours = {place: several for place, several in table.items() if published.holds(place)}
-    scratch = {place: several for place, several in table.items() if from_scratch.holds(place, several[0].runs[0])}
-    others = {place: several for place, several in table.items() if place not in ours and place not in scratch}
+    scratch, adapted = (
+        {place: several for place, several in table.items() if module.holds(place, several[0].runs[0])}
+        for module in (from_scratch, foundation)
+    )
+    others = {place: several for place, several in table.items() if place not in ours | scratch | adapted}
     others = tables.in_order(others)
-    numbers = footnotes(others | ours | scratch)
+    shown = others | ours | scratch | adapted
+    numbers = footnotes(shown)
     chosen, departed, more = choose(ours)
     titled = published_tables(chosen, departed)
     if scratch:
         titled["from scratch: error in percent, and the published best"] = from_scratch.table(scratch, more)
+    if adapted:
+        titled["foundation models: top-1 accuracy in percent, and after the last epoch in arXiv:2503.09707"] = (
+            foundation.table(adapted, more)
+        )
     if others:
         titled["top-1 accuracy in percent, after the last epoch and in the epoch that is best on the test set"] = (
             tables.other_table(others, numbers)
@@ -96,7 +104,7 @@ def main(args):
     print("".join(f"\n{note}" for note in [*notes, *map(tables.wrapped, more)]))
     try:
         write(args, table, titled, notes + more)
-        draw(args.plots or args.logs[0], others | ours | scratch, chosen, numbers)
+        draw(args.plots or args.logs[0], shown, chosen, numbers)
     except OSError as error:
         raise UserError(f"cannot write '{error.filename}' ({error.strerror}): choose another") from None
 

@@ -77,9 +77,9 @@ class Several:
         assert not hung, f"{len(hung)} of {len(self.pids)} did not end; {self.stderr}"
         return [self._codes[pid] for pid in self.pids]
 
-    def results(self) -> list[Any]:
+    def results(self, seconds: float = 120) -> list[Any]:
         """What each returned, by rank, once all have ended well."""
-        codes = self.wait()
+        codes = self.wait(seconds)
         assert not any(codes), (codes, self.stderr)
         return [torch.load(self.folder / f"{rank}.pth", weights_only=False) for rank in range(len(self.pids))]
 

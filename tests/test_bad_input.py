@@ -162,7 +162,9 @@ PREDICT = "predict @/run @/x.png --device cpu"
 LONG = "x" * 300  # no file system has such a name
 NO_TENSORS = "'@/b.pth' does not hold a dictionary of tensors: save the state_dict"
 AGAIN = "run its command again, or remove it"
+NO_LORA = "--lora: a .*ResNet has no place for adapters: choose a ViT such|--lora needs .* peft: run pip install peft"
 RUN = "fixmatch data -d Digits @run"  # the flags of the finished run follow in `argv`
+VOTE = "v_pet data -d Digits --num-samples-per-class 4 --sources @/run"
 HELP = r" \(--help lists all flags\)"
 
 BAD = [
@@ -199,6 +201,7 @@ BAD = [
     Bad("erm --joint-passes", "unrecognized arguments: --joint-passes"),
     Bad("erm --ema nan", "--ema: must be a number of 0 or more and below 1, got 'nan'"),
     Bad("erm --layer-decay 0", "--layer-decay: must be a number above 0 and at most 1, got '0'"),
+    Bad("erm --layer-decay nan", "--layer-decay: must be a number above 0 and at most 1, got 'nan'"),
     Bad("erm --layer-decay 1.1", "--layer-decay: must be a number above 0 and at most 1, got '1.1'"),
     Bad("erm --layer-decay 0.5", "--layer-decay: WideResNet does not tell its layers: leave it out"),
     Bad("erm --lr-warm-up-steps=-1", "--lr-warm-up-steps: must be a whole number of 0 or more, got '-1'"),
@@ -303,6 +306,11 @@ BAD = [
     ),
     Bad("v_pet --sources @/run", "'@/run' holds no finished run: run", remove("run/result.json")),
     Bad("v_pet --sources @/run", "'@/run' was trained on other images or labels than this run is to be: choose runs"),
+    Bad("v_pet --sources @/run", "'@/run' holds no finished run: run", remove("run/checkpoints/latest.pth")),
+    Bad("v_pet --sources @/images", "'@/images' holds no finished run: run its command to the end, or name another"),
+    Bad(f"{VOTE} --split-seed 3", "'@/run' was trained on other images or labels than this run is to be: choose runs"),
+    Bad(f"{VOTE} --num-samples-per-class 3", "'@/run' was trained on other images or labels than this run is to be"),
+    Bad(VOTE, "labeled.json' cannot be read .*: name another run", write("run/labeled.json", b"{")),
     Bad("v_pet --sources @/run @/run/../run", "--sources names a run twice: give each of them once"),
     Bad("v_pet --sources @/run --passes 0", "--passes: must be a whole number of 1 or more, got '0'"),
     Bad("v_pet --sources @/run --target votes", "--target: invalid choice: 'votes' .*softmax-counts"),
@@ -319,6 +327,8 @@ BAD = [
     Bad("erm -a vit_tiny_patch16_224 --image-size 8", r"cannot take 8-pixel images .*: try --image-size 224, without"),
     Bad("erm --lora 0", "--lora: must be a whole number of 1 or more, got '0'"),
     Bad("erm --lora 2.5", "--lora: must be a whole number of 1 or more, got '2.5'"),
+    Bad("erm -a test_resnet --lora 4", NO_LORA),
+    Bad("fixmatch --lora 4", NO_LORA),
     Bad("erm --lora", "--lora: expected one argument"),
     Bad("erm --adapter=-1", "--adapter: must be a whole number of 1 or more, got '-1'"),
     Bad("erm --lora 4 --adapter 16", "--adapter: not allowed with argument --lora"),
@@ -329,6 +339,7 @@ BAD = [
     Bad("erm -a test_vit --image-size 8", r"'test_vit' cannot take 8-pixel images .*: try --image-size 160, without"),
     Bad("erm -a resnet18 --drop-path=-0.1", "--drop-path: must be a number of 0 or more and below 1, got '-0.1'"),
     Bad("erm -a vgg11 --drop-path 0.1", "--drop-path: 'vgg11' has no residual branches to leave out: drop the flag"),
+    Bad("erm -a resnet18 --drop-path nan", "--drop-path: must be a number of 0 or more and below 1, got 'nan'"),
     Bad("erm -a resnet18 --drop-path 1", "--drop-path: must be a number of 0 or more and below 1, got '1'"),
     Bad("erm --drop-path 0.1", "--drop-path: 'wrn_10_1_half' has no residual branches to leave out: drop the flag"),
     Bad("erm --pretrained-backbone x.pth --scratch", "--scratch: not allowed with argument --pretrained-backbone"),
@@ -604,6 +615,11 @@ BAD = [
     ),
     Bad(RUN.replace("fixmatch", "erm"), r"other arguments: method erm \(was fixmatch\).*; choose another --log"),
     Bad(RUN.replace("fixmatch", "pseudo_label"), r"method pseudo_label \(was fixmatch\), .*; choose another --log"),
+    Bad(f"{RUN} --optimizer adamw", r"other arguments: --optimizer adamw \(was sgd\); choose another --log"),
+    Bad(f"{RUN} --adapter 4", r"other arguments: --adapter 4 \(was None\); choose another --log"),
+    Bad(
+        f"{RUN} --no-bottleneck --bottleneck-dim 1024", r"--bottleneck-dim 0 \(was 16\), --no-bottleneck True .*choose"
+    ),
     Bad(f"{RUN} --overwrite --num-samples-per-class 500", "fewer than"),
     Bad(RUN, "'@/run/args.json' cannot be read .*: remove it, or choose another --log", write("run/args.json", b"{")),
     Bad(RUN, "'@/run/args.json' cannot be read .*recursion.*: remove it", write("run/args.json", b"[" * 100_000)),
@@ -673,7 +689,14 @@ BAD = [
     Bad(PREDICT, "unknown model 'resnet1': did you mean", argument("arch", "resnet1")),
     *(
         Bad(PREDICT, rf"args.json' is not what a run wrote \({name}\): name another run", argument(name, value))
-        for name, value in {"arch": 5, "bottleneck_dim": -1, "precision": 16, "val_resizing": ["native"]}.items()
+        for name, value in {
+            "arch": 5,
+            "lora": "4",
+            "adapter": 0,
+            "bottleneck_dim": -1,
+            "precision": 16,
+            "val_resizing": ["native"],
+        }.items()
     ),
     *(
         Bad(PREDICT, rf"args.json' is not what a run wrote \({name}\): name another run", argument(name, value))
@@ -715,6 +738,7 @@ BAD = [
     Bad("scripts.collect_results @/run", f"'last_top1'.*: {AGAIN}", edited("run/result.json", last_top1="high")),
     Bad("scripts.collect_results @/run", f"'dataset'.*: {AGAIN}", edited("run/result.json", dataset=["CIFAR10"])),
     Bad("scripts.collect_results @/run", f"metrics.jsonl' .*: {AGAIN}", write("run/metrics.jsonl", b"{}\n5\n")),
+    Bad("scripts.collect_results @/run", f"args.json' .*'sources'.*: {AGAIN}", argument("sources", 5)),
     Bad("scripts.collect_results @/run --csv @/images", r"cannot write '@/images' \(Is a directory\): choose another"),
     Bad("scripts.benchmark --rounds 0", "--rounds: must be a whole number of 1 or more, got '0'"),
     Bad(

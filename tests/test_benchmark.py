@@ -66,6 +66,20 @@ def test_ideas_are_in_force_one_by_one(monkeypatch, capsys):
     assert all(name in out and len(seconds) == 2 and min(seconds) > 0 for name, seconds in result["ideas"].items())
 
 
+def test_adapters_take_turns_with_all_weights(monkeypatch, capsys):
+    """In the small ViT: six blocks of 64 units, with a linear head on ten classes."""
+    monkeypatch.delitem(benchmark.measures.ADAPTERS, "--lora 4")
+    argv = "--quick --sections adapters --device cpu -- -a test_vit --image-size 32".split()
+    result = benchmark.main(benchmark.parse_args(argv))["adapters"]
+    whole, adapter = result.values()
+    assert adapter["trained"] == 6 * (2 * 64 * 16 + 16 + 64) + 64 * 10 + 10
+    assert whole["trained"] > 300_000
+    assert whole["checkpoint"] > 12 * whole["trained"] > 10 * adapter["checkpoint"]  # with AdamW's two moments
+    assert all(len(found["seconds"]) == 1 and found["seconds"][0] > 0 < found["memory"] for found in result.values())
+    out = capsys.readouterr().out
+    assert all(f"| {name:12} |" in out for name in result)
+
+
 def test_the_hours_are_those_of_all_cells():
     """At a step a second, and tests that take no time: FixMatch's share is 22 cells of 60 epochs of 500 steps."""
     names = [f"cell: {what}" for what in ("later steps", "first test", "later tests")]

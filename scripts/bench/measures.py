@@ -4,6 +4,7 @@ import gc
 import importlib
 import inspect
 import json
+import resource
 import statistics
 import subprocess
 import sys
@@ -34,6 +35,7 @@ from common.loaders import TrainLoader
 from scripts.bench import plain
 
 Timer = Callable[[], float]
+ADAPTERS = {"all weights": [], "--lora 4": ["--lora", "4"], "--adapter 16": ["--adapter", "16"]}  # and their flags
 
 
 class Row(NamedTuple):
@@ -139,8 +141,8 @@ class Captured(Exception):  # noqa: N818 (no error: it carries the arguments out
         self.values = values
 
 
-def prepared_step(script: ModuleType, argv: list[str]) -> Callable[[], Any]:
-    """One training step of the script, with everything that its own `main` builds and a batch drawn once."""
+def built(script: ModuleType, argv: list[str]) -> dict[str, Any]:
+    """Everything that the script's own `main` builds, under the names that train_one_epoch has for it."""
     signature = inspect.signature(script.train_one_epoch)
 
     def capture(*arguments):
@@ -150,7 +152,11 @@ def prepared_step(script: ModuleType, argv: list[str]) -> Callable[[], Any]:
         with mock.patch.object(script, "train_one_epoch", capture):
             script.main(script.parse_args(argv))
     except Captured as captured:
-        values = captured.values
+        return captured.values
+
+
+def one_step(script: ModuleType, values: dict[str, Any]) -> Callable[[], Any]:
+    """A training step of what was built, on a batch drawn once."""
     values["model"].train()
     for name in ("l", "u"):
         if f"loader_{name}" in values:
@@ -161,6 +167,11 @@ def prepared_step(script: ModuleType, argv: list[str]) -> Callable[[], Any]:
     if script is plain:
         return lambda: script.train_step(*arguments)  # its meters are read within
     return lambda: run.update(script.train_step(*arguments))
+
+
+def prepared_step(script: ModuleType, argv: list[str]) -> Callable[[], Any]:
+    """One training step of the script, as its own `main` would take it."""
+    return one_step(script, built(script, argv))
 
 
 def steps(methods: list[str], argv: list[str], repeats: int, rounds: int) -> dict[str, list[float]]:
@@ -182,6 +193,35 @@ def processes(count: int, argv: list[str], repeats: int, rounds: int) -> dict[st
     command = [*launcher, str(Path(__file__).with_name("processes.py")), *words]
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
     return json.loads(done.stdout.splitlines()[-1]) | {"images": args.batch_size + args.unlabeled_batch_size}
+
+
+def adapters(argv: list[str], repeats: int, rounds: int) -> dict[str, dict[str, Any]]:
+    """Of ERM with all weights and with each kind of adapter: the `seconds` per step of each round, and what
+    scripts/bench/adapters.py prints at the end. Each has a process of its own, and they take turns.
+    """
+    program = [sys.executable, str(Path(__file__).with_name("adapters.py")), str(repeats)]
+    options = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    with ExitStack() as stack:
+        processes = [
+            stack.enter_context(subprocess.Popen([*program, *argv, "--workers", "0", *flags], **options))
+            for flags in ADAPTERS.values()
+        ]
+        seconds = in_turn([partial(_turn, process) for process in processes], rounds)
+        ends = [json.loads(process.communicate()[0]) for process in processes]
+    return {name: end | {"seconds": own} for name, end, own in zip(ADAPTERS, ends, seconds, strict=True)}
+
+
+def _turn(process: subprocess.Popen) -> float:
+    process.stdin.write("\n")
+    process.stdin.flush()
+    return json.loads(process.stdout.readline())
+
+
+def height() -> float:
+    """The most memory that this process has had, in MiB: on CUDA, where there is one, else on the host."""
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated() / 2**20
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
 def ideas(argv: list[str], repeats: int, rounds: int) -> dict[str, list[float]]:

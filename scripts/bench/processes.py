@@ -7,13 +7,10 @@ first process prints a line of JSON.
 """
 
 import json
-import resource
 import sys
 import tempfile
 from pathlib import Path
 from unittest import mock
-
-import torch
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
@@ -31,11 +28,8 @@ def main(repeats: int, rounds: int, argv: list[str]) -> None:
         whole = measures.prepared_step(fixmatch, [*argv, "--log", f"{folder}/whole"])
     timers = [measures.timer(step, repeats) for step in (whole, share)]
     seconds = measures.in_turn([lambda timer=timer: (processes.largest(0), timer())[1] for timer in timers], rounds)
-    memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    if torch.cuda.is_available():
-        memory = torch.cuda.max_memory_allocated() / 2**20
     if processes.is_first():
-        print(json.dumps({"whole": seconds[0], "share": seconds[1], "memory": memory}))
+        print(json.dumps({"whole": seconds[0], "share": seconds[1], "memory": measures.height()}))
 
 
 if __name__ == "__main__":

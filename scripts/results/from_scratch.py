@@ -2,15 +2,11 @@
 
 import csv
 import functools
-import importlib
-import os
-import shlex
 import statistics
-import subprocess
 from typing import Any, NamedTuple
 
 from scripts.results import tables
-from scripts.results.published import differences
+from scripts.results.published import arguments, commands, differences
 from scripts.results.runs import ROOT, Cell, Place, Run
 
 NAMES = {"SVHNExtra": "SVHN"}  # of datasets, in the table
@@ -60,26 +56,14 @@ def holds(place: Place, run: Run) -> bool:
 
 def departures(cell: Cell) -> list[str]:
     """The flags in which a cell of the table is not what scripts/scratch.sh runs."""
-    return differences(cell.runs[0], _command(*_cell(cell.runs[0])) or {})
+    return differences(cell.runs[0].settings, _command(*_cell(cell.runs[0])) or {})
 
 
 @functools.cache
 def _command(method: str, dataset: str, labels: int) -> dict[str, Any] | None:
     """All arguments of the command of scripts/scratch.sh for a cell."""
-    words = [method, dataset] + ([] if method == "oracle" else [str(labels)])
-    environment = {key: value for key, value in os.environ.items() if key not in {"SEEDS", "JOBS", "STEPS"}}
-    done = subprocess.run(
-        ["bash", str(ROOT / "scripts" / "scratch.sh"), *words],
-        env=environment | {"DRY_RUN": "1"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    commands = [shlex.split(line) for line in done.stdout.splitlines()]
-    if done.returncode or len(commands) != 1:
-        return None
-    _python, script, *argv = commands[0]
-    return vars(importlib.import_module(script.removesuffix(".py")).parse_args(argv))
+    found = commands("scratch", method, dataset, *([] if method == "oracle" else [str(labels)]))
+    return arguments(found[0]) if len(found) == 1 else None
 
 
 def table(cells: dict[Place, list[Cell]], notes: list[str]) -> tables.Table:

@@ -6,12 +6,14 @@ import importlib
 import os
 import shlex
 import subprocess
+from pathlib import Path
 from typing import Any
 
-from scripts.results.runs import NOT_SETTINGS, ROOT, Cell, Place, Run
+from scripts.results.runs import ROOT, Cell, Place, Run
 
 ARCH = "resnet50"
 PRETRAININGS = {"supervised": "supervised", "moco": "moco_v2_800ep_backbone"}  # in the table -> in result.json
+SELECTING = {"ROWS", "SEEDS", "STEPS", "JOBS", "NPROC"}  # variables of the shell files that change what they print
 
 
 @functools.cache
@@ -54,25 +56,25 @@ def departures(cell: Cell) -> list[str]:
     run = cell.runs[0]
     # The name comes from a file: of those that it may have, none is run but a published method's shell file.
     is_published = run.result["method"] in {row.partition(",")[0] for row in rows()}
-    return differences(run, (_command(run) if is_published else None) or {})
+    return differences(run.settings, (_command(run) if is_published else None) or {})
 
 
-def differences(run: Run, command: dict[str, Any]) -> list[str]:
-    """The flags in which a run departs from a command's arguments, as `--epochs 1 (published: 60)`."""
+def differences(settings: dict[str, Any], command: dict[str, Any]) -> list[str]:
+    """The flags in which a run's settings depart from a command's arguments, as `--epochs 1 (published: 60)`."""
     return [
-        f"--{key.replace('_', '-')} {run.args[key]} (published: {value})"
+        f"--{key.replace('_', '-')} {settings[key]} (published: {value})"
         for key, value in command.items()
-        if key in run.args and key not in NOT_SETTINGS and run.args[key] != value
+        if key in settings and settings[key] != value
     ]
 
 
 def _command(run: Run) -> dict[str, Any] | None:
     """All arguments of the shell file's command for the run's place; None where it has no such command."""
-    method, place = run.result["method"], run.place
+    place = run.place
     moco = place.pretraining == PRETRAININGS["moco"]
-    for _python, _script, *argv in _dry_run(method):
-        if place.dataset in argv and ("--pretrained-backbone" in argv) == moco:
-            args = vars(importlib.import_module(method).parse_args(argv))
+    for command in commands(run.result["method"]):
+        if place.dataset in command and ("--pretrained-backbone" in command) == moco:
+            args = arguments(command)
             if args.get("oracle", False) == run.result["oracle"] and (
                 args["num_samples_per_class"] == run.result["num_samples_per_class"]
             ):
@@ -81,12 +83,24 @@ def _command(run: Run) -> dict[str, Any] | None:
 
 
 @functools.cache
-def _dry_run(method: str) -> list[list[str]]:
-    file = ROOT / "scripts" / f"{method}.sh"
-    if not file.exists():
-        return []
-    environment = {key: value for key, value in os.environ.items() if key not in {"ROWS", "SEEDS", "JOBS"}}
+def commands(name: str, *words: str) -> list[list[str]]:
+    """The commands that a shell file prints for these words; none where it refuses them.
+
+    Args:
+        name: of the file, which is executed: never as a run's files give it.
+    """
+    environment = {key: value for key, value in os.environ.items() if key not in SELECTING}
     done = subprocess.run(
-        ["bash", str(file)], env=environment | {"DRY_RUN": "1"}, capture_output=True, text=True, check=True
+        ["bash", str(ROOT / "scripts" / f"{name}.sh"), *words],
+        env=environment | {"DRY_RUN": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
     )
-    return [shlex.split(line) for line in done.stdout.splitlines()]
+    return [] if done.returncode else [shlex.split(line) for line in done.stdout.splitlines()]
+
+
+def arguments(command: list[str]) -> dict[str, Any]:
+    """All arguments of a command, defaults included."""
+    _python, script, *argv = command
+    return vars(importlib.import_module(Path(script).stem).parse_args(argv))

@@ -19,6 +19,7 @@ ROOT = Path(__file__).parent.parent.parent
 # Beside the flags that change no number: seeds are what a cell averages over, and a backbone file is known by its hash.
 NOT_SETTINGS = cli.FREE | {"seed", "split_seed", "pretrained_backbone"}
 
+REQUIRED = {"v_pet": ["--sources", "a run"]}  # flags of a method without which there is no command line of it
 
 # What the tables need to know of a result.
 FIELDS = {
@@ -64,8 +65,11 @@ class Run:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """All that can change a number, but the seeds."""
+        """All that can change a number, but the seeds. Runs that it learned from have their names of seed 0."""
         settings = {key: value for key, value in self.args.items() if key not in NOT_SETTINGS}
+        if settings.get("sources"):
+            own = f"_seed{self.result['seed']}"  # as the shell files name the folders of another seed
+            settings["sources"] = [str(source).removesuffix(own) for source in settings["sources"]]
         recorded = ("pretraining_sha256", "precision", "official_split", "data_sha256")
         return settings | {key: self.result.get(key) for key in recorded}
 
@@ -146,7 +150,7 @@ def known_images(run: Run) -> list[int]:
 
 def _arguments(content: dict[str, Any]) -> dict[str, Any]:
     """What `args.json` records; flags that the run did not know yet have their defaults, which is what it did."""
-    saved = _typed(content["args"], {"epochs": int})
+    saved = _typed(content["args"], {"epochs": int}, {"sources": list})
     known = _default_arguments(content.get("method"))
     try:
         return saved if known is None else vars(cli.completed(known, saved))
@@ -159,7 +163,7 @@ def _default_arguments(method: str | None) -> cli.Arguments | None:
     """None where there is no such method any more. The name comes from a file: only a script of ours is imported."""
     if method not in {file.stem for file in (ROOT / "scripts").glob("*.sh") if (ROOT / f"{file.stem}.py").is_file()}:
         return None
-    return importlib.import_module(method).parse_args(["data", "-d", "ImageFolder"])
+    return importlib.import_module(method).parse_args(["data", "-d", "ImageFolder", *REQUIRED.get(method, [])])
 
 
 def _typed(
