@@ -11,7 +11,7 @@
 Paper: Wang et al., FreeMatch: Self-adaptive Thresholding for Semi-supervised Learning, ICLR 2023, arXiv:2205.07246.
 The form is that of the authors' code in USB. No published table has these settings. Differences from the paper:
  1. --trade-off-fairness is 0.001, as in USB's settings (the paper: 0.01 where labels are few, 0.05 elsewhere).
- 2. fixmatch.py's differences from FixMatch, but for the mask.
+ 2. fixmatch.py's differences from FixMatch, but for the mask. USB has --max-tau 0.95 on SVHN.
 
 Shell file: scripts/freematch.sh. Diff against: flexmatch.py.
 """
@@ -42,10 +42,10 @@ def parse_args(argv=None):
         help="weight of the unlabeled loss (default: 1)",
     )
     group.add_argument(
-        "--trade-off-fairness", type=cli.non_negative, default=0.001, help="of the fairness loss (default: 0.001)"
+        "--trade-off-fairness", type=cli.non_negative, default=0.001, help="weight of loss_f (default: 0.001)"
     )
     group.add_argument("--momentum", type=cli.fraction, default=0.999, help="of the running means (default: 0.999)")
-    group.add_argument("--max-tau", type=cli.fraction, default=1.0, help="limit of tau; 0.95 for SVHN (default: 1)")
+    group.add_argument("--max-tau", type=cli.fraction, default=1.0, help="limit of the global threshold (default: 1)")
     parser.set_defaults(epochs=60)
     return cli.parse(parser, argv)
 

@@ -112,7 +112,7 @@ def train_step(model, teacher, optimizer, batch_l, batch_u, weight_u, args):
 
     with torch.no_grad():
         logits_teacher = teacher(x_u_weak_2)
-    with batch_norm.statistics_kept(model, args.labeled_statistics):
+    with batch_norm.frozen_statistics(model, args.labeled_statistics):
         logits_student = model(x_u_weak_1)
     loss_u = consistency_loss(logits_student, logits_teacher)
     loss = loss_l + weight_u * loss_u

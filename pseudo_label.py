@@ -77,7 +77,7 @@ def train_step(model, optimizer, batch_l, batch_u, weight_u, args):
     loss_l = F.cross_entropy(logits_l_weak, labels_l)
     loss_l = loss_l + args.trade_off_cls_strong * sum(F.cross_entropy(logits, labels_l) for logits in logits_l_strong)
 
-    with batch_norm.statistics_kept(model, args.labeled_statistics):
+    with batch_norm.frozen_statistics(model, args.labeled_statistics):
         logits_u_weak = model(x_u_weak)
     loss_u, pseudo_labels, mask = self_training_loss(logits_u_weak, args.threshold)
     loss = loss_l + weight_u * loss_u

@@ -36,7 +36,7 @@ def over_processes(model: nn.Module) -> None:
 
 
 @contextlib.contextmanager
-def statistics_kept(model: nn.Module, kept: bool) -> Iterator[None]:
+def frozen_statistics(model: nn.Module, enabled: bool) -> Iterator[None]:
     """Within it, no pass moves the running statistics of a model's BatchNorms.
 
     In train mode they normalise with the batch's own statistics as ever, and gradients flow through these. Nothing is
@@ -44,9 +44,9 @@ def statistics_kept(model: nn.Module, kept: bool) -> Iterator[None]:
 
     Args:
         model: any network.
-        kept: False: nothing is changed at all.
+        enabled: False leaves everything as it is.
     """
-    norms = [m for m in model.modules() if isinstance(m, _BatchNorm) and m.track_running_stats] if kept else []
+    norms = [m for m in model.modules() if isinstance(m, _BatchNorm) and m.track_running_stats] if enabled else []
     try:
         for norm in norms:
             norm.track_running_stats = False

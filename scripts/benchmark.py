@@ -17,7 +17,7 @@ does not matter, with its quartiles. Sections:
     processes  only where it is named: FixMatch's step on 1, 2, 4, ... processes, as many as there are GPUs or cores;
              what a step on a share of the batch alone lacks, they spend on talking to and waiting for each other
     adapters   only where it is named: ERM's step with a ViT-B/16 of random weights at 224 pixels, 8 images, AdamW, with
-             all weights and with adapters; trained weights, time, memory, and the size of latest.pth
+             all weights and with adapters; trained weights, time, memory, and the size of latest.pth (needs peft)
     ideas    only where it is named, since it compiles for minutes: FixMatch's step with what the scripts do not use,
              fused SGD, cuDNN's trying of algorithms, torch.compile without and with CUDA graphs
 
@@ -94,7 +94,13 @@ def parse_args(argv=None):
         choices=SETTINGS,
         help="of steps, cell and memory; scratch has small images in batches of 64 + 448 (default: digits on the CPU)",
     )
-    parser.add_argument("--methods", nargs="+", choices=IMAGES, default=list(IMAGES), help="of steps (default: all)")
+    parser.add_argument(
+        "--methods",
+        nargs="+",
+        choices=IMAGES,
+        default=list(IMAGES),
+        help="of steps (default: all; of scratch, FixMatch alone)",
+    )
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--workers", type=cli.positive_int, default=4, help="of each set (default: %(default)s)")
     parser.add_argument("--rounds", type=cli.positive_int, default=7, help="default: %(default)s")
@@ -114,6 +120,8 @@ def parse_args(argv=None):
     if args.quick:
         vars(args).update(QUICK)
     args.setting = args.setting or ("photographs" if args.device.startswith("cuda") else "digits")
+    if args.setting == "scratch":  # the other methods' batches are other ones there
+        args.methods = ["fixmatch"]
     args.methods = ["fixmatch", *(name for name in args.methods if name != "fixmatch")]
     return args
 
@@ -147,7 +155,8 @@ def measure_all(args, folder):
         counts = [2**power for power in range(most.bit_length())]
         processes = {count: measures.processes(count, own, args.repeats, args.rounds) for count in counts}
     if "adapters" in args.sections:
-        adapters = measures.adapters([*own, *ADAPTED, *args.flags], args.repeats, args.rounds)
+        # The setting's flags but for what stands there, and the user's once more, since the last one holds.
+        adapters = measures.adapters([*flags["digits"], *ADAPTED, *args.flags], args.repeats, args.rounds)
     return rows, steps, ideas, processes, adapters
 
 

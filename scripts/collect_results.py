@@ -91,7 +91,7 @@ def main(args):
     if scratch:
         titled["from scratch: error in percent, and the published best"] = from_scratch.table(scratch, more)
     if adapted:
-        titled["foundation models: top-1 accuracy in percent, and after the last epoch in arXiv:2503.09707"] = (
+        titled["foundation models: top-1 accuracy in percent; published: after the last epoch, arXiv:2503.09707"] = (
             foundation.table(adapted, more)
         )
     if others:

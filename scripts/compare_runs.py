@@ -32,14 +32,14 @@ class Comparison(NamedTuple):
         seeds: how many they are.
         mean: of the setting's scores, in percent.
         difference: of the means, in points; positive where the setting is better.
-        half: half of the width of its interval; infinite with one seed.
+        half_width: of its interval; infinite with one seed.
         time: seconds of a step, relative to the base's.
     """
 
     seeds: int
     mean: float
     difference: float
-    half: float
+    half_width: float
     time: float
 
 
@@ -60,8 +60,11 @@ def setting(folder: Path) -> Cell:
     Raises:
         UserError: there are none, or they have more than one setting.
     """
-    table, _ = cells(run for run in read_runs([folder]) if run.result is not None)
+    runs = read_runs([folder])
+    table, notes = cells(run for run in runs if run.result is not None)
     found = [cell for several in table.values() for cell in several]
+    for note in [*notes, *(f"not finished: {run.folder}" for run in runs if run.result is None)]:
+        print(note, file=sys.stderr)
     if not found:
         raise UserError(f"no finished run below '{folder}': finish one, or name another folder")
     if len(found) > 1:
@@ -80,8 +83,11 @@ def compare(base: Cell, other: Cell, score: str) -> Comparison:
     folders = f"'{base.runs[0].folder.parent}' and '{other.runs[0].folder.parent}'"
     if not pairs:
         raise UserError(f"the runs of {folders} have no seed in common: run both with the same SEEDS")
-    if not all(isinstance(result.get(score), int | float) for pair in pairs for result in pair):
-        raise UserError(f"not all runs of {folders} have a score '{score}': take one of their result.json")
+    for name in (score, "steps_per_second"):
+        if not all(isinstance(result.get(name), int | float) for pair in pairs for result in pair):
+            raise UserError(
+                f"not all runs of {folders} have a number '{name}' in their result.json: name another --score"
+            )
     differences = [b[score] - a[score] for a, b in pairs]
     times = [a["steps_per_second"] / b["steps_per_second"] for a, b in pairs]
     mean = statistics.fmean(b[score] for _, b in pairs)
@@ -101,7 +107,7 @@ def main(args):
     base, rows, notes = setting(args.base), [["setting", "seeds", args.score, "difference, 95 %", "time"]], []
     for folder, other in [(args.base, base), *((folder, setting(folder)) for folder in args.others)]:
         found = compare(base, other, args.score)
-        interval = "" if math.isinf(found.half) else f" ± {found.half:.1f}"
+        interval = "" if math.isinf(found.half_width) else f" ± {found.half_width:.1f}"
         difference = tables.MISSING if other is base else f"{found.difference:+.1f}{interval}"
         rows.append([folder.name, str(found.seeds), f"{found.mean:.1f}", difference, f"{found.time:.2f}"])
         if other is not base:
@@ -109,7 +115,10 @@ def main(args):
             notes.append(f"* {folder.name}: {now or 'the same settings'} ({args.base.name}: {was or 'the same'})")
     print("\n".join([tables.text(rows), "", *map(tables.wrapped, notes)]))
     if args.markdown:
-        args.markdown.write_text(tables.markdown(rows) + "\n", encoding="utf-8")
+        try:
+            args.markdown.write_text(tables.markdown(rows) + "\n", encoding="utf-8")
+        except OSError as error:
+            raise UserError(f"cannot write '{error.filename}' ({error.strerror}): choose another") from None
         print(f"Markdown: {args.markdown}")
 
 

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Which of the ingredients of training from scratch matter: the protocol of fashion.sh with 40 labels, with one of them
-# left out at a time (no_ema), without any (none), and with one alone (only_ema), for two methods on five seeds.
+# left out at a time (no_ema), without any (none), and with one alone (only_ema), for two methods on five seeds. METHODS
+# may be any that has --joint-passes.
 #
 #   bash scripts/ingredients.sh [EXTRA FLAGS]
 #   METHODS=fixmatch SEEDS="0 1" OMP_NUM_THREADS=1 bash scripts/ingredients.sh
@@ -24,6 +25,9 @@ common_flags="-d FashionMNIST -a wrn_10_1_half --scratch --no-bottleneck --worke
 own_flags() {
     case $1 in
         flexmatch) echo "--warmup" ;;
+        uda) echo "--uda-variant paper --T 0.4 --threshold 0.8" ;;
+        debiasmatch) echo "--persistent-q-hat --momentum 0.99" ;;
+        freematch | softmatch) echo "--momentum 0.99" ;;
     esac
 }
 
@@ -60,6 +64,12 @@ flags() {
     done
 }
 
+for method in $METHODS; do
+    case $method in
+        fixmatch | flexmatch | uda | debiasmatch | freematch | softmatch) ;;
+        *) echo "error: METHODS takes fixmatch flexmatch uda debiasmatch freematch softmatch, not '$method'" >&2 && exit 2 ;;
+    esac
+done
 names="all none"
 for ingredient in $ingredients; do
     names="$names no_$ingredient only_$ingredient"

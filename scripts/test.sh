@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Check the style and run all the tests, in a virtual environment of the project's own.
 #
-#   bash scripts/test.sh [PYTEST ARGUMENTS]
+#   bash scripts/test.sh [PYTEST ARGUMENTS]       -n 0 runs them one after the other, for --pdb
 set -euo pipefail
 # shellcheck source=scripts/setup.sh
 . "$(dirname "${BASH_SOURCE[0]}")/setup.sh"
@@ -10,5 +10,5 @@ install tests/requirements.txt
 ruff format --check .
 ruff check .
 for file in scripts/*.sh; do bash -n "$file"; done
-# Files run side by side: a test computes on one thread, since others would change the last bits.
+# Files run side by side: a test computes on one thread, since more would change the last bits.
 exec python -m pytest --numprocesses auto --maxprocesses 8 --dist loadfile "$@"

@@ -18,7 +18,7 @@ from common import adapters, models, trained
 from common.adapters import AdaptFormer, Merged
 from common.augment import Normalizer
 from common.errors import UserError
-from tests import conftest
+from tests import adapters_matrix, conftest
 from tests.conftest import assert_equal_states, assert_same_run, final_state, read_rows, train_small
 from tests.test_methods import METHODS, stop_in_step
 
@@ -251,3 +251,11 @@ def test_the_newest_checkpoint_is_tested_with_the_backbone_that_it_was_trained_w
         torch.testing.assert_close(*loaded, rtol=0, atol=1e-5)
         file.unlink()
         assert train_small("mean_teacher", *flags, *start, "--phase", "test", log=tmp_path / "run")["top1"] > 0
+
+
+def test_the_matrix_in_short_of_lora_and_the_others(capsys, monkeypatch):
+    """`python tests/adapters_matrix.py` tries all scripts, another network, and bfloat16."""
+    monkeypatch.setattr(adapters_matrix, "NETWORKS", ("test_vit",))
+    monkeypatch.setattr(adapters_matrix, "ROUNDING", {"float32": 1e-4})
+    assert adapters_matrix.main(["--methods", "erm"]) == 0
+    assert "3 of 3 combinations" in capsys.readouterr().out

@@ -8,7 +8,7 @@ import torch
 from timm.layers import BatchNormAct2d, convert_sync_batchnorm
 from torch import nn
 
-from common.batch_norm import WholeBatchNorm, WholeBatchNormAct, statistics_kept
+from common.batch_norm import WholeBatchNorm, WholeBatchNormAct, frozen_statistics
 from tests.conftest import assert_equal_states
 
 KINDS = {
@@ -31,7 +31,7 @@ def batch(kind: str) -> torch.Tensor:
 def test_the_batch_is_normalised_by_its_own_statistics_which_leave_no_trace(kind):
     model, x = nn.Sequential(KINDS[kind]()), batch(kind)
     before = copy.deepcopy(model.state_dict())
-    with statistics_kept(model, True):
+    with frozen_statistics(model, True):
         y = model(x)
     assert_equal_states(before, model.state_dict())
 
@@ -50,7 +50,7 @@ def test_gradients_are_the_same_bits(kind):
     gradients = []
     for kept in (False, True):
         model, x = nn.Sequential(KINDS[kind]()), batch(kind).requires_grad_()
-        with statistics_kept(model, kept):
+        with frozen_statistics(model, kept):
             model(x).pow(3).sum().backward()
         gradients.append([x.grad, *(p.grad for p in model.parameters())])
     assert all(torch.equal(a, b) for a, b in zip(*gradients, strict=True))
@@ -63,19 +63,19 @@ def test_in_eval_mode_the_running_statistics_are_read(kind):
     model(x)
     expected = model.eval()(x)
     model.training = True
-    with statistics_kept(model, True):
+    with frozen_statistics(model, True):
         assert torch.equal(model(x), expected)
 
 
 def test_one_without_running_statistics_stays_without():
     model = nn.Sequential(nn.BatchNorm1d(3, track_running_stats=False), nn.BatchNorm1d(3))
-    with statistics_kept(model, True):
+    with frozen_statistics(model, True):
         model(batch("1d"))
     assert [norm.track_running_stats for norm in model] == [False, True]
 
 
 def test_an_error_within_leaves_the_network_as_it_was():
     model = nn.Sequential(nn.BatchNorm1d(3))
-    with pytest.raises(ValueError, match="expected 2D"), statistics_kept(model, True):
+    with pytest.raises(ValueError, match="expected 2D"), frozen_statistics(model, True):
         model(torch.zeros(2, 3, 4, 5))
     assert model[0].track_running_stats

@@ -64,8 +64,10 @@ def test_what_cannot_be_compared_is_refused(write_runs, tmp_path):
         ((base, tmp_path / "nowhere"), "folder '.*nowhere' does not exist"),
         ((base, tmp_path / "two"), r"the runs below '.*two' have several settings \(lr 0.003; lr 0.5\)"),
         ((base, write_runs("later", {3: 1.0})), "have no seed in common: run both with the same SEEDS"),
-        ((base, base, "--score", "val_top1"), "not all runs of .* have a score 'val_top1'"),
-        ((base, base, "--score", "method"), "have a score 'method'"),
+        ((base, base, "--score", "val_top1"), "not all runs of .* have a number 'val_top1' in their result.json"),
+        ((base, base, "--score", "method"), "have a number 'method'"),
+        ((base, write_runs("old", {0: 1.0}, steps_per_second=None)), "have a number 'steps_per_second'"),
+        ((base, base, "--markdown", tmp_path), "cannot write '.*' \\(Is a directory\\): choose another"),
     ]:
         with pytest.raises(UserError, match=message):
             compared(*argv)

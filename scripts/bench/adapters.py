@@ -3,7 +3,7 @@
     python scripts/bench/adapters.py REPEATS FLAGS OF ERM
 
 For every line on stdin it takes REPEATS steps and prints the seconds of one. After the last line it prints what it all
-took, as JSON: the number of trained weights, the bytes of latest.pth, and the MiB of memory at the height of the steps.
+took, as JSON: the number of trained weights, the bytes of latest.pth, and the peak of memory in MiB.
 """
 
 import json
@@ -25,7 +25,7 @@ def main(repeats: int, argv: list[str]) -> None:
         seconds = measures.timer(measures.one_step(erm, values), repeats)
         for _ in sys.stdin:
             print(json.dumps(seconds()), flush=True)
-        memory = measures.height()
+        memory = measures.own_peak()
         values["run"].save()
         size = (Path(folder) / "checkpoints" / "latest.pth").stat().st_size
     trained = sum(p.numel() for p in values["model"].parameters())

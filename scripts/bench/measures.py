@@ -31,6 +31,7 @@ import fixmatch
 import flexmatch
 import self_tuning
 from common import augment, datasets, evaluate, optim, splits
+from common.errors import UserError
 from common.loaders import TrainLoader
 from scripts.bench import plain
 
@@ -202,26 +203,33 @@ def adapters(argv: list[str], repeats: int, rounds: int) -> dict[str, dict[str, 
     program = [sys.executable, str(Path(__file__).with_name("adapters.py")), str(repeats)]
     options = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
     with ExitStack() as stack:
-        processes = [
+        children = [
             stack.enter_context(subprocess.Popen([*program, *argv, "--workers", "0", *flags], **options))
             for flags in ADAPTERS.values()
         ]
-        seconds = in_turn([partial(_turn, process) for process in processes], rounds)
-        ends = [json.loads(process.communicate()[0]) for process in processes]
+        seconds = in_turn([partial(_turn, child) for child in children], rounds)
+        ends = [json.loads(child.communicate()[0]) for child in children]
     return {name: end | {"seconds": own} for name, end, own in zip(ADAPTERS, ends, seconds, strict=True)}
 
 
-def _turn(process: subprocess.Popen) -> float:
-    process.stdin.write("\n")
-    process.stdin.flush()
-    return json.loads(process.stdout.readline())
+def _turn(child: subprocess.Popen) -> float:
+    with suppress(BrokenPipeError):
+        child.stdin.write("\n")
+        child.stdin.flush()
+    said = child.stdout.readline()
+    if not said:
+        raise UserError("a process that measures adapters ended: see above why")
+    return json.loads(said)
 
 
-def height() -> float:
+def own_peak() -> float:
     """The most memory that this process has had, in MiB: on CUDA, where there is one, else on the host."""
-    if torch.cuda.is_available():
-        return torch.cuda.max_memory_allocated() / 2**20
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    return peak_on_cuda() or resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def peak_on_cuda() -> float:
+    """In MiB; 0 where nothing was there."""
+    return torch.cuda.max_memory_allocated() / 2**20 if torch.cuda.is_available() else 0.0
 
 
 def ideas(argv: list[str], repeats: int, rounds: int) -> dict[str, list[float]]:
@@ -327,7 +335,7 @@ def peak_memory(script: ModuleType, argv: list[str]) -> dict[str, float]:
         done.set()
         watcher.join()
     memory = {"host": peak} if peak else {}
-    cuda = torch.cuda.max_memory_allocated() / 2**20 if torch.cuda.is_available() else 0.0
+    cuda = peak_on_cuda()
     return memory | ({"CUDA": cuda} if cuda else {})
 
 

@@ -29,7 +29,7 @@ def main(repeats: int, rounds: int, argv: list[str]) -> None:
     timers = [measures.timer(step, repeats) for step in (whole, share)]
     seconds = measures.in_turn([lambda timer=timer: (processes.largest(0), timer())[1] for timer in timers], rounds)
     if processes.is_first():
-        print(json.dumps({"whole": seconds[0], "share": seconds[1], "memory": measures.height()}))
+        print(json.dumps({"whole": seconds[0], "share": seconds[1], "memory": measures.own_peak()}))
 
 
 if __name__ == "__main__":

@@ -44,8 +44,8 @@ def figures() -> dict[Key, Figure]:
 
 
 def _key(method: str, dataset: str, labels: int, network: str, args: dict[str, Any]) -> Key:
-    sources, sizes = args.get("sources") or [], {"LoRA": args.get("lora"), "AdaptFormer": args.get("adapter")}
-    name = VOTES.get(len(sources), method) if method == "v_pet" else method
+    sizes = {"LoRA": args.get("lora"), "AdaptFormer": args.get("adapter")}
+    name = VOTES.get(len(args.get("sources") or []), method) if method == "v_pet" else method
     return Key(name, dataset, labels, network, next((adapter for adapter, size in sizes.items() if size), None))
 
 

@@ -97,7 +97,10 @@ def commands(name: str, *words: str) -> list[list[str]]:
         text=True,
         check=False,
     )
-    return [] if done.returncode else [shlex.split(line) for line in done.stdout.splitlines()]
+    if done.returncode == 2:
+        return []
+    done.check_returncode()
+    return [shlex.split(line) for line in done.stdout.splitlines()]
 
 
 def arguments(command: list[str]) -> dict[str, Any]:

@@ -19,7 +19,7 @@ ROOT = Path(__file__).parent.parent.parent
 # Beside the flags that change no number: seeds are what a cell averages over, and a backbone file is known by its hash.
 NOT_SETTINGS = cli.FREE | {"seed", "split_seed", "pretrained_backbone"}
 
-REQUIRED = {"v_pet": ["--sources", "a run"]}  # flags of a method without which there is no command line of it
+REQUIRED = {"v_pet": ["--sources", "a run"]}  # flags without which a script refuses its command line
 
 # What the tables need to know of a result.
 FIELDS = {
@@ -70,7 +70,7 @@ class Run:
         if settings.get("sources"):
             own = f"_seed{self.result['seed']}"  # as the shell files name the folders of another seed
             settings["sources"] = [str(source).removesuffix(own) for source in settings["sources"]]
-        recorded = ("pretraining_sha256", "precision", "official_split", "data_sha256")
+        recorded = ("pretraining_sha256", "official_split", "data_sha256")
         return settings | {key: self.result.get(key) for key in recorded}
 
 
