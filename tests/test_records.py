@@ -57,3 +57,17 @@ def test_the_digits_of_the_readme(recorded):
     }
     assert shown == {key: (cell.show("last_top1"), cell.show("best_top1")) for key, cell in found.items()}
     assert {tuple(cell.seeds) for cell in found.values()} == {(0, 1, 2)}
+
+
+def test_fashion_mnist_from_scratch(recorded):
+    found = recorded("fashion")
+    shown = {
+        (method(title), "all" if title.startswith("oracle") else "40"): (seeds, last, best)
+        for title, seeds, last, best in rows(
+            ROOT / "docs" / "from_scratch.md", "| 40 labels | seeds | last epoch | best on test |"
+        )
+    }
+    expected = {
+        key: (str(len(cell.seeds)), cell.show("last_top1"), cell.show("best_top1")) for key, cell in found.items()
+    }
+    assert shown == expected
