@@ -243,8 +243,10 @@ def leave(code: int, line: str | None = None) -> None:
     Args:
         line: to stderr, from the first that has something to say, and from it alone.
     """
-    lifeline, _State.lifeline = _State.lifeline, None
+    lifeline = _State.lifeline
     if lifeline is not None:
+        lifeline.ends_this.acquire()  # or the listener has it, and ends this process now
+        _State.lifeline = None
         for signum in (signal.SIGTERM, signal.SIGINT):  # torchrun sends them as soon as the first of them is gone
             signal.signal(signum, signal.SIG_IGN)
     if line is not None:
@@ -252,8 +254,26 @@ def leave(code: int, line: str | None = None) -> None:
     if lifeline is not None:
         lifeline.cut(code)
         if code:
+            _count_as_gone()
+            _outlive_the_others()
             _end(code)
         lifeline.listener.join(60)  # a thread that still waits for another process would abort the interpreter's end
+
+
+def _count_as_gone() -> None:
+    """The store will not be asked by this process again."""
+    with contextlib.suppress(RuntimeError):  # it went with its process
+        _State.store.add("gone", 1)
+
+
+def _outlive_the_others() -> None:
+    """The first process holds the store, which tells the others whether their line was said: it ends last.
+
+    It waits for seconds at the most, since one that was killed does not tell that it is gone.
+    """
+    deadline = time.monotonic() + 3
+    while is_first() and _State.store.add("gone", 0) < count() and time.monotonic() < deadline:
+        time.sleep(0.01)
 
 
 def _end(code: int) -> NoReturn:
@@ -291,6 +311,7 @@ class _Lifeline:
         self.next, self.previous = (rank() + 1) % count(), (rank() - 1) % count()
         largest(0)  # all of them are there
         self.listener = threading.Thread(target=self._listen, daemon=True)
+        self.ends_this = threading.Lock()  # taken for good by whoever ends this process: it, or its listener
 
     def start(self) -> None:
         """From now on nobody ends alone."""
@@ -304,17 +325,20 @@ class _Lifeline:
             dist.send(torch.tensor(code), self.previous, group=self.group)
 
     def _listen(self) -> None:
-        code = torch.tensor(0)
+        code, died = torch.tensor(0), False
         try:
             dist.recv(code, self.next, group=self.group)
         except RuntimeError:
-            code = torch.tensor(1)
-            if _State.lifeline is self:
+            code, died = torch.tensor(1), True
+        if int(code) and self.ends_this.acquire(blocking=False):
+            if died:
                 _say_once(
                     f"error: process {self.next} of {count()} died: the same command goes on from the last checkpoint"
                 )
-        if int(code) and _State.lifeline is self:  # otherwise this one is leaving, and has something to say, perhaps
             self.cut(int(code))
+            _count_as_gone()
+            if not died:
+                _outlive_the_others()
             _end(int(code))
 
     def _watch(self, launcher: int) -> None:

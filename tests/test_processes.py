@@ -390,6 +390,20 @@ def test_an_error_in_one_is_one_line_and_ends_both(rank, tmp_path):
     assert run.stderr == "error: image 'x.png' is broken: remove it\n"
 
 
+def test_a_slow_one_does_not_say_again_what_the_first_said(tmp_path):
+    """Both stop for the same reason, and the first, whose store knows what was said, waits for the other."""
+
+    def work():
+        say = processes._say_once
+        processes._say_once = lambda line: (time.sleep(processes.rank()), say(line))
+        in_step(2, 0, send(signal.SIGTERM))
+        exact_run("fixmatch", tmp_path)
+
+    run = Several(2, work)
+    assert run.wait(60) == [143, 143], run.stderr
+    assert run.stderr.count("stopped by SIGTERM") == run.stderr.count("\n") == 1, run.stderr
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
 def test_torchrun_passes_a_signal_on_and_leaves_no_process(tmp_path):
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "--"]
