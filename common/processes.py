@@ -336,8 +336,8 @@ class _Lifeline:
                     f"error: process {self.next} of {count()} died: the same command goes on from the last checkpoint"
                 )
             self.cut(int(code))
-            _count_as_gone()
-            if not died:
+            if not died:  # otherwise at once: whatever else waits for the dead one is about to fail, aloud
+                _count_as_gone()
                 _outlive_the_others()
             _end(int(code))
 

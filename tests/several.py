@@ -55,6 +55,7 @@ class Several:
         except SystemExit as end:
             code = end.code or 0
         except BaseException:
+            time.sleep(1)  # another's death makes collectives fail, too: the listener says so, and ends this process
             traceback.print_exc()
             code = 1
         sys.stdout.flush()
