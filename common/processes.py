@@ -317,6 +317,7 @@ class _Lifeline:
         """From now on nobody ends alone."""
         self.listener.start()
         atexit.register(leave, 1)  # an unforeseen error: who ends as foreseen has left before
+        sys.excepthook = self._after_the_listener(sys.excepthook)
         threading.Thread(target=self._watch, args=(os.getppid(),), daemon=True).start()
 
     def cut(self, code: int) -> None:
@@ -336,10 +337,19 @@ class _Lifeline:
                     f"error: process {self.next} of {count()} died: the same command goes on from the last checkpoint"
                 )
             self.cut(int(code))
-            if not died:  # otherwise at once: whatever else waits for the dead one is about to fail, aloud
+            if not died:  # a dead one would not be counted as gone
                 _count_as_gone()
                 _outlive_the_others()
             _end(int(code))
+
+    def _after_the_listener(self, print_traceback: Callable) -> Callable:
+        """Another's death makes this one's collectives fail, too: the listener says so, and ends this process."""
+
+        def hook(*error: Any) -> None:
+            self.listener.join(1)
+            print_traceback(*error)
+
+        return hook
 
     def _watch(self, launcher: int) -> None:
         """torchrun's own death, by kill -9, would leave its processes running: they stop as if it had asked them to."""

@@ -8,7 +8,6 @@ import socket
 import sys
 import tempfile
 import time
-import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -55,8 +54,8 @@ class Several:
         except SystemExit as end:
             code = end.code or 0
         except BaseException:
-            time.sleep(1)  # another's death makes collectives fail, too: the listener says so, and ends this process
-            traceback.print_exc()
+            sys.excepthook(*sys.exc_info())
+            processes.leave(1)  # the interpreter's end would call it
             code = 1
         sys.stdout.flush()
         sys.stderr.flush()

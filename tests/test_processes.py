@@ -383,6 +383,30 @@ def test_a_killed_one_ends_both_and_they_resume_to_the_same_bits(tmp_path):
     assert len(final_state(whole)["rng"]["others"]) == 1
 
 
+def test_a_death_is_told_in_a_line_where_the_error_that_it_makes_comes_first():
+    def work():
+        processes.join()
+        if processes.rank() == 1:
+            os.kill(os.getpid(), signal.SIGKILL)
+        say = processes._say_once
+        processes._say_once = lambda line: (time.sleep(0.3), say(line))
+        processes.largest(0)
+
+    run = Several(2, work)
+    assert run.wait(60) == [1, -9]
+    assert run.stderr == "error: process 1 of 2 died: the same command goes on from the last checkpoint\n"
+
+
+def test_an_unforeseen_error_keeps_its_traceback_and_ends_both():
+    def work():
+        processes.join()
+        return processes.largest(0) if processes.rank() else {}["nothing"]
+
+    run = Several(2, work)
+    assert run.wait(60) == [1, 1]
+    assert run.stderr.count("KeyError: 'nothing'") == run.stderr.count("Traceback") == 1, run.stderr
+
+
 @pytest.mark.parametrize("rank", [0, 1])
 def test_an_error_in_one_is_one_line_and_ends_both(rank, tmp_path):
     run = stopped(tmp_path, rank, 2, refuse)
