@@ -225,12 +225,14 @@ def test_the_legend_leaves_the_axes_their_room(write_run, tmp_path):
             figure = plots.over_epochs_figure(places, plots.METRICS["accuracy"], "title", numbers)
             figure.draw_without_rendering()
         (axes,) = figure.axes
-        for artist in (axes.get_legend(), *figure.texts):  # and the footnotes
+        (legend,) = figure.legends
+        for artist in (legend, *figure.texts):  # and the footnotes
             box = artist.get_window_extent()
             assert figure.bbox.x0 <= box.x0 <= box.x1 <= figure.bbox.x1
             assert figure.bbox.y0 <= box.y0 <= box.y1 <= figure.bbox.y1
+        assert not legend.get_window_extent().overlaps(axes.get_window_extent())
         sizes.append(axes.get_window_extent())
-        labels = [text.get_text() for text in axes.get_legend().get_texts()]
+        labels = [text.get_text() for text in legend.get_texts()]
         plots.plt.close(figure)
     assert len(set(labels)) == 24
     assert figure.texts[0].get_text().startswith("[1] ")

@@ -64,7 +64,8 @@ def over_epochs_figure(
     }
     if not cells:
         return None
-    width = 7 * len(metrics)
+    columns = math.ceil(len(cells) / IN_A_COLUMN)
+    width = 6.5 * len(metrics) + 2 * columns
     notes = [tables.wrapped(note, 16 * width) for note in tables.footnotes(places, numbers)]
     height = 4.5 + 0.15 * sum(note.count("\n") + 1 for note in notes)
     figure, panels = plt.subplots(1, len(metrics), figsize=(width, height), layout="constrained", squeeze=False)
@@ -75,9 +76,10 @@ def over_epochs_figure(
             _draw_curves(axes, curves(cell, metric), label, style)
         axes.set(xlabel="epoch", ylabel=ylabel, title=title)
         axes.grid(alpha=0.3)
-        if axes.get_lines():
-            columns = math.ceil(len(cells) / IN_A_COLUMN)
-            axes.legend(ncols=columns, fontsize="medium" if columns == 1 else "small")
+    names = {}  # of the lines; not every panel has them all
+    for axes in panels[0]:
+        names |= {label: handle for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)}
+    figure.legend(names.values(), names, ncols=columns, loc="outside right upper")
     if notes:
         figure.supxlabel("\n".join(notes), x=0.01, ha="left", fontsize=8)  # the layout makes room for it
     return figure
