@@ -6,26 +6,32 @@ from pathlib import Path
 
 import pytest
 
+from scripts.compare_runs import compare, setting
 from scripts.results.runs import Cell, cells, read_runs
 from tests.conftest import ROOT
 
 RECORDS = ROOT / "docs" / "records"
+FROM_SCRATCH = ROOT / "docs" / "from_scratch.md"
 
 
-@pytest.fixture(scope="module")
-def recorded(tmp_path_factory):
-    """`recorded("digits")`: the cells of an archive, by method or oracle and number of labels."""
-    folder = tmp_path_factory.mktemp("records")
+@pytest.fixture
+def unpacked(tmp_path):
+    """`unpacked("digits")`: the folder of an archive's runs."""
 
-    def read(name: str) -> dict[tuple[str, str], Cell]:
+    def unpack(name: str) -> Path:
         with tarfile.open(RECORDS / f"{name}.tar.xz") as archive:
-            archive.extractall(folder, filter="data")
-        table, notes = cells(read_runs([folder / "logs" / name]))
-        assert not notes
-        assert all(len(several) == 1 for several in table.values())
-        return {name_of(cell): cell for (cell,) in table.values()}
+            archive.extractall(tmp_path, filter="data")
+        return tmp_path / "logs" / name
 
-    return read
+    return unpack
+
+
+def by_name(folder: Path) -> dict[tuple[str, str], Cell]:
+    """The cells, by method or oracle and number of labels."""
+    table, notes = cells(read_runs([folder]))
+    assert not notes
+    assert all(len(several) == 1 for several in table.values())
+    return {name_of(cell): cell for (cell,) in table.values()}
 
 
 def name_of(cell: Cell) -> tuple[str, str]:
@@ -49,25 +55,53 @@ def method(title: str) -> str:
     return re.sub(r"[ -]", "_", title.partition(",")[0].lower())
 
 
-def test_the_digits_of_the_readme(recorded):
-    found = recorded("digits")
-    shown = {
-        (method(title), "all" if title.startswith("oracle") else "40"): (last, best)
-        for title, last, best in rows(ROOT / "README.md", "| method | last epoch | best on test |")
+def table(page: Path, header: str) -> dict[str, tuple[str, ...]]:
+    """The figures of a page's table, by method."""
+    return {method(title): tuple(figures) for title, *figures in rows(page, header)}
+
+
+def test_the_digits_of_the_readme(unpacked):
+    found = by_name(unpacked("digits"))
+    assert table(ROOT / "README.md", "| method | last epoch | best on test |") == {
+        name: (cell.show("last_top1"), cell.show("best_top1")) for (name, _), cell in found.items()
     }
-    assert shown == {key: (cell.show("last_top1"), cell.show("best_top1")) for key, cell in found.items()}
     assert {tuple(cell.seeds) for cell in found.values()} == {(0, 1, 2)}
 
 
-def test_fashion_mnist_from_scratch(recorded):
-    found = recorded("fashion")
-    shown = {
-        (method(title), "all" if title.startswith("oracle") else "40"): (seeds, last, best)
-        for title, seeds, last, best in rows(
-            ROOT / "docs" / "from_scratch.md", "| 40 labels | seeds | last epoch | best on test |"
-        )
+def test_fashion_mnist_from_scratch(unpacked):
+    found = by_name(unpacked("fashion"))
+    numbers = {labels for _, labels in found} - {"all"}
+    assert "40" in numbers
+    for labels in numbers:
+        assert table(FROM_SCRATCH, f"| {labels} labels | seeds | last epoch | best on test |") == {
+            name: (str(len(cell.seeds)), cell.show("last_top1"), cell.show("best_top1"))
+            for (name, number), cell in found.items()
+            if number in (labels, "all")
+        }
+    assert table(ROOT / "README.md", "| method, from scratch | last epoch | best on test |") == {
+        name: (cell.show("last_top1"), cell.show("best_top1"))
+        for (name, number), cell in found.items()
+        if number in ("40", "all")
     }
-    expected = {
-        key: (str(len(cell.seeds)), cell.show("last_top1"), cell.show("best_top1")) for key, cell in found.items()
+
+
+@pytest.mark.parametrize(("base", "header"), [("all", "one left out"), ("none", "one alone")])
+def test_which_ingredient_matters(base, header, unpacked):
+    folder = unpacked("ingredients")
+    pattern, number = {"all": ("no*", 8), "none": ("only_*", 7)}[base]  # none is among the former
+    settings = sorted(path.name for path in (folder / "fixmatch").glob(pattern))
+    assert len(settings) == number
+    expected = {base: [], **{name: [] for name in settings}}
+    for name in ("fixmatch", "flexmatch"):
+        cell = setting(folder / name / base)
+        assert cell.seeds == [0, 1, 2, 3, 4]
+        expected[base] += [cell.show("last_top1"), ""]
+        for other in settings:
+            found = compare(cell, setting(folder / name / other), "last_top1")
+            assert found.seeds == 5
+            expected[other] += [f"{found.difference:+.1f} ± {found.half_width:.1f}", f"{found.time:.2f}"]
+    shown = {
+        title.split("`")[1]: figures
+        for title, *figures in rows(FROM_SCRATCH, f"| {header} | FixMatch | time | FlexMatch | time |")
     }
     assert shown == expected
