@@ -240,6 +240,27 @@ def test_the_legend_leaves_the_axes_their_room(write_run, tmp_path):
     assert sizes[1].height >= 0.95 * sizes[0].height
 
 
+def test_each_number_of_labels_has_a_panel_and_each_method_one_style(write_run, tmp_path):
+    """The oracle is in all of them, and the fewest labels come first."""
+    digits = {"dataset": "Digits", "pretraining": "scratch"}
+    for labels in ("40", "4", "all"):
+        for method, top1 in (("fixmatch", 60), ("erm", 50)):
+            if (labels, method) != ("4", "fixmatch"):
+                write_run(f"{method}_{labels}", top1, top1, "--num-samples-per-class", labels, method=method, **digits)
+    write_run("oracle", 90, 90, "--oracle", method="erm", parse_args=erm.parse_args, **digits)
+    table, _ = cells(read_runs([tmp_path]))
+    figure = plots.over_epochs_figure(table, plots.METRICS["accuracy"], "Digits", {})
+    drawn = [{line.get_label(): line.get_color() for line in axes.lines} for axes in figure.axes]
+    assert [axes.get_title() for axes in figure.axes] == [
+        f"Digits; labels: {n}" for n in ("4 per class", "40 per class", "all")
+    ]
+    assert [set(lines) for lines in drawn] == [{"erm", "oracle"}, *2 * [{"erm", "fixmatch", "oracle"}]]
+    assert drawn[1] == drawn[2] == drawn[0] | {"fixmatch": drawn[1]["fixmatch"]}
+    assert len(set(drawn[1].values())) == 3
+    assert sorted(text.get_text() for text in figure.legends[0].get_texts()) == ["erm", "fixmatch", "oracle"]
+    plots.plt.close(figure)
+
+
 def test_flags_that_old_runs_lack_have_their_defaults(write_run, tmp_path, capsys):
     """A run from before --optimizer is a seed of the cell of a younger one, where the values agree."""
     for i, lr in enumerate(("0.1", "0.1", "0.2")):

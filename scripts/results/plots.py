@@ -3,7 +3,7 @@
 import math
 import statistics
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import matplotlib as mpl
@@ -55,34 +55,55 @@ def over_epochs(cells: dict[Place, list[Cell]], folder: Path, numbers: dict[str,
 def over_epochs_figure(
     places: dict[Place, list[Cell]], metrics: dict[str, str], title: str, numbers: dict[str, int]
 ) -> Figure | None:
-    """A panel per metric, with the footnotes below; None where no run has any of them."""
-    cells = {
-        marked(place.row.removesuffix(", 4 labels"), difference, numbers): cell
-        for place, several in places.items()
-        for cell, difference in zip(several, differing(several), strict=True)
-        if any(curves(cell, metric) for metric in metrics)
-    }
-    if not cells:
+    """A panel per metric, a row of them per number of labels, the footnotes below; None where no run has any metric."""
+    rows = _by_labels(places, metrics, numbers)
+    if not rows:
         return None
-    columns = math.ceil(len(cells) / IN_A_COLUMN)
+    names = list(dict.fromkeys(name for cells in rows.values() for name in cells))
+    styles = {name: _style(i) for i, name in enumerate(names)}
+    columns = math.ceil(len(names) / (IN_A_COLUMN * len(rows)))
     width = 6.5 * len(metrics) + 2 * columns
     notes = [tables.wrapped(note, 16 * width) for note in tables.footnotes(places, numbers)]
-    height = 4.5 + 0.15 * sum(note.count("\n") + 1 for note in notes)
-    figure, panels = plt.subplots(1, len(metrics), figsize=(width, height), layout="constrained", squeeze=False)
-    for axes, (metric, ylabel) in zip(panels[0], metrics.items(), strict=True):
-        for i, (label, cell) in enumerate(cells.items()):
-            line, color = divmod(i, len(COLORS))
-            style = {"color": COLORS[color], "linestyle": LINES[line % len(LINES)]}
-            _draw_curves(axes, curves(cell, metric), label, style)
-        axes.set(xlabel="epoch", ylabel=ylabel, title=title)
-        axes.grid(alpha=0.3)
-    names = {}  # of the lines; not every panel has them all
-    for axes in panels[0]:
-        names |= {label: handle for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)}
-    figure.legend(names.values(), names, ncols=columns, loc="outside right upper")
+    height = 4.5 * len(rows) + 0.15 * sum(note.count("\n") + 1 for note in notes)
+    figure, panels = plt.subplots(len(rows), len(metrics), figsize=(width, height), layout="constrained", squeeze=False)
+    for row, (labels, cells) in zip(panels, rows.items(), strict=True):
+        for axes, (metric, ylabel) in zip(row, metrics.items(), strict=True):
+            for name, cell in cells.items():
+                _draw_curves(axes, curves(cell, metric), name, styles[name])
+            axes.set(xlabel="epoch", ylabel=ylabel, title=f"{title}; labels: {labels}" if len(rows) > 1 else title)
+            axes.grid(alpha=0.3)
+    handles = {}  # not every panel has them all
+    for axes in panels.flat:
+        handles |= {name: handle for handle, name in zip(*axes.get_legend_handles_labels(), strict=True)}
+    shown = [name for name in names if name in handles]
+    figure.legend([handles[name] for name in shown], shown, ncols=columns, loc="outside right upper")
     if notes:
         figure.supxlabel("\n".join(notes), x=0.01, ha="left", fontsize=8)  # the layout makes room for it
     return figure
+
+
+def _by_labels(
+    places: dict[Place, list[Cell]], metrics: Iterable[str], numbers: dict[str, int]
+) -> dict[str, dict[str, Cell]]:
+    """By number of labels, the fewest first, the cells that have a metric, by name. The oracle's are beside all."""
+    rows, oracle = defaultdict(dict), {}
+    for several in places.values():
+        for cell, difference in zip(several, differing(several), strict=True):
+            if any(curves(cell, metric) for metric in metrics):
+                row = oracle if cell.method == "oracle" else rows[cell.labels]
+                row[marked(cell.method, difference, numbers)] = cell
+    if not rows and oracle:
+        return {"all": oracle}
+    return {labels: rows[labels] | oracle for labels in sorted(rows, key=_number)}
+
+
+def _number(labels: str) -> float:
+    return math.inf if labels == "all" else int(labels.split(maxsplit=1)[0])
+
+
+def _style(i: int) -> dict[str, str]:
+    line, color = divmod(i, len(COLORS))
+    return {"color": COLORS[color], "linestyle": LINES[line % len(LINES)]}
 
 
 def curves(cell: Cell, metric: str) -> list[list[float]]:

@@ -82,6 +82,19 @@ class Cell:
     runs: list[Run]
 
     @property
+    def method(self) -> str:
+        """Its name, or `oracle`."""
+        result = self.runs[0].result
+        return "oracle" if result["oracle"] else result["method"]
+
+    @property
+    def labels(self) -> str:
+        """`4 per class`, or `all`."""
+        result = self.runs[0].result
+        number = "all" if result["oracle"] else result["num_samples_per_class"]
+        return "all" if number == "all" else f"{number} per class"
+
+    @property
     def seeds(self) -> list[int]:
         return [run.result["seed"] for run in self.runs]
 

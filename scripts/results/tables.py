@@ -73,15 +73,12 @@ def other_table(cells: dict[Place, list[Cell]], numbers: dict[str, int]) -> Tabl
     table = [["dataset", "network", "method", "labels", "seeds", "last", "best on val", "best on test", "seconds"]]
     for place, several in cells.items():
         for cell, difference in zip(several, differing(several), strict=True):
-            method = "oracle" if place.row == "oracle" else cell.runs[0].result["method"]
-            number = "all" if place.row == "oracle" else cell.runs[0].result["num_samples_per_class"]
-            labels = "all" if number == "all" else f"{number} per class"
             table.append(
                 [
                     place.dataset,
                     f"{place.arch}, {place.pretraining}",
-                    marked(method, difference, numbers),
-                    labels,
+                    marked(cell.method, difference, numbers),
+                    cell.labels,
                     str(len(cell.runs)),
                     cell.show("last_top1"),
                     _show_val(cell),
