@@ -26,9 +26,8 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.optim import Optimizer
 
-FOREVER = timedelta(
-    days=365
-)  # a process that dies is noticed (see `_Lifeline`); a slow one, at a download, may be slow
+# A process that dies is noticed (see `_Lifeline`); a slow one, at a download, may be slow.
+FOREVER = timedelta(days=365)
 
 
 class _State:
@@ -254,23 +253,18 @@ def leave(code: int, line: str | None = None) -> None:
     if lifeline is not None:
         lifeline.cut(code)
         if code:
-            _count_as_gone()
-            _outlive_the_others()
+            _leave_the_store()
             _end(code)
         lifeline.listener.join(60)  # a thread that still waits for another process would abort the interpreter's end
 
 
-def _count_as_gone() -> None:
-    """The store will not be asked by this process again."""
+def _leave_the_store() -> None:
+    """Ask the store no more. The first process holds it, and it tells the others whether their line was said.
+
+    So the first ends last, but waits for seconds at the most: one that was killed does not tell that it is gone.
+    """
     with contextlib.suppress(RuntimeError):  # it went with its process
         _State.store.add("gone", 1)
-
-
-def _outlive_the_others() -> None:
-    """The first process holds the store, which tells the others whether their line was said: it ends last.
-
-    It waits for seconds at the most, since one that was killed does not tell that it is gone.
-    """
     deadline = time.monotonic() + 3
     while is_first() and _State.store.add("gone", 0) < count() and time.monotonic() < deadline:
         time.sleep(0.01)
@@ -338,8 +332,7 @@ class _Lifeline:
                 )
             self.cut(int(code))
             if not died:  # a dead one would not be counted as gone
-                _count_as_gone()
-                _outlive_the_others()
+                _leave_the_store()
             _end(int(code))
 
     def _after_the_listener(self, print_traceback: Callable) -> Callable:
