@@ -217,7 +217,7 @@ class Grid:
 
     Attributes:
         steps, epochs: of every run.
-        settings: methods and datasets (or `all`) that have them, flags.
+        settings: methods and datasets (`CIFAR10`, `CIFAR10:40` with 40 labels alone, or `all`) that have them, flags.
     """
 
     steps: int = 0
@@ -271,7 +271,7 @@ def print_grid(grid: Grid, arguments: list[str]) -> Iterator[str]:
 def print_run(grid: Grid, method: str, dataset: str, number: str, seed: str) -> list[str]:
     images, flags = grid.datasets[dataset], []
     for methods, datasets, more in grid.settings:
-        if {"all", method} & set(methods) and {"all", dataset} & set(datasets):
+        if {"all", method} & set(methods) and {"all", dataset, f"{dataset}:{number}"} & set(datasets):
             flags += [f"{grid.epochs * int(x[:-1]) // 100}" if x.endswith("%") else x for x in more]
     flags += ["--epochs", str(grid.epochs), "--iters-per-epoch", str(grid.steps // grid.epochs)]
     if method != "oracle":

@@ -42,6 +42,7 @@ cells() {
 #   dataset CIFAR10 cifar10 10 40 250       its folder in DATA, its classes, its numbers of labels
 #   all CIFAR10 -d CIFAR10 --wd 0.0005      methods, datasets, and flags that they have: names joined by commas, or all;
 #                                           a number with % is that share of the epochs
+#   erm CIFAR10:40 --lr 0.1                 of that dataset with that number of labels alone
 grid() {
     engine grid "$@"
 }

@@ -432,10 +432,21 @@ def test_a_bad_selection_of_a_grid_is_one_line(name, arguments, environment, mes
     assert re.fullmatch(f"error: {message}\n", done.stderr)
 
 
-def test_labels_that_the_classes_cannot_share_are_refused_in_one_line():
-    grid = "schedule 100 1\nmethods erm\ndataset Digits digits 10 40 45\n"
+def print_grid(settings: str, labels: str) -> subprocess.CompletedProcess:
+    grid = f"schedule 100 1\nmethods erm fixmatch\ndataset Digits digits 10 {labels}\n{settings}\n"
     command = ["bash", "-c", ". scripts/cells.sh; grid"]
-    done = subprocess.run(command, cwd=ROOT, input=grid, capture_output=True, text=True, check=False)
+    environment = os.environ | {"DRY_RUN": "1", "SEEDS": "0"}
+    return subprocess.run(command, cwd=ROOT, env=environment, input=grid, capture_output=True, text=True, check=False)
+
+
+def test_a_setting_of_a_grid_may_be_that_of_one_number_of_labels():
+    done = print_grid("all all --lr 0.1\nerm Digits:400,Digits:100 --wd 0", "40 400")
+    has = [("--lr 0.1" in line, "--wd 0" in line) for line in done.stdout.splitlines()]
+    assert has == [(True, False), (True, False), (True, True), (True, False)]
+
+
+def test_labels_that_the_classes_cannot_share_are_refused_in_one_line():
+    done = print_grid("", "40 45")
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == "error: Digits has 10 classes, which cannot share 45 labels: take a multiple\n"
 
