@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Which of the ingredients of training from scratch matter: the protocol of fashion.sh with 40 labels, with one of them
-# left out at a time (no_ema), without any (none), and with one alone (only_ema), for two methods on five seeds. METHODS
-# may be any that has --joint-passes.
+# left out at a time (no_ema), without any (none), and with one alone (only_ema), for two methods on five seeds, with the
+# protocol's learning rate. METHODS may be any that has --joint-passes.
 #
 #   bash scripts/ingredients.sh [EXTRA FLAGS]
 #   METHODS=fixmatch SEEDS="0 1" OMP_NUM_THREADS=1 bash scripts/ingredients.sh

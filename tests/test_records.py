@@ -6,9 +6,11 @@ from pathlib import Path
 
 import pytest
 
+from scripts import select_run
 from scripts.compare_runs import compare, setting
 from scripts.results.runs import Cell, cells, read_runs
 from tests.conftest import ROOT
+from tests.test_shell_files import dry_run, parse
 
 RECORDS = ROOT / "docs" / "records"
 FROM_SCRATCH = ROOT / "docs" / "from_scratch.md"
@@ -31,12 +33,12 @@ def by_name(folder: Path) -> dict[tuple[str, str], Cell]:
     table, notes = cells(read_runs([folder]))
     assert not notes
     assert all(len(several) == 1 for several in table.values())
-    return {name_of(cell): cell for (cell,) in table.values()}
+    return {name_of(cell.runs[0].result): cell for (cell,) in table.values()}
 
 
-def name_of(cell: Cell) -> tuple[str, str]:
-    result = cell.runs[0].result
-    return ("oracle", "all") if result["oracle"] else (result["method"], str(10 * result["num_samples_per_class"]))
+def name_of(result: dict) -> tuple[str, str]:
+    """Of a result, or of a command's arguments."""
+    return ("oracle", "all") if result.get("oracle") else (result["method"], str(10 * result["num_samples_per_class"]))
 
 
 def rows(page: Path, header: str) -> list[list[str]]:
@@ -82,6 +84,27 @@ def test_fashion_mnist_from_scratch(unpacked):
     assert table(ROOT / "README.md", "| method, from scratch | 40 labels | 400 labels |") == {
         name: (last["40"][name], last["400"][name]) for name in last["40"]
     }
+
+
+@pytest.mark.parametrize(
+    ("labels", "rates", "tuned"),
+    [("40", ("0.01", "0.03", "0.1", "0.3", "1"), ("40", "all")), ("400", ("0.01", "0.03", "0.1", "0.3"), ("400",))],
+)
+def test_the_rates_of_fashion_are_what_held_out_images_chose(labels, rates, tuned, unpacked):
+    """In bold in the tables, and in the commands of fashion.sh."""
+    folder, shown, chosen = unpacked("tuning"), {}, {}
+    for run in (folder / rates[0]).iterdir():
+        (settings,) = cells(read_runs(folder.glob(f"*/{run.name}")))[0].values()
+        name, number = name_of(settings[0].runs[0].result)
+        if number in tuned:
+            ranked = select_run.ranked(settings, select_run.on_held_out_images)
+            scores = {f"{cell.runs[0].args['lr']:g}": f"{score.value:.1f}" for score, cell in ranked}
+            assert scores.keys() == set(rates)
+            best = chosen[name] = next(iter(scores))
+            shown[name] = tuple(f"**{scores[rate]}**" if rate == best else scores[rate] for rate in rates)
+    assert table(FROM_SCRATCH, f"| {labels} labels, rate | {' | '.join(rates)} |") == shown
+    names = [(name_of(args)[0], f"{args['lr']:g}") for args in map(parse, dry_run("fashion", labels))]
+    assert {name: rate for name, rate in names if name in chosen} == chosen
 
 
 @pytest.mark.parametrize(("base", "header"), [("all", "one left out"), ("none", "one alone")])
