@@ -243,7 +243,18 @@ def read_grid(text: str) -> Grid:
                     fail(f"{name} has {classes} classes, which cannot share {uneven[0]} labels: take a multiple")
             case [methods, datasets, *flags]:
                 grid.settings.append((methods.split(","), datasets.split(","), flags))
+    _check_names(grid)
     return grid
+
+
+def _check_names(grid: Grid) -> None:
+    """A setting that nothing has would be lost."""
+    cells = [f"{name}:{number}" for name, images in grid.datasets.items() for number in images.labels]
+    known = {"all", *grid.methods, *grid.datasets, *cells}
+    for methods, datasets, flags in grid.settings:
+        for name in [*methods, *datasets]:
+            if name not in known:
+                fail(f"the grid has no '{name}', which shall have {shlex.join(flags)}")
 
 
 def print_grid(grid: Grid, arguments: list[str]) -> Iterator[str]:

@@ -440,9 +440,19 @@ def print_grid(settings: str, labels: str) -> subprocess.CompletedProcess:
 
 
 def test_a_setting_of_a_grid_may_be_that_of_one_number_of_labels():
-    done = print_grid("all all --lr 0.1\nerm Digits:400,Digits:100 --wd 0", "40 400")
+    done = print_grid("all all --lr 0.1\nerm Digits:400 --wd 0", "40 400")
     has = [("--lr 0.1" in line, "--wd 0" in line) for line in done.stdout.splitlines()]
     assert has == [(True, False), (True, False), (True, True), (True, False)]
+
+
+@pytest.mark.parametrize(
+    ("names", "unknown"),
+    [("fixmatsch all", "fixmatsch"), ("all CIFAR10", "CIFAR10"), ("erm Digits:40,Digits:4", "Digits:4")],
+)
+def test_a_setting_that_nothing_has_is_refused_in_one_line(names, unknown):
+    done = print_grid(f"{names} --wd 0", "40 400")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == f"error: the grid has no '{unknown}', which shall have --wd 0\n"
 
 
 def test_labels_that_the_classes_cannot_share_are_refused_in_one_line():
