@@ -239,6 +239,7 @@ def test_launch_ends_with_130_where_ctrl_c_comes_before_the_first_step(capsys):
     [
         ("fixmatch.py", "data -d Digits --threshold 7", "argument --threshold: must be a number from 0 to 1, got '7'"),
         ("erm.py", "/nowhere -d ImageFolder -a resnet18 --scratch --device cpu --log LOG", "folder '/nowhere'"),
+        ("erm.py", "data -d Digits -a resnet5 --scratch --device cpu --log LOG", "unknown model 'resnet5'"),
     ],
 )
 def test_a_real_process_ends_with_one_line_and_code_2(tmp_path, script, flags, message):
