@@ -75,11 +75,11 @@ def test_fashion_mnist_from_scratch(unpacked):
     assert {tuple(cell.seeds) for cell in found.values()} == {(0, 1, 2)}
     oracle, last = found["oracle", "all"], {}
     for labels in ("40", "400"):
-        rows = {name: cell for (name, number), cell in found.items() if number == labels} | {"oracle": oracle}
+        own = {name: cell for (name, number), cell in found.items() if number == labels} | {"oracle": oracle}
         assert table(FROM_SCRATCH, f"| {labels} labels | seeds | last epoch | best on test |") == {
-            name: (str(len(cell.seeds)), cell.show("last_top1"), cell.show("best_top1")) for name, cell in rows.items()
+            name: (str(len(cell.seeds)), cell.show("last_top1"), cell.show("best_top1")) for name, cell in own.items()
         }
-        last[labels] = {name: cell.show("last_top1") for name, cell in rows.items()}
+        last[labels] = {name: cell.show("last_top1") for name, cell in own.items()}
     assert last["40"].keys() == last["400"].keys()
     assert table(ROOT / "README.md", "| method, from scratch | 40 labels | 400 labels |") == {
         name: (last["40"][name], last["400"][name]) for name in last["40"]
