@@ -16,8 +16,10 @@ import timm
 import torch
 from torch import Tensor
 
-from common import checkpoint, cli, models
+from common import cli
 from common.errors import UserError
+from common.networks import backbone_files, backbones
+from common.system import checkpoint
 
 
 @dataclass(frozen=True)
@@ -34,7 +36,7 @@ FORMATS = {
     "MoCo v3": Format("state_dict", "base_encoder.", ("base_encoder.fc.", "base_encoder.head.")),
     "DINO": Format("teacher", "backbone.", ("head.",)),
 }
-ARCHITECTURES = [*sorted(models.TORCHVISION_V1), "vit_small_patch16_224", "vit_base_patch16_224"]
+ARCHITECTURES = [*sorted(backbones.TORCHVISION_V1), "vit_small_patch16_224", "vit_base_patch16_224"]
 
 
 def parse_args(argv=None):
@@ -47,7 +49,7 @@ def parse_args(argv=None):
 
 def read(file: Path) -> object:
     with torch.serialization.safe_globals([argparse.Namespace]):  # DINO's files hold one, of plain values
-        return models.read_checkpoint(file)
+        return backbone_files.read_checkpoint(file)
 
 
 def split(content: object, file: Path) -> tuple[str, dict[str, Tensor], dict[str, Tensor]]:
@@ -102,7 +104,7 @@ def main(args):
     if len(set(paths)) < len(paths):
         raise UserError("INPUT, BACKBONE_OUT and FC_OUT must be three different files")
     name, backbone, head = split(read(args.input), args.input)
-    if not all(models.is_plain(value) for value in (*backbone.values(), *head.values())):
+    if not all(backbone_files.is_plain(value) for value in (*backbone.values(), *head.values())):
         raise UserError(f"the encoder of '{args.input}' holds more than tensors: download it again")
     broken = checkpoint.not_finite(backbone)
     if broken is not None:

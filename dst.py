@@ -26,21 +26,16 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from common import adapters, augment, cli, datasets, models, optim, splits
-from common.evaluate import accuracy, masked_accuracy
-from common.loaders import TestLoader, TrainLoader
+from common import build, cli
+from common.loading.loaders import TestLoader, TrainLoader
+from common.networks.classifier import ImageClassifier
 from common.run import Run
+from common.training.evaluate import accuracy, masked_accuracy
 
 
 def parse_args(argv=None):
     parser = cli.parser("dst", __doc__)
     group = parser.add_argument_group("method")
-    group.add_argument(
-        "--trade-off-cls-strong",
-        type=cli.non_negative,
-        default=0.1,
-        help="weight of the strong labeled loss (default: 0.1)",
-    )
     group.add_argument(
         "--trade-off-self-training",
         type=cli.non_negative,
@@ -81,14 +76,15 @@ class ScaleGradient(torch.autograd.Function):
         return ctx.saved_tensors[0] * gradient, None
 
 
-class DebiasedClassifier(models.ImageClassifier):
+class DebiasedClassifier(ImageClassifier):
     """The classifier with a pseudo head and, behind a gradient reversal, a worst-case head; only `head` is tested."""
 
-    def __init__(self, backbone, num_classes, bottleneck_dim, width, precision="float32"):
-        super().__init__(backbone, num_classes, bottleneck_dim, precision)
+    def __init__(self, *shared, width):
+        super().__init__(*shared)
         self.reversal = GradientReversal()
+        dim, num_classes = self.feature_dim, self.head.out_features
         self.worst_head, self.pseudo_head = (
-            nn.Sequential(nn.Linear(self.feature_dim, width), nn.ReLU(), nn.Dropout(0.5), nn.Linear(width, num_classes))
+            nn.Sequential(nn.Linear(dim, width), nn.ReLU(), nn.Dropout(0.5), nn.Linear(width, num_classes))
             for _ in range(2)
         )
 
@@ -159,36 +155,17 @@ def main(args):
     if run.finished:
         return run.show()
 
-    data = datasets.load(
-        args.data, args.root, args.any_counts, args.generated_split, args.labeled_list, args.train_resizing, args.flip
-    )
-    labeled, unlabeled = splits.split(
-        data.train.labels, data.classes, args.num_samples_per_class, args.split_seed, data.candidates
-    )
-    labeled, unlabeled, held_out = splits.hold_out(labeled, unlabeled, data, args.val_per_class, args.split_seed)
-    run.describe(data, labeled, held_out)
-    policy = augment.policy(args.auto_augment, args.norm_mean, args.cutout)
-    weak, strong, test = augment.transforms(data.spec, args.train_resizing, args.val_resizing, args.image_size, policy)
-    normalizer = augment.Normalizer(args.norm_mean, args.norm_std)
-    options = {"workers": args.workers, "cache": args.cache, "normalizer": normalizer, "device": run.device}
-    images_l = data.train.subset(labeled)
-    images_u = data.train.without(held_out) if args.labeled_in_unlabeled else data.train.subset(unlabeled)
+    images = build.images(run, args)
+    weak, strong, test = build.views(images.spec, args)
+    options = build.loading(run, args)
     views_l = [weak, strong] if args.trade_off_cls_strong > 0 else [weak]
-    loader_l = TrainLoader(images_l, views_l, args.batch_size, "labeled", args.seed, **options)
-    loader_u = TrainLoader(images_u, [weak, strong], args.unlabeled_batch_size, "unlabeled", args.seed, **options)
-    test_loader = TestLoader(data.test, test, **options)
+    loader_l = TrainLoader(images.labeled, views_l, args.batch_size, "labeled", **options)
+    loader_u = TrainLoader(images.unlabeled, [weak, strong], args.unlabeled_batch_size, "unlabeled", **options)
+    test_loader = TestLoader(images.test, test, **options)
 
-    backbone = models.backbone(
-        args.arch, args.image_size, normalizer, args.scratch, args.pretrained_backbone, args.no_pool, args.drop_path
-    )
-    adapters.insert(backbone, args.image_size, args.lora, args.adapter)
-    model = DebiasedClassifier(backbone, len(data.classes), args.bottleneck_dim, args.width, args.precision)
-    model.to(run.device)
-    optimizer = optim.create(
-        args.optimizer, model, args.lr, args.wd, args.finetune, args.layer_decay, args.no_decay_on_norms
-    )
-    steps = args.epochs * args.iters_per_epoch
-    scheduler = optim.schedule(optimizer, args.lr_scheduler, args.lr_gamma, args.lr_decay, steps, args.lr_warm_up_steps)
+    model = build.classifier(DebiasedClassifier, len(images.classes), args, width=args.width).to(run.device)
+    optimizer = build.optimizer(model, args)
+    scheduler = build.schedule(optimizer, args)
 
     run.start({"model": model, "optimizer": optimizer, "scheduler": scheduler}, evaluated=model)
     if args.phase == "test":

@@ -10,22 +10,17 @@ Shell file: scripts/erm.sh
 
 from torch.nn import functional as F
 
-from common import adapters, augment, cli, datasets, models, optim, splits
-from common.evaluate import accuracy
-from common.loaders import TestLoader, TrainLoader
+from common import build, cli
+from common.loading.loaders import TestLoader, TrainLoader
+from common.networks.classifier import ImageClassifier
 from common.run import Run
+from common.training.evaluate import accuracy
 
 
 def parse_args(argv=None):
     parser = cli.parser("erm", __doc__, unlabeled=False)
     group = parser.add_argument_group("method")
     group.add_argument("--oracle", action="store_true", help="train on the labels of all training images")
-    group.add_argument(
-        "--trade-off-cls-strong",
-        type=cli.non_negative,
-        default=0.1,
-        help="weight of the strong labeled loss (default: 0.1)",
-    )
     parser.set_defaults(epochs=20)
     return cli.parse(parser, argv)
 
@@ -58,34 +53,16 @@ def main(args):
     if run.finished:
         return run.show()
 
-    data = datasets.load(
-        args.data, args.root, args.any_counts, args.generated_split, args.labeled_list, args.train_resizing, args.flip
-    )
-    drawn = 0 if args.oracle else args.num_samples_per_class
-    labeled, unlabeled = splits.split(data.train.labels, data.classes, drawn, args.split_seed, data.candidates)
-    labeled, unlabeled, held_out = splits.hold_out(labeled, unlabeled, data, args.val_per_class, args.split_seed)
-    if args.oracle:
-        labeled = unlabeled[data.train.labels[unlabeled] >= 0]
-    run.describe(data, labeled, held_out)
-    policy = augment.policy(args.auto_augment, args.norm_mean, args.cutout)
-    weak, strong, test = augment.transforms(data.spec, args.train_resizing, args.val_resizing, args.image_size, policy)
-    normalizer = augment.Normalizer(args.norm_mean, args.norm_std)
-    options = {"workers": args.workers, "cache": args.cache, "normalizer": normalizer, "device": run.device}
-    images_l = data.train.subset(labeled)
+    images = build.images(run, args, all_labels=args.oracle)
+    weak, strong, test = build.views(images.spec, args)
+    options = build.loading(run, args)
     views_l = [weak, strong] if args.trade_off_cls_strong > 0 else [weak]
-    loader_l = TrainLoader(images_l, views_l, args.batch_size, "labeled", args.seed, **options)
-    test_loader = TestLoader(data.test, test, **options)
+    loader_l = TrainLoader(images.labeled, views_l, args.batch_size, "labeled", **options)
+    test_loader = TestLoader(images.test, test, **options)
 
-    backbone = models.backbone(
-        args.arch, args.image_size, normalizer, args.scratch, args.pretrained_backbone, args.no_pool, args.drop_path
-    )
-    adapters.insert(backbone, args.image_size, args.lora, args.adapter)
-    model = models.ImageClassifier(backbone, len(data.classes), args.bottleneck_dim, args.precision).to(run.device)
-    optimizer = optim.create(
-        args.optimizer, model, args.lr, args.wd, args.finetune, args.layer_decay, args.no_decay_on_norms
-    )
-    steps = args.epochs * args.iters_per_epoch
-    scheduler = optim.schedule(optimizer, args.lr_scheduler, args.lr_gamma, args.lr_decay, steps, args.lr_warm_up_steps)
+    model = build.classifier(ImageClassifier, len(images.classes), args).to(run.device)
+    optimizer = build.optimizer(model, args)
+    scheduler = build.schedule(optimizer, args)
 
     run.start({"model": model, "optimizer": optimizer, "scheduler": scheduler}, evaluated=model)
     if args.phase == "test":

@@ -33,9 +33,12 @@ import timm
 import torch
 from torch import nn
 
-from common import adapters, augment, cli, models, progress, trained
+from common import cli, trained
 from common.errors import UserError
-from common.files import write_whole
+from common.loading import augment
+from common.networks import adapters, backbones
+from common.records import progress
+from common.system.files import write_whole
 from common.wide_resnet import WideResNet
 
 TOLERANCE = 1e-4  # of the logits, between torch and ONNX
@@ -62,7 +65,7 @@ def plain_network(run: trained.Trained) -> tuple[nn.Sequential, dict[str, int]]:
     for options in ({}, {"img_size": image_size}):  # a ViT may have been made for another size than its own
         with contextlib.suppress(RuntimeError, AssertionError, TypeError, ValueError):  # of shapes, or no such option
             network = nn.Sequential()
-            network.backbone = timm.create_model(models.timm_name(arch), num_classes=0, **options)
+            network.backbone = timm.create_model(backbones.timm_name(arch), num_classes=0, **options)
             network.bottleneck, network.head = model.bottleneck, model.head
             network.eval().load_state_dict(adapters.Merged(model).state_dict())
             with torch.no_grad():
@@ -77,7 +80,7 @@ def description(run: trained.Trained, options: dict[str, int]) -> dict[str, str]
     """The metadata: names -> JSON."""
     args = run.args
     values: dict[str, Any] = {
-        "arch": models.timm_name(args.arch),
+        "arch": backbones.timm_name(args.arch),
         "options": options,
         "feature_dim": run.model.backbone.feature_dim,
         "bottleneck_dim": args.bottleneck_dim,

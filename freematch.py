@@ -20,21 +20,17 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from common import adapters, augment, cli, datasets, models, optim, processes, splits
-from common.evaluate import accuracy, masked_accuracy
-from common.loaders import TestLoader, TrainLoader
+from common import build, cli
+from common.loading.loaders import TestLoader, TrainLoader
+from common.networks.classifier import ImageClassifier, passes
 from common.run import Run
+from common.system import processes
+from common.training.evaluate import accuracy, masked_accuracy
 
 
 def parse_args(argv=None):
     parser = cli.parser("freematch", __doc__, joint_passes=True)
     group = parser.add_argument_group("method")
-    group.add_argument(
-        "--trade-off-cls-strong",
-        type=cli.non_negative,
-        default=0.1,
-        help="weight of the strong labeled loss (default: 0.1)",
-    )
     group.add_argument(
         "--trade-off-self-training",
         type=cli.non_negative,
@@ -102,7 +98,7 @@ def train_step(model, curriculum, optimizer, batch_l, batch_u, args):
     (x_u_weak, x_u_strong), labels_u, _ = batch_u
 
     views = [x_l_weak, *x_l_strong, x_u_weak, x_u_strong]  # no strong labeled one where its weight is 0
-    logits_l_weak, *logits_l_strong, logits_u_weak, logits_u_strong = models.passes(
+    logits_l_weak, *logits_l_strong, logits_u_weak, logits_u_strong = passes(
         model, views, no_grad=x_u_weak, joint=args.joint_passes
     )
     loss_l = F.cross_entropy(logits_l_weak, labels_l)
@@ -138,36 +134,18 @@ def main(args):
     if run.finished:
         return run.show()
 
-    data = datasets.load(
-        args.data, args.root, args.any_counts, args.generated_split, args.labeled_list, args.train_resizing, args.flip
-    )
-    labeled, unlabeled = splits.split(
-        data.train.labels, data.classes, args.num_samples_per_class, args.split_seed, data.candidates
-    )
-    labeled, unlabeled, held_out = splits.hold_out(labeled, unlabeled, data, args.val_per_class, args.split_seed)
-    run.describe(data, labeled, held_out)
-    policy = augment.policy(args.auto_augment, args.norm_mean, args.cutout)
-    weak, strong, test = augment.transforms(data.spec, args.train_resizing, args.val_resizing, args.image_size, policy)
-    normalizer = augment.Normalizer(args.norm_mean, args.norm_std)
-    options = {"workers": args.workers, "cache": args.cache, "normalizer": normalizer, "device": run.device}
-    images_l = data.train.subset(labeled)
-    images_u = data.train.without(held_out) if args.labeled_in_unlabeled else data.train.subset(unlabeled)
+    images = build.images(run, args)
+    weak, strong, test = build.views(images.spec, args)
+    options = build.loading(run, args)
     views_l = [weak, strong] if args.trade_off_cls_strong > 0 else [weak]
-    loader_l = TrainLoader(images_l, views_l, args.batch_size, "labeled", args.seed, **options)
-    loader_u = TrainLoader(images_u, [weak, strong], args.unlabeled_batch_size, "unlabeled", args.seed, **options)
-    test_loader = TestLoader(data.test, test, **options)
+    loader_l = TrainLoader(images.labeled, views_l, args.batch_size, "labeled", **options)
+    loader_u = TrainLoader(images.unlabeled, [weak, strong], args.unlabeled_batch_size, "unlabeled", **options)
+    test_loader = TestLoader(images.test, test, **options)
 
-    backbone = models.backbone(
-        args.arch, args.image_size, normalizer, args.scratch, args.pretrained_backbone, args.no_pool, args.drop_path
-    )
-    adapters.insert(backbone, args.image_size, args.lora, args.adapter)
-    model = models.ImageClassifier(backbone, len(data.classes), args.bottleneck_dim, args.precision).to(run.device)
-    curriculum = Curriculum(len(data.classes), args.momentum, args.max_tau).to(run.device)
-    optimizer = optim.create(
-        args.optimizer, model, args.lr, args.wd, args.finetune, args.layer_decay, args.no_decay_on_norms
-    )
-    steps = args.epochs * args.iters_per_epoch
-    scheduler = optim.schedule(optimizer, args.lr_scheduler, args.lr_gamma, args.lr_decay, steps, args.lr_warm_up_steps)
+    model = build.classifier(ImageClassifier, len(images.classes), args).to(run.device)
+    curriculum = Curriculum(len(images.classes), args.momentum, args.max_tau).to(run.device)
+    optimizer = build.optimizer(model, args)
+    scheduler = build.schedule(optimizer, args)
 
     run.start(
         {"model": model, "curriculum": curriculum, "optimizer": optimizer, "scheduler": scheduler}, evaluated=model

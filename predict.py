@@ -30,13 +30,15 @@ from PIL import Image
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from common import augment, cli, progress, trained
+from common import cli, trained
 from common.datasets.image_folder import images_in, warn_of_skipped
 from common.datasets.images import ImageSet
-from common.devices import find_device
 from common.errors import UserError
-from common.files import writing
-from common.loaders import FileBatch, FileLoader
+from common.loading import augment
+from common.loading.loaders import FileBatch, FileLoader
+from common.records import progress
+from common.system.devices import find_device
+from common.system.files import writing
 
 logger = logging.getLogger("common")
 

@@ -28,14 +28,16 @@ from torch import nn
 from torch.nn import functional as F
 from torch.optim.lr_scheduler import MultiStepLR
 
-from common import adapters, augment, cli, datasets, models, optim, processes, splits
-from common.evaluate import accuracy, masked_accuracy
-from common.loaders import TestLoader, TrainLoader
+from common import build, cli
+from common.loading.loaders import TestLoader, TrainLoader
+from common.networks.classifier import ImageClassifier
 from common.run import Run
+from common.system import processes
+from common.training.evaluate import accuracy, masked_accuracy
 
 
 def parse_args(argv=None):
-    parser = cli.parser("self_tuning", __doc__, schedule=False)
+    parser = cli.parser("self_tuning", __doc__, schedule=False, strong_labeled=False)
     group = parser.add_argument_group("method")
     group.add_argument(
         "--projection-dim", type=cli.positive_int, default=1024, metavar="P", help="width of the keys (default: 1024)"
@@ -56,11 +58,11 @@ def parse_args(argv=None):
     return cli.parse(parser, argv)
 
 
-class Encoder(models.ImageClassifier):
+class Encoder(ImageClassifier):
     """The classifier, with a projector beside the head: both read the same bottleneck features."""
 
-    def __init__(self, backbone, num_classes, bottleneck_dim, projection_dim, precision="float32"):
-        super().__init__(backbone, num_classes, bottleneck_dim, precision)
+    def __init__(self, *shared, projection_dim):
+        super().__init__(*shared)
         self.projector = nn.Linear(self.feature_dim, projection_dim)
 
     def project(self, x):
@@ -169,35 +171,17 @@ def main(args):
     if run.finished:
         return run.show()
 
-    data = datasets.load(
-        args.data, args.root, args.any_counts, args.generated_split, args.labeled_list, args.train_resizing, args.flip
-    )
-    labeled, unlabeled = splits.split(
-        data.train.labels, data.classes, args.num_samples_per_class, args.split_seed, data.candidates
-    )
-    labeled, unlabeled, held_out = splits.hold_out(labeled, unlabeled, data, args.val_per_class, args.split_seed)
-    run.describe(data, labeled, held_out)
-    policy = augment.policy(args.auto_augment, args.norm_mean, args.cutout)
-    _, strong, test = augment.transforms(data.spec, args.train_resizing, args.val_resizing, args.image_size, policy)
-    normalizer = augment.Normalizer(args.norm_mean, args.norm_std)
-    options = {"workers": args.workers, "cache": args.cache, "normalizer": normalizer, "device": run.device}
-    images_l = data.train.subset(labeled)
-    images_u = data.train.without(held_out) if args.labeled_in_unlabeled else data.train.subset(unlabeled)
-    loader_l = TrainLoader(images_l, [strong, strong], args.batch_size, "labeled", args.seed, **options)
-    loader_u = TrainLoader(images_u, [strong, strong], args.unlabeled_batch_size, "unlabeled", args.seed, **options)
-    test_loader = TestLoader(data.test, test, **options)
+    images = build.images(run, args)
+    _, strong, test = build.views(images.spec, args)
+    options = build.loading(run, args)
+    loader_l = TrainLoader(images.labeled, [strong, strong], args.batch_size, "labeled", **options)
+    loader_u = TrainLoader(images.unlabeled, [strong, strong], args.unlabeled_batch_size, "unlabeled", **options)
+    test_loader = TestLoader(images.test, test, **options)
 
-    backbone = models.backbone(
-        args.arch, args.image_size, normalizer, args.scratch, args.pretrained_backbone, args.no_pool, args.drop_path
-    )
-    adapters.insert(backbone, args.image_size, args.lora, args.adapter)
-    model = Encoder(backbone, len(data.classes), args.bottleneck_dim, args.projection_dim, args.precision)
-    model.to(run.device)
+    model = build.classifier(Encoder, len(images.classes), args, projection_dim=args.projection_dim).to(run.device)
     key_encoder = KeyEncoder(model, args.m).to(run.device)
-    queue = Queue(len(data.classes), args.K, args.projection_dim).to(run.device)
-    optimizer = optim.create(
-        args.optimizer, model, args.lr, args.wd, args.finetune, args.layer_decay, args.no_decay_on_norms
-    )
+    queue = Queue(len(images.classes), args.K, args.projection_dim).to(run.device)
+    optimizer = build.optimizer(model, args)
     scheduler = MultiStepLR(optimizer, args.milestones, args.lr_gamma)
 
     state = {"model": model, "key_encoder": key_encoder, "queue": queue, "optimizer": optimizer, "scheduler": scheduler}

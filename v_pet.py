@@ -27,12 +27,15 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from common import adapters, augment, cli, datasets, models, optim, processes, seeding, splits, trained
+from common import build, cli, trained
 from common.errors import UserError
-from common.evaluate import accuracy, masked_accuracy
-from common.folder import read_json
-from common.loaders import TestLoader, TrainLoader
+from common.loading import augment
+from common.loading.loaders import TestLoader, TrainLoader
+from common.networks.classifier import ImageClassifier
+from common.records.folder import read_json
 from common.run import Run
+from common.system import processes, seeding
+from common.training.evaluate import accuracy, masked_accuracy
 
 logger = logging.getLogger("common")
 
@@ -53,12 +56,6 @@ def parse_args(argv=None):
         help="mean of the votes, or the softmax of their numbers (default: mean)",
     )
     group.add_argument("--with-labels", action="store_true", help="add the labeled loss")
-    group.add_argument(
-        "--trade-off-cls-strong",
-        type=cli.non_negative,
-        default=0.1,
-        help="weight of the strong labeled loss (default: 0.1)",
-    )
     parser.set_defaults(epochs=30)
     return cli.parse(parser, argv)
 
@@ -134,13 +131,10 @@ def make_votes(votes, images, spec, folders, args, options):
             raise UserError(
                 f"'{folder}' was trained with --train-resizing {own.train_resizing}: give it to this run, too"
             )
-        policy = augment.policy(args.auto_augment, own.norm_mean, args.cutout)
-        weak, _, _ = augment.transforms(spec, own.train_resizing, own.val_resizing, own.image_size, policy)
+        weak, _, _ = augment.transforms(spec, own.train_resizing, own.val_resizing, own.image_size, strong=[])
         normalizer = augment.Normalizer(own.norm_mean, own.norm_std)
         loaders = (
-            TestLoader(
-                images, weak, seed=args.seed, stream=f"votes {i}", **options | {"normalizer": normalizer, "cache": 0}
-            )
+            TestLoader(images, weak, stream=f"votes {i}", **options | {"normalizer": normalizer, "cache": 0})
             for i in range(args.passes)
         )
         votes.cast(number, source.model.to(options["device"]), loaders)
@@ -201,36 +195,18 @@ def main(args):
     if run.finished:
         return run.show()
 
-    data = datasets.load(
-        args.data, args.root, args.any_counts, args.generated_split, args.labeled_list, args.train_resizing, args.flip
-    )
-    labeled, unlabeled = splits.split(
-        data.train.labels, data.classes, args.num_samples_per_class, args.split_seed, data.candidates
-    )
-    labeled, unlabeled, held_out = splits.hold_out(labeled, unlabeled, data, args.val_per_class, args.split_seed)
-    run.describe(data, labeled, held_out)
-    policy = augment.policy(args.auto_augment, args.norm_mean, args.cutout)
-    weak, strong, test = augment.transforms(data.spec, args.train_resizing, args.val_resizing, args.image_size, policy)
-    normalizer = augment.Normalizer(args.norm_mean, args.norm_std)
-    options = {"workers": args.workers, "cache": args.cache, "normalizer": normalizer, "device": run.device}
-    images_l = data.train.subset(labeled)
-    images_u = data.train.without(held_out) if args.labeled_in_unlabeled else data.train.subset(unlabeled)
+    images = build.images(run, args)
+    weak, strong, test = build.views(images.spec, args)
+    options = build.loading(run, args)
     views_l = [weak, strong] if args.trade_off_cls_strong > 0 else [weak]
-    loader_l = TrainLoader(images_l, views_l, args.batch_size, "labeled", args.seed, **options)
-    loader_u = TrainLoader(images_u, [weak, strong], args.unlabeled_batch_size, "unlabeled", args.seed, **options)
-    test_loader = TestLoader(data.test, test, **options)
+    loader_l = TrainLoader(images.labeled, views_l, args.batch_size, "labeled", **options)
+    loader_u = TrainLoader(images.unlabeled, [weak, strong], args.unlabeled_batch_size, "unlabeled", **options)
+    test_loader = TestLoader(images.test, test, **options)
 
-    backbone = models.backbone(
-        args.arch, args.image_size, normalizer, args.scratch, args.pretrained_backbone, args.no_pool, args.drop_path
-    )
-    adapters.insert(backbone, args.image_size, args.lora, args.adapter)
-    model = models.ImageClassifier(backbone, len(data.classes), args.bottleneck_dim, args.precision).to(run.device)
-    votes = Votes(len(images_u), len(args.sources), len(data.classes), args.target).to(run.device)
-    optimizer = optim.create(
-        args.optimizer, model, args.lr, args.wd, args.finetune, args.layer_decay, args.no_decay_on_norms
-    )
-    steps = args.epochs * args.iters_per_epoch
-    scheduler = optim.schedule(optimizer, args.lr_scheduler, args.lr_gamma, args.lr_decay, steps, args.lr_warm_up_steps)
+    model = build.classifier(ImageClassifier, len(images.classes), args).to(run.device)
+    votes = Votes(len(images.unlabeled), len(args.sources), len(images.classes), args.target).to(run.device)
+    optimizer = build.optimizer(model, args)
+    scheduler = build.schedule(optimizer, args)
 
     if args.phase == "train":
         check_sources(args.sources, run.fingerprints)
@@ -238,7 +214,7 @@ def main(args):
     if args.phase == "test":
         return run.test(test_loader)
     if run.step == 0:
-        summary = make_votes(votes, images_u, data.spec, args.sources, args, options)
+        summary = make_votes(votes, images.unlabeled, images.spec, args.sources, args, options)
         run.folder.write_sources(summary)
         logger.info("the sources' votes, in percent: " + ", ".join(f"{k} {v}" for k, v in summary["votes"].items()))
     for _ in run.epochs():

@@ -12,17 +12,20 @@ import numpy as np
 from torch import nn
 from torch.optim import Optimizer
 
-from common import checkpoint, cli, confusion, evaluate, picture, processes, progress, report, seeding, splits
-from common.adapters import Merged
-from common.average import Average
-from common.datasets import Data
-from common.devices import find_device
+from common import cli
+from common.datasets import Data, splits
 from common.errors import Interrupted, UserError
-from common.folder import Folder
-from common.loaders import Batch, TestLoader, TrainLoader
-from common.meters import Meters, Metric
-from common.not_finite import Guard
-from common.signals import Signals
+from common.loading.loaders import Batch, TestLoader, TrainLoader
+from common.networks.adapters import Merged
+from common.networks.average import Average
+from common.records import confusion_page, progress, results
+from common.records.folder import Folder
+from common.system import checkpoint, processes, seeding
+from common.system.devices import find_device
+from common.system.signals import Signals
+from common.training import confusion, evaluate
+from common.training.guard import Guard
+from common.training.meters import Meters, Metric
 
 logger = logging.getLogger("common")
 
@@ -270,7 +273,7 @@ class Run:
         number = {"round": self.round} if self.rounds > 1 else {}
         self.history.append({"epoch": epoch, "step": self.step, **number, **averages, **scores})
         self.meters.reset()
-        is_best = report.chosen(self.history[round_start:]) is self.history[-1]
+        is_best = results.chosen(self.history[round_start:]) is self.history[-1]
         if is_best:
             content = {"model": Merged(self.tested).state_dict()}
             self.guard.check_weights(content, self.step)
@@ -295,7 +298,7 @@ class Run:
             f"{self.method} on {self.args.data}, {self.args.arch}: {what}",
             f"top-1 {scores['top1']:.2f} %, mean per class {scores['mean_per_class']:.2f} %; {matrix.sum():,} images",
         ]
-        page = picture.report(matrix, errors, self.data.classes, self.data.test, title)
+        page = confusion_page.report(matrix, errors, self.data.classes, self.data.test, title)
         self.folder.save_report(page, confusion.per_class(matrix, self.data.classes))
 
     def _stop_if_asked(self) -> None:
@@ -312,7 +315,7 @@ class Run:
 
     def finish(self) -> dict[str, Any]:
         """Write `result.json`; its content is returned and shown."""
-        result = report.result(
+        result = results.result(
             self.method,
             vars(self.args),
             self.history,
@@ -328,7 +331,7 @@ class Run:
         """Print a finished run's result, and return it."""
         result = self.folder.read_result()
         try:
-            summary = report.summary(result, self.folder.path)
+            summary = results.summary(result, self.folder.path)
         except (KeyError, ValueError, TypeError):
             raise UserError(f"'{self.folder.path / 'result.json'}' is not a run's: remove it, and run again") from None
         logger.info(summary)

@@ -7,10 +7,15 @@ from typing import Any, Literal, NamedTuple
 
 from torch import Tensor
 
-from common import adapters, augment, checkpoint, models
+from common import build
 from common.errors import UserError
-from common.folder import read_json
+from common.loading import augment
+from common.networks import adapters
+from common.networks.classifier import ImageClassifier
+from common.records.folder import read_json
+from common.system import checkpoint
 
+NEUTRAL = {"no_pool": False, "drop_path": None}  # flags that change nothing in eval mode
 PARTS = ("backbone.", "bottleneck.", "head.")  # of the network that is tested; a method may train others beside them
 
 
@@ -26,7 +31,7 @@ class Trained(NamedTuple):
         file: the checkpoint.
     """
 
-    model: models.ImageClassifier
+    model: ImageClassifier
     classes: list[str]
     args: SimpleNamespace
     method: str
@@ -52,14 +57,11 @@ def load(folder: Path, name: Literal["best", "latest"]) -> Trained:
     content = checkpoint.load(file)
     weights = {key: value for key, value in _weights(content, file).items() if key.startswith(PARTS)}
     classes = _classes(content, file)
-    normalizer = augment.Normalizer(args.norm_mean, args.norm_std)
-    if name == "latest" and (args.lora or args.adapter):
-        backbone = models.backbone(args.arch, args.image_size, normalizer, args.scratch, args.pretrained_backbone)
-        adapters.insert(backbone, args.image_size, args.lora, args.adapter)
-    else:  # LoRA is merged
-        backbone = models.backbone(args.arch, args.image_size, normalizer, scratch=True)
-        adapters.insert(backbone, args.image_size, None, args.adapter)
-    model = models.ImageClassifier(backbone, len(classes), args.bottleneck_dim, args.precision)
+    has_all_weights = name == "best" or not (args.lora or args.adapter)
+    start = {"scratch": True, "pretrained_backbone": None} if has_all_weights else {}
+    merged = {"lora": None} if name == "best" else {}
+    made = SimpleNamespace(**vars(args) | NEUTRAL | start | merged)
+    model = build.classifier(ImageClassifier, len(classes), made)
     network = adapters.Merged(model) if name == "best" else model
     checkpoint.restore({"model": network}, {"model": weights}, file)
     return Trained(model.eval(), classes, args, method, file)

@@ -46,7 +46,7 @@ ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 from common import cli  # noqa: E402
 from common.datasets import SPECS  # noqa: E402
-from common.devices import find_device  # noqa: E402
+from common.system.devices import find_device  # noqa: E402
 from scripts.bench import measures  # noqa: E402
 
 SECTIONS = ("memory", "data", "steps", "cell", "state")

@@ -31,8 +31,8 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from common import cli, datasets, trained
-from common.devices import find_device
 from common.errors import UserError
+from common.system.devices import find_device
 from scripts.results import agreement, tables
 from scripts.results.runs import Cell, Run, cells, differing, held_out, known_images, read_runs
 

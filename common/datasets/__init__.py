@@ -11,13 +11,13 @@ from pathlib import Path
 
 import numpy as np
 
-from common import processes
 from common.datasets import caltech101, cub200, digits, download, image_folder, sun397
 from common.datasets import from_torchvision as tv
 from common.datasets.download import File
 from common.datasets.images import ImageSet, one_size
 from common.datasets.spec import Counts, Data, Spec
 from common.errors import UserError
+from common.system import processes
 
 __all__ = ["SPECS", "Counts", "Data", "Spec", "load"]
 

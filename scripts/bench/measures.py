@@ -30,9 +30,12 @@ from torch.utils.data import DataLoader
 import fixmatch
 import flexmatch
 import self_tuning
-from common import augment, datasets, evaluate, optim, splits
+from common import datasets
+from common.datasets import splits
 from common.errors import UserError
-from common.loaders import TrainLoader
+from common.loading import augment
+from common.loading.loaders import TrainLoader
+from common.training import evaluate, optim
 from scripts.bench import plain
 
 Timer = Callable[[], float]

@@ -18,8 +18,12 @@ from torch.optim import SGD
 from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms as T
 
-from common import augment, datasets, models, optim, splits
+from common import build, datasets
+from common.datasets import splits
+from common.loading import augment
+from common.networks.classifier import ImageClassifier
 from common.run import Run
+from common.training import optim
 from fixmatch import parse_args  # noqa: F401 (the same command line)
 
 
@@ -158,9 +162,7 @@ def main(args):
     )
     test_loader = DataLoader(Views(data.test, [test]), args.batch_size, num_workers=args.workers)
 
-    normalizer = augment.Normalizer(args.norm_mean, args.norm_std)
-    backbone = models.backbone(args.arch, args.image_size, normalizer, scratch=True)
-    model = models.ImageClassifier(backbone, len(data.classes), args.bottleneck_dim)
+    model = build.classifier(ImageClassifier, len(data.classes), args)
     model = model.to(run.device, memory_format=torch.contiguous_format)
     optimizer = SGD(model.parameter_groups(args.lr, args.finetune), momentum=0.9, weight_decay=args.wd, nesterov=True)
     steps = args.epochs * args.iters_per_epoch

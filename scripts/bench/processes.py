@@ -15,7 +15,7 @@ from unittest import mock
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
 import fixmatch
-from common import processes
+from common.system import processes
 from scripts.bench import measures
 
 

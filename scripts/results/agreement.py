@@ -7,9 +7,10 @@ import torch
 from sklearn.cluster import KMeans
 from sklearn.metrics import adjusted_mutual_info_score
 
-from common import augment, trained
+from common import trained
 from common.datasets.images import ImageSet
-from common.loaders import TestLoader
+from common.loading import augment
+from common.loading.loaders import TestLoader
 
 RESAMPLED = 100  # times, for the interval
 

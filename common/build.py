@@ -1,0 +1,131 @@
+"""From flags to what a script trains with. Besides `Run`, this is the only module that reads `args`.
+
+A feature that all methods share is a flag in `cli/flags.py` and a line here: no script changes for it. What is called
+from here has explicit parameters.
+"""
+
+import argparse
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, TypeVar
+
+import numpy as np
+from torch import nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR
+
+from common import datasets
+from common.datasets import Data, Spec, splits
+from common.datasets.images import ImageSet
+from common.loading import augment
+from common.loading.augment import Transform
+from common.networks import adapters, backbones
+from common.run import Run
+from common.training import optim
+
+Network = TypeVar("Network", bound=nn.Module)
+
+
+@dataclass(frozen=True)
+class Images:
+    """What a run trains on and is tested on.
+
+    Attributes:
+        data: the whole dataset.
+        labeled: the images that keep their labels.
+        unlabeled_indices: int64, of `data.train`: which images a method sees without labels.
+    """
+
+    data: Data
+    labeled: ImageSet
+    unlabeled_indices: np.ndarray
+
+    @cached_property
+    def unlabeled(self) -> ImageSet:
+        """The images without labels. Made when they are asked for: a subset in memory is a copy."""
+        everything = len(self.unlabeled_indices) == len(self.data.train)
+        return self.data.train if everything else self.data.train.subset(self.unlabeled_indices)
+
+    @property
+    def test(self) -> ImageSet:
+        return self.data.test
+
+    @property
+    def spec(self) -> Spec:
+        return self.data.spec
+
+    @property
+    def classes(self) -> list[str]:
+        """The class names; a label is an index into them."""
+        return self.data.classes
+
+
+def images(run: Run, args: argparse.Namespace, all_labels: bool = False) -> Images:
+    """Read the dataset, draw the labeled images and those that are held out, and tell the run of them.
+
+    Args:
+        all_labels: every training image that has a label is labeled, but for those that are held out.
+
+    Raises:
+        UserError: see `datasets.load`, `splits.split` and `splits.hold_out`.
+    """
+    data = datasets.load(
+        args.data, args.root, args.any_counts, args.generated_split, args.labeled_list, args.train_resizing, args.flip
+    )
+    number = 0 if all_labels else args.num_samples_per_class
+    labeled, unlabeled = splits.split(data.train.labels, data.classes, number, args.split_seed, data.candidates)
+    labeled, unlabeled, held_out = splits.hold_out(labeled, unlabeled, data, args.val_per_class, args.split_seed)
+    if all_labels:
+        labeled = unlabeled[data.train.labels[unlabeled] >= 0]
+    run.describe(data, labeled, held_out)
+    if getattr(args, "labeled_in_unlabeled", False):  # a supervised method has no such flag
+        unlabeled = np.setdiff1d(np.arange(len(data.train)), held_out)
+    return Images(data, data.train.subset(labeled), unlabeled)
+
+
+def views(spec: Spec, args: argparse.Namespace) -> tuple[Transform, Transform, Transform]:
+    """The weak, the strong and the test view; see `augment.transforms`."""
+    policy = augment.policy(args.auto_augment, args.norm_mean, args.cutout)
+    return augment.transforms(spec, args.train_resizing, args.val_resizing, args.image_size, policy)
+
+
+def loading(run: Run, args: argparse.Namespace) -> dict[str, Any]:
+    """The options that all loaders of a run share."""
+    return {
+        "seed": args.seed,
+        "workers": args.workers,
+        "cache": args.cache,
+        "normalizer": augment.Normalizer(args.norm_mean, args.norm_std),
+        "device": run.device,
+    }
+
+
+def classifier(NetworkClass: type[Network], num_classes: int, args: argparse.Namespace, **own: Any) -> Network:
+    """The network that is trained: a backbone with its adapters, a bottleneck, and a head for so many classes.
+
+    Args:
+        NetworkClass: `ImageClassifier`, or a method's own class that takes the same arguments and those of `own`.
+        own: what the method's network takes besides, by name.
+
+    Raises:
+        UserError: see `backbones.backbone` and `adapters.insert`.
+    """
+    normalizer = augment.Normalizer(args.norm_mean, args.norm_std)
+    backbone = backbones.backbone(
+        args.arch, args.image_size, normalizer, args.scratch, args.pretrained_backbone, args.no_pool, args.drop_path
+    )
+    adapters.insert(backbone, args.image_size, args.lora, args.adapter)
+    return NetworkClass(backbone, num_classes, args.bottleneck_dim, args.precision, **own)
+
+
+def optimizer(model: nn.Module, args: argparse.Namespace) -> Optimizer:
+    """The optimizer of what is trained of a model; see `optim.create`."""
+    return optim.create(
+        args.optimizer, model, args.lr, args.wd, args.finetune, args.layer_decay, args.no_decay_on_norms
+    )
+
+
+def schedule(optimizer: Optimizer, args: argparse.Namespace) -> LambdaLR:
+    """The learning rate's schedule over all steps of a training; see `optim.schedule`."""
+    steps = args.epochs * args.iters_per_epoch
+    return optim.schedule(optimizer, args.lr_scheduler, args.lr_gamma, args.lr_decay, steps, args.lr_warm_up_steps)

@@ -1,0 +1,123 @@
+"""Which training images keep their labels."""
+
+import hashlib
+import logging
+from collections.abc import Sequence
+from typing import Literal
+
+import numpy as np
+
+from common.datasets import Data
+from common.errors import UserError
+from common.system import seeding
+
+logger = logging.getLogger(__name__)
+
+
+def split(
+    labels: np.ndarray,
+    classes: Sequence[str],
+    num_per_class: int | Literal["all"],
+    seed: int,
+    candidates: int | None = None,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Draw the same number of labeled images from every class; all the other images are unlabeled.
+
+    The rule is the ancestor's, to the number: one legacy `RandomState`, classes in order, no replacement. It depends
+    on the order of the images and the seed alone.
+
+    Args:
+        labels: int64 [N], the class of every training image, -1 where it is not known.
+        classes: the class names; their number is the number of classes.
+        num_per_class: labels to draw per class; or `all` labels of the candidates, as many as a class has. Where no
+            image is left then, the labeled ones are the unlabeled ones, too.
+        seed: of the draw (`--split-seed`).
+        candidates: draw from the first so many images only (default: all N).
+
+    Returns:
+        (labeled, unlabeled): int64 indices into `labels`; `labeled` class by class, `unlabeled` ascending.
+
+    Raises:
+        UserError: a class has fewer than `num_per_class` candidates, or none.
+    """
+    rng = np.random.RandomState(seed)
+    drawable = labels[:candidates]
+    labeled = []
+    for c, name in enumerate(classes):
+        indices = np.flatnonzero(drawable == c)
+        if num_per_class == "all":
+            _refuse_too_few(name, len(indices), 1, "a label of every class is needed")
+            labeled.append(indices)
+        else:
+            wanted = f"fewer than --num-samples-per-class {num_per_class}"
+            _refuse_too_few(name, len(indices), max(num_per_class, 1), wanted)
+            labeled.append(rng.choice(indices, num_per_class, replace=False))
+    _report_imbalance(classes, list(map(len, labeled)))
+    labeled = np.concatenate(labeled)
+    is_unlabeled = np.ones(len(labels), dtype=bool)
+    is_unlabeled[labeled] = False
+    unlabeled = np.flatnonzero(is_unlabeled)
+    if num_per_class == "all" and len(unlabeled) == 0:
+        logger.info(
+            f"no image is without a label: a method that wants unlabeled ones gets the {len(labeled):,} labeled"
+        )
+        unlabeled = np.sort(labeled)
+    return labeled, unlabeled
+
+
+def hold_out(
+    labeled: np.ndarray, unlabeled: np.ndarray, data: Data, number: int, seed: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Keep some images of every class out of the training, to choose by them what must not be chosen on the test set.
+
+    They come from the images that have a label and are left unlabeled by `split`, so that the labeled ones are the same
+    without them; where none is left, since every label is in use, they are taken from the labeled ones.
+
+    Args:
+        labeled, unlabeled: what `split` returned.
+        data: the dataset that was split.
+        number: of images per class; 0 holds none out.
+        seed: of the draw (`--split-seed`).
+
+    Returns:
+        (labeled, unlabeled, held_out): the first two without the third, int64 indices class by class.
+
+    Raises:
+        UserError: a class has fewer images to spare.
+    """
+    if number == 0:
+        return labeled, unlabeled, np.empty(0, dtype=np.int64)
+    labels = data.train.labels
+    spare = np.setdiff1d(np.flatnonzero(labels[: data.candidates] >= 0), labeled)
+    from_labeled = len(spare) == 0
+    rng = np.random.default_rng(seeding.derive(seed, "held out"))
+    held_out = []
+    for c, name in enumerate(data.classes):
+        indices = np.sort(labeled[labels[labeled] == c]) if from_labeled else spare[labels[spare] == c]
+        if len(indices) < number + from_labeled:
+            kind = "labels, one of which has to stay," if from_labeled else "training images beside the labeled ones"
+            raise UserError(f"class '{name}' has {len(indices)} {kind} for --val-per-class {number}: ask for fewer")
+        held_out.append(rng.choice(indices, number, replace=False))
+    held_out = np.concatenate(held_out)
+    return labeled[~np.isin(labeled, held_out)], np.setdiff1d(unlabeled, held_out), held_out
+
+
+def _refuse_too_few(name: str, number: int, least: int, why: str) -> None:
+    if number < least:
+        raise UserError(
+            f"class '{name}' has {number} training images, {why}: add images"
+            + (" or ask for fewer labels" if least > 1 else " or remove the class")
+        )
+
+
+def _report_imbalance(classes: Sequence[str], numbers: Sequence[int]) -> None:
+    least, most = int(np.argmin(numbers)), int(np.argmax(numbers))
+    if numbers[least] < numbers[most]:
+        logger.info(
+            f"labels per class: from {numbers[least]:,} ('{classes[least]}') to {numbers[most]:,} ('{classes[most]}')"
+        )
+
+
+def sha256(labeled: np.ndarray) -> str:
+    """Fingerprint of a split: SHA-256 of the sorted indices joined by commas."""
+    return hashlib.sha256(",".join(map(str, np.sort(labeled).tolist())).encode()).hexdigest()

@@ -1,0 +1,438 @@
+"""Endless training batches and repeatable test batches.
+
+The law: what a training batch holds depends on (seed, stream, step) alone. Neither the number of workers nor an
+interruption changes a byte, and nothing is drawn from the main process's generators. Several processes divide among
+themselves the batch that one would have.
+
+What makes it fast, measured in docs/performance.md: workers live as long as their loader and send one uint8 tensor a
+batch; photographs are decoded once where they fit into memory, and test images resized once; on CUDA the next batch
+travels while the network trains on this one.
+"""
+
+import contextlib
+import itertools
+import logging
+import multiprocessing
+import os
+import signal
+import sys
+import threading
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
+
+from common.datasets.images import UNREADABLE, ImageSet
+from common.errors import UserError
+from common.loading.augment import Transform
+from common.system import processes, seeding
+
+logger = logging.getLogger(__name__)
+LINUX = sys.platform == "linux"
+warnings.filterwarnings("ignore", "This DataLoader will create .* worker processes")  # -j is the user's decision
+
+
+class Batch(NamedTuple):
+    """A training batch on the device.
+
+    Attributes:
+        views: one float32 [B, 3, H, W] per transform, normalised.
+        labels: int64 [B]; of unlabeled images for the meters only, -1 where nobody knows.
+        indices: int64 [B], positions in the loader's set, distinct within a batch.
+    """
+
+    views: tuple[Tensor, ...]
+    labels: Tensor
+    indices: Tensor
+
+
+class TrainLoader:
+    """An endless stream of batches: each pass is a fresh permutation cut into full batches, and the rest is dropped.
+
+    A batch never straddles two passes, so its indices are distinct. A set smaller than the batch is the batch.
+
+    Args:
+        images: the set to draw from.
+        transforms: one per view, all to one size; views of an image are independent draws.
+        batch_size: images per batch.
+        stream: name of the set, for the random streams (`labeled`, `unlabeled`).
+        seed: of the run.
+        workers: processes; they live until the loader goes.
+        cache: MiB, of all processes of a machine; files whose decoded images take no more are decoded once, before
+            the workers begin.
+        normalizer: uint8 -> float32, applied on the device.
+        device: where batches go.
+
+    Raises:
+        UserError: the set is empty, or a batch would hold one image, or cannot be divided among the run's processes.
+    """
+
+    def __init__(
+        self,
+        images: ImageSet,
+        transforms: Sequence[Transform],
+        batch_size: int,
+        stream: str,
+        seed: int,
+        *,
+        workers: int,
+        cache: int = 0,
+        normalizer: nn.Module,
+        device: torch.device,
+    ):
+        if len(images) == 0:
+            raise UserError(f"the {stream} set is empty: ask for fewer --num-samples-per-class, or add images")
+        if min(batch_size, len(images)) == 1:
+            raise UserError(f"a {stream} batch of one image cannot pass BatchNorm: two images or more are needed")
+        if len(images) < batch_size:
+            logger.warning(
+                f"the {stream} set has {len(images)} images, fewer than a batch of {batch_size}: "
+                "every batch is the whole set"
+            )
+        self.batch_size = min(batch_size, len(images))
+        _check_divisible(self.batch_size, len(images), stream)
+        self.share = processes.share(self.batch_size)
+        self.stream, self.seed, self.workers, self.cache = stream, seed, workers, cache
+        self.views = _Views(images, transforms, seed, stream)
+        self.normalizer, self.device = normalizer.to(device), device
+
+    def batches(self, step: int) -> Iterator[Batch]:
+        """The batches of steps `step`, `step + 1`, ... without end.
+
+        Raises:
+            UserError: an image cannot be read.
+        """
+        keys = _Passes(len(self.views), self.batch_size, self.seed, self.stream, step, self.share)
+        self.views.keep_decoded(self.cache * 2**20 // processes.local_count())
+        batches = map(self._on_device, _read(_data_loader(self.views, keys, self.workers, self.device)))
+        yield from _one_ahead(batches, self.device) if self.device.type == "cuda" else batches
+
+    def _on_device(self, batch: tuple[Tensor, np.ndarray]) -> Batch:
+        views, facts = (_to(self.device, torch.as_tensor(part)) for part in batch)
+        return Batch(tuple(map(self.normalizer, views)), *facts)
+
+    def sample(self, number: int) -> dict[str, Tensor]:
+        """The first views of the run, for a person to look at: title -> uint8 [number, 3, H, W]."""
+        keys = next(iter(_Passes(len(self.views), self.batch_size, self.seed, self.stream, 0)))[:number]
+        with seeding.preserved():
+            views, _ = _or_raise(_collate([self.views[key] for key in keys]))
+        return {
+            f"{self.stream} {i + 1}: {t.name}": v
+            for i, (t, v) in enumerate(zip(self.views.transforms, views, strict=True))
+        }
+
+
+class TestLoader:
+    """A set in order, as often as you like: (images float32 [B, 3, H, W], labels int64 [B]) on the device.
+
+    Args:
+        images: the test set, or any other.
+        transform: the only view.
+        workers: processes; they leave when the whole set is in memory.
+        cache: MiB, of all processes of a machine; a set whose uint8 views take no more is kept from the first pass on.
+        normalizer: uint8 -> float32, applied on the device.
+        device: where batches go.
+        batch_size: images per batch.
+        seed, stream: of the views, where the transform is a random one; every pass has the same.
+
+    Raises:
+        UserError: an image cannot be read (while iterating).
+    """
+
+    __test__ = False  # the name begins with Test, but it is none of pytest's
+
+    def __init__(
+        self,
+        images: ImageSet,
+        transform: Transform,
+        *,
+        workers: int,
+        cache: int = 0,
+        normalizer: nn.Module,
+        device: torch.device,
+        batch_size: int = 64,
+        seed: int = 0,
+        stream: str = "test",
+    ):
+        self.normalizer, self.device = normalizer.to(device), device
+        self.options = {"workers": workers, "cache": cache, "normalizer": self.normalizer, "device": device}
+        self.transform, self.batch_size = transform, batch_size
+        self.number, self.room = len(images), cache * 2**20 // processes.local_count() * processes.count()
+        views = _Views(images, [transform], seed, stream)
+        self.keys = _InOrder(len(images), batch_size)
+        self.loader = _data_loader(views, self.keys, workers, device)
+        self.kept: list[tuple[Tensor, Tensor]] = []  # the uint8 views and labels of the whole set, or nothing
+
+    def of(self, images: ImageSet) -> "TestLoader":
+        """The same loader for other images."""
+        return TestLoader(images, self.transform, batch_size=self.batch_size, **self.options)
+
+    @property
+    def order(self) -> Tensor:
+        """int64 [N]: the index of each image in the set, in the order in which they come."""
+        return torch.tensor([index for batch in self.keys for _, _, index in batch], dtype=torch.int64)
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        for batch in self.kept or self._read_and_keep():
+            views, labels = (_to(self.device, tensor) for tensor in batch)
+            yield self.normalizer(views), labels
+
+    def _read_and_keep(self) -> Iterator[tuple[Tensor, Tensor]]:
+        kept = []
+        for (views,), (numbers, _) in _read(self.loader):
+            labels = torch.from_numpy(numbers)
+            yield views, labels
+            if self.number * views[0].nbytes <= self.room:
+                # A clone: in shared memory each tensor holds an open file, and pinned it takes a power of two.
+                kept.append((views.clone(), labels))
+        if kept:
+            self.kept, self.loader = kept, None  # the workers leave
+
+
+class FileBatch(NamedTuple):
+    """Images of a `FileLoader`.
+
+    Attributes:
+        images: float32 [B, 3, H, W] on the device, normalised; None where none of the batch could be read.
+        indices: int64 [B], which of the set they are.
+        errors: what is wrong with the others of the batch, by index.
+    """
+
+    images: Tensor | None
+    indices: np.ndarray
+    errors: dict[int, str]
+
+
+class FileLoader:
+    """A set of images in order, once, in the batches of a `TestLoader`; what cannot be read is told, and left out.
+
+    Args:
+        images: the set; its labels do not matter.
+        transform, workers, normalizer, device, batch_size: as a `TestLoader`'s.
+    """
+
+    def __init__(
+        self,
+        images: ImageSet,
+        transform: Transform,
+        *,
+        workers: int,
+        normalizer: nn.Module,
+        device: torch.device,
+        batch_size: int = 64,
+    ):
+        self.normalizer, self.device = normalizer.to(device), device
+        views = _Views(images, [transform], seed=0, stream="test")
+        self.batches = _InOrder(len(images), batch_size)
+        self.loader = _data_loader(views, self.batches, min(workers, len(self.batches)), device, _collate_readable)
+
+    def __iter__(self) -> Iterator[FileBatch]:
+        for keys, (readable, broken) in zip(self.batches, _read(self.loader), strict=True):
+            errors = {keys[position][-1]: error for position, error in broken.items()}
+            if readable is None:
+                yield FileBatch(None, np.empty(0, dtype=np.int64), errors)
+            else:
+                (views,), (_, indices) = readable
+                yield FileBatch(self.normalizer(_to(self.device, views)), indices, errors)
+
+
+def _check_divisible(batch_size: int, most: int, stream: str) -> None:
+    count = processes.count()
+    below = batch_size - batch_size % count
+    if below != batch_size:
+        near = " or ".join(str(number) for number in (below, below + count) if 0 < number <= most)
+        raise UserError(
+            f"{stream} batches of {batch_size} images cannot be divided among {count} processes: "
+            f"take {f'{near}, or ' if near else ''}fewer processes"
+        )
+
+
+def _data_loader(
+    views: "_Views", keys: Sampler, workers: int, device: torch.device, collate: Callable | None = None
+) -> DataLoader:
+    return DataLoader(
+        views,
+        batch_sampler=keys,
+        num_workers=workers,
+        persistent_workers=workers > 0,
+        collate_fn=collate or _collate,
+        worker_init_fn=_leave_signals_to_the_parent,
+        multiprocessing_context="fork" if LINUX and workers > 0 else None,  # decoded images are shared
+        pin_memory=device.type == "cuda",
+        generator=torch.Generator(),  # its own: otherwise each iterator draws from the main process's
+    )
+
+
+def _read(loader: DataLoader) -> Iterator:
+    """What the loader's collate function makes of each batch; a `UserError` that it gives back is raised."""
+    iterator = iter(loader)
+    # Without workers, the views are made here.
+    guard = contextlib.nullcontext if loader.num_workers else seeding.preserved
+    try:
+        while True:
+            with guard():
+                batch = next(iterator, None)
+            if batch is None:
+                return
+            yield _or_raise(batch)
+    finally:
+        del iterator, loader  # the workers leave now, not when an error's traceback is forgotten
+
+
+def _to(device: torch.device, tensor: Tensor) -> Tensor:
+    """Only from pinned memory does a copy not hold up the main process; what is pinned already is left as it is."""
+    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
+
+
+def _one_ahead(batches: Iterator[Batch], device: torch.device) -> Iterator[Batch]:
+    """The next batch is copied and normalised, on a stream of its own, while the network works on this one."""
+    side = torch.cuda.Stream(device)
+    side.wait_stream(torch.cuda.current_stream(device))  # the normalizer's table
+
+    def following() -> Batch:
+        with torch.cuda.stream(side):
+            return next(batches)
+
+    batch = following()
+    while True:
+        current = torch.cuda.current_stream(device)
+        current.wait_stream(side)
+        for tensor in (*batch.views, batch.labels, batch.indices):
+            tensor.record_stream(current)  # its memory is not the side stream's again before the network is done
+        ahead = following()
+        yield batch
+        batch = ahead
+
+
+class _Views(Dataset):
+    """(step, position, index) -> (views, label, index); an unreadable image comes back as its UserError."""
+
+    def __init__(self, images: ImageSet, transforms: Sequence[Transform], seed: int, stream: str):
+        self.images, self.transforms, self.seed, self.stream = images, transforms, seed, stream
+        self.decoded: list[Image.Image] = []  # all of them, or none
+
+    def keep_decoded(self, room: int) -> None:
+        """Decode the files once and for all if that takes `room` bytes at most: forked workers share the memory."""
+        if self.decoded or isinstance(self.images.images, np.ndarray) or not _fit(self.images.images, room):
+            return
+        with contextlib.suppress(UserError), ThreadPoolExecutor() as pool:  # what is broken is named when it is drawn
+            self.decoded = list(pool.map(self.images.load, range(len(self.images))))
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, key: tuple[int, int, int]):
+        step, position, index = key
+        try:
+            image = self.decoded[index] if self.decoded else self.images.load(index)
+        except UserError as error:
+            return error  # raised in a worker, it would arrive as the worker's traceback
+        views = []
+        for number, transform in enumerate(self.transforms):
+            seeding.seed_cpu(seeding.derive(self.seed, self.stream, step, position, number))
+            views.append(transform(image))
+        return views, self.images.labels[index], index
+
+
+class _Passes(Sampler):
+    """The keys of each step's batch, from step `start` on, or of a process's share of it."""
+
+    def __init__(self, length: int, batch_size: int, seed: int, stream: str, start: int, share: slice = slice(None)):
+        self.length, self.batch_size, self.share = length, batch_size, share
+        self.seed, self.stream, self.start = seed, stream, start
+
+    def __iter__(self) -> Iterator[list[tuple[int, int, int]]]:
+        batches_per_pass = self.length // self.batch_size
+        current, permutation = None, None
+        for step in itertools.count(self.start):
+            number, batch = divmod(step, batches_per_pass)
+            if number != current:
+                rng = np.random.default_rng(seeding.derive(self.seed, f"{self.stream} permutation", number))
+                current, permutation = number, rng.permutation(self.length)
+            chosen = permutation[batch * self.batch_size : (batch + 1) * self.batch_size]
+            yield [(step, position, int(index)) for position, index in enumerate(chosen)][self.share]
+
+
+class _InOrder(Sampler):
+    """Every index once, in order, as the keys of `_Views`; the last batch may be smaller.
+
+    Of several processes each takes every so many-th batch: none is padded, and some may have one less.
+    """
+
+    def __init__(self, length: int, batch_size: int):
+        self.length, self.batch_size = length, batch_size
+        self.starts = range(0, length, batch_size)[processes.rank() :: processes.count()]
+
+    def __len__(self) -> int:
+        return len(self.starts)
+
+    def __iter__(self) -> Iterator[list[tuple[int, int, int]]]:
+        for start in self.starts:
+            yield [(0, i, i) for i in range(start, min(start + self.batch_size, self.length))]
+
+
+def _collate(samples: list):
+    """uint8 views [V, B, 3, H, W], and int64 [2, B]: labels and indices. Of an error, the error.
+
+    One tensor for all views: handing a tensor over to another process costs more than making a small image.
+    """
+    errors = [sample for sample in samples if isinstance(sample, UserError)]
+    if errors:
+        return errors[0]
+    views, labels, indices = zip(*samples, strict=True)
+    views = [view.movedim(0, -1) for column in zip(*views, strict=True) for view in column]  # as Pillow has them
+    views = default_collate(views).unflatten(0, (-1, len(samples))).movedim(-1, 2)
+    return views, np.array([labels, indices], dtype=np.int64)
+
+
+def _collate_readable(samples: list) -> tuple[tuple[Tensor, np.ndarray] | None, dict[int, str]]:
+    """As `_collate`, of those that could be read; and the errors of the others, by position in the batch."""
+    errors = {position: str(sample) for position, sample in enumerate(samples) if isinstance(sample, UserError)}
+    readable = [sample for sample in samples if not isinstance(sample, UserError)]
+    return _collate(readable) if readable else None, errors
+
+
+def _or_raise(batch):
+    if isinstance(batch, UserError):
+        raise UserError(str(batch))  # a new one: raised itself, it would hold its frame, and that the workers
+    return batch
+
+
+def _fit(paths: Sequence[str | Path], room: int) -> bool:
+    """Whether all the images take `room` bytes at most once they are decoded. Reads no more than their headers."""
+    try:
+        for path in paths:
+            with Image.open(path) as image:
+                room -= 4 * image.width * image.height  # Pillow's RGB has a fourth byte
+            if room < 0:
+                return False
+    except UNREADABLE:
+        return False
+    return True
+
+
+def _leave_signals_to_the_parent(worker: int) -> None:
+    """Ctrl-C and a scheduler's SIGTERM reach the whole process group; the main process decides what to do about them.
+
+    A worker heeds its parent's SIGTERM alone, and leaves within a second of its death: PyTorch's own watch takes five,
+    and misses a parent that dies before it begins.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if LINUX:  # macOS cannot tell who sent a signal: there a SIGTERM to the group ends its workers, and so the run
+        signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])  # threads begun from now on inherit this
+        threading.Thread(target=_obey, args=(multiprocessing.parent_process().pid,), daemon=True).start()
+
+
+def _obey(parent: int) -> None:
+    while os.getppid() == parent:
+        received = signal.sigtimedwait([signal.SIGTERM], 1)
+        if received is not None and received.si_pid == parent:
+            break
+    os._exit(0)

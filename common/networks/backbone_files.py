@@ -1,0 +1,118 @@
+"""Backbone files: read without running code, and loaded strictly."""
+
+import hashlib
+import math
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from timm.layers import resample_abs_pos_embed
+from timm.models import VisionTransformer
+from torch import Tensor, nn
+
+from common.errors import UserError
+from common.system import checkpoint
+
+
+def read_checkpoint(file: str | Path) -> Any:
+    """What a .pth or .safetensors file holds; no code in it is ever run.
+
+    Raises:
+        UserError: the file is missing, not a checkpoint, or holds more than tensors and plain values.
+    """
+    file = Path(file)
+    if not os.path.isfile(file):  # as Path's own, but false for names that are too long
+        what = "is a folder" if os.path.isdir(file) else "does not exist"
+        raise UserError(f"file '{file}' {what}: give the path of a .pth or .safetensors file")
+    try:
+        return load_file(file) if file.suffix == ".safetensors" else checkpoint.load_safely(file)
+    except (*checkpoint.UNREADABLE, SafetensorError) as error:
+        reason = checkpoint.why(error)
+        raise UserError(
+            f"'{file}' is not a checkpoint that can be loaded safely ({reason}): download or convert it again"
+        ) from None
+
+
+def read_state_dict(file: str | Path) -> dict[str, Tensor]:
+    """The tensors of a .pth or .safetensors file.
+
+    Raises:
+        UserError: see `read_checkpoint`; or it holds other things than tensors.
+    """
+    state = read_checkpoint(file)
+    state = state.get("state_dict", state) if isinstance(state, dict) else state
+    if not isinstance(state, dict) or not all(isinstance(key, str) and is_plain(state[key]) for key in state):
+        raise UserError(f"'{file}' does not hold a dictionary of tensors: save the state_dict of a backbone")
+    return state
+
+
+def is_plain(value: Any) -> bool:
+    """Whether it is a tensor such as weights are: dense, real, not quantized, and with values."""
+    if not isinstance(value, Tensor) or value.is_meta or value.is_quantized:
+        return False
+    return value.layout == torch.strided and not value.is_complex()
+
+
+def load_backbone(model: nn.Module, file: str | Path) -> None:
+    """Load a backbone file strictly: it must hold every tensor of the model, and beyond them only a classifier.
+
+    A ViT's position embeddings are resampled to the model's, where only their number differs.
+
+    Raises:
+        UserError: see `read_state_dict`; or keys are missing, left over, of other shapes or types, or not finite.
+    """
+    state = read_state_dict(file)
+    if any(".encoder_q." in key or key.startswith(("module.encoder", "module.base_encoder")) for key in state):
+        raise UserError(
+            f"'{file}' is an unconverted MoCo checkpoint: run "
+            f"python convert_moco_to_pretrained.py {file} BACKBONE_OUT FC_OUT and pass BACKBONE_OUT"
+        )
+    heads = model.pretrained_cfg["classifier"] or ()  # timm gives one name, several, or none
+    heads = tuple(f"{head}." for head in ((heads,) if isinstance(heads, str) else heads))
+    state = {key: value for key, value in state.items() if not key.startswith(heads)}
+    wanted = model.state_dict()
+    state = _with_resampled_positions(state, model)
+    # Buffers that count batches came with PyTorch 0.4.1; older files lack them, and they do not change a result.
+    missing = [key for key in wanted if key not in state and not key.endswith("num_batches_tracked")]
+    surplus = [key for key in state if key not in wanted]
+    shapes = [key for key in wanted if key in state and state[key].shape != wanted[key].shape]
+    floats = {key for key in wanted if wanted[key].is_floating_point()}
+    integers = [key for key in wanted if key in state and key in floats and not state[key].is_floating_point()]
+    problems = {
+        "lacks": missing,
+        "has, beyond the backbone,": surplus,
+        "has other shapes for": shapes,
+        "has whole numbers for": integers,
+    }
+    for problem, keys in problems.items():
+        if keys:
+            more = f" and {len(keys) - 3} more" if len(keys) > 3 else ""
+            raise UserError(f"'{file}' {problem} {', '.join(keys[:3])}{more}: it is a file for another --arch")
+    broken = checkpoint.not_finite(state)
+    if broken is not None:
+        raise UserError(f"'{file}' holds NaN or infinity in {broken}: train, convert or download it again")
+    model.load_state_dict(state, strict=False)
+
+
+def _with_resampled_positions(state: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
+    """The state for the model's number of patches, where it is a ViT's of another one (and square)."""
+    if not isinstance(model, VisionTransformer) or model.pos_embed is None or "pos_embed" not in state:
+        return state
+    found, wanted = state["pos_embed"], model.pos_embed
+    other_tokens = 0 if model.no_embed_class else model.num_prefix_tokens
+    if found.ndim != 3 or found.shape[::2] != wanted.shape[::2] or found.shape[1] in (wanted.shape[1], other_tokens):
+        return state
+    patches = max(0, found.shape[1] - other_tokens)
+    if math.isqrt(patches) ** 2 != patches or not found.is_floating_point():
+        return state  # load_backbone says what is wrong
+    grid = list(model.patch_embed.grid_size)
+    return state | {"pos_embed": resample_abs_pos_embed(found, new_size=grid, num_prefix_tokens=other_tokens)}
+
+
+def sha256(file: str | Path) -> str:
+    """SHA-256 of a file's bytes."""
+    with open(file, "rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()

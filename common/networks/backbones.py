@@ -1,0 +1,159 @@
+"""Backbones: timm's networks without their classifier, with pretrained or random weights."""
+
+import contextlib
+import difflib
+import logging
+
+import timm
+import torch
+from timm.layers import DropPath
+from timm.models import PretrainedCfg, get_pretrained_cfg
+from torch import nn
+
+from common.errors import UserError
+from common.loading.augment import Normalizer
+from common.networks.backbone_files import load_backbone
+from common.system import processes
+from common.wide_resnet import WideResNet  # the import also registers its networks with timm
+
+logger = logging.getLogger(__name__)
+
+# Bare names mean torchvision's first ImageNet weights, which the published table was made with; timm's own default
+# for `resnet50` is another recipe. A tagged name such as resnet50.a1_in1k is taken as it stands.
+TORCHVISION_V1 = {
+    *("resnet18", "resnet34", "resnet50", "resnet101", "resnet152"),
+    *("resnext50_32x4d", "resnext101_32x8d", "wide_resnet50_2", "wide_resnet101_2"),
+}
+
+
+def timm_name(arch: str) -> str:
+    """The timm model that `--arch` means.
+
+    Raises:
+        UserError: timm has no such model.
+    """
+    name = f"{arch}.tv_in1k" if arch in TORCHVISION_V1 else arch
+    base, _, tag = name.partition(".")
+    if not timm.is_model(base):
+        near = difflib.get_close_matches(base, timm.list_models(), n=3)
+    elif tag and name not in timm.list_pretrained(f"{base}.*"):
+        near = timm.list_pretrained(f"{base}.*")
+    else:
+        return name
+    hint = f"did you mean {' or '.join(near)}?" if near else "timm.list_models() lists all"
+    raise UserError(f"unknown model '{arch}': {hint}")
+
+
+def own_config(arch: str, scratch: bool, file: str | None) -> PretrainedCfg | None:
+    """What timm knows of the weights that a backbone starts from: their input size and statistics, among others.
+
+    None where it knows nothing: of random weights, and of a file, unless a tagged name says which weights it holds.
+    The bare names of torchvision's ResNets have None, too: the published table was made with the dataset's statistics.
+
+    Raises:
+        UserError: timm has no such model.
+    """
+    if scratch or arch in TORCHVISION_V1 or (file is not None and "." not in arch):
+        return None
+    config = get_pretrained_cfg(timm_name(arch))
+    return config if config is not None and config.has_weights else None
+
+
+def backbone(
+    arch: str,
+    image_size: int,
+    normalizer: Normalizer,
+    scratch: bool = False,
+    file: str | None = None,
+    no_pool: bool = False,
+    drop_path: float | None = None,
+) -> nn.Module:
+    """A timm model without its classifier: [B, 3, image_size, image_size] -> pooled features [B, D].
+
+    Args:
+        arch: `--arch`; see `timm_name`.
+        image_size: side of the images in pixels. A network that takes one size alone is made for this one; pretrained
+            position embeddings are resampled to it.
+        normalizer: how images are normalised; a model pretrained otherwise draws a warning.
+        scratch: start from random weights.
+        file: start from this backbone file in place of timm's weights; never touches the network.
+        no_pool: the caller counts on a model that pools its features in its own way, which the ResNets do not.
+        drop_path: rate of the last residual branch that is left out in training (arXiv:1603.09382), falling to 0 at
+            the first one; None: the model's own rate.
+
+    Raises:
+        UserError: unknown model, no such weights, a failed download, an unfit file or image size, `no_pool` refused,
+            no residual branches to leave out.
+    """
+    name = timm_name(arch)
+    download = not scratch and file is None
+    model = _of_size(name, image_size, download, {} if drop_path is None else {"drop_path_rate": drop_path})
+    if no_pool and isinstance(model, timm.models.ResNet | WideResNet):
+        raise UserError(f"'{arch}' ends in feature maps, which need pooling: drop --no-pool")
+    if isinstance(model, WideResNet) and image_size > 96:
+        logger.warning(
+            f"'{name}' is made for small images, and {image_size} pixels make it slow: see --train-resizing native"
+        )
+    if file is not None:
+        load_backbone(model, file)
+    if download:
+        _warn_of_other_statistics(model, name, normalizer)
+    return model
+
+
+def _of_size(name: str, image_size: int, download: bool, options: dict[str, float]) -> nn.Module:
+    """As timm makes it, where that takes the images; else as timm makes it for their size."""
+    generator = torch.get_rng_state()
+    model = _create(name, download, options)
+    try:
+        model.feature_dim = _feature_dim(model, image_size)
+        return model
+    except (AssertionError, RuntimeError) as error:  # ViT and Swin are made for one size, Inception takes no small ones
+        size, reason = model.pretrained_cfg["input_size"][-1], str(error).split("\n")[0]
+    try:
+        torch.set_rng_state(generator)
+        model = _create(name, download, options | {"img_size": image_size})
+        model.feature_dim = _feature_dim(model, image_size)
+        return model
+    except (AssertionError, RuntimeError, TypeError, ValueError, ArithmeticError):  # no such option, or no such size
+        raise UserError(
+            f"'{name}' cannot take {image_size}-pixel images ({reason}): try --image-size {size}, without native "
+            "resizing"
+        ) from None
+
+
+def _create(name: str, download: bool, options: dict[str, float]) -> nn.Module:
+    if download and name not in timm.list_pretrained():
+        raise UserError(f"'{name}' has no pretrained weights: add --scratch, or --pretrained-backbone FILE")
+    try:
+        with processes.first_of_machine_first() if download else contextlib.nullcontext():
+            model = timm.create_model(name, pretrained=download, num_classes=0, **options)
+    except OSError as error:  # the hub's errors are OSErrors
+        reason = str(error).split("\n")[0]
+        raise UserError(
+            f"the weights of '{name}' could not be downloaded ({reason}): connect to the internet once, "
+            "or give --pretrained-backbone FILE or --scratch"
+        ) from None
+    except TypeError as error:
+        if "drop_path_rate" not in str(error):
+            raise
+        model = None
+    if options.get("drop_path_rate") and not (model and any(isinstance(m, DropPath) for m in model.modules())):
+        raise UserError(f"--drop-path: '{name}' has no residual branches to leave out: drop the flag")
+    return model
+
+
+def _warn_of_other_statistics(model: nn.Module, name: str, normalizer: Normalizer) -> None:
+    own = [*model.pretrained_cfg["mean"], *model.pretrained_cfg["std"]]
+    if any(abs(a - b) > 1e-3 for a, b in zip(own, [*normalizer.mean, *normalizer.std], strict=True)):
+        flags = "--norm-mean {:g} {:g} {:g} --norm-std {:g} {:g} {:g}".format(*own)
+        logger.warning(f"'{name}' was pretrained with other statistics than images are normalised with here: {flags}")
+
+
+@torch.no_grad()
+def _feature_dim(model: nn.Module, image_size: int) -> int:
+    """Ask the model itself: timm's `num_features` is not what every family returns."""
+    was_training = model.training
+    features = model.eval()(torch.zeros(1, 3, image_size, image_size))
+    model.train(was_training)
+    return features.shape[1]

@@ -1,0 +1,101 @@
+"""BatchNorm over the whole batch, of which each process has a share; and passes that leave its running statistics."""
+
+import contextlib
+from collections.abc import Iterator
+
+import timm.layers
+import torch
+from timm.layers import BatchNormAct2d
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from common.errors import UserError
+from common.system import processes
+
+
+def over_processes(model: nn.Module) -> None:
+    """Let every BatchNorm of a model take its statistics from all shares of a batch, gradients included.
+
+    With one process nothing is changed. Parameters, buffers and their names stay as they are.
+
+    Raises:
+        UserError: a BatchNorm of a kind that this cannot be done for.
+    """
+    if processes.count() == 1:
+        return
+    if processes.on_gpus() is not None:
+        timm.layers.convert_sync_batchnorm(model, processes.on_gpus())
+        return
+    for name, module in model.named_modules():
+        if isinstance(module, _BatchNorm):
+            if type(module) not in KINDS:
+                raise UserError(
+                    f"the {type(module).__name__} '{name}' cannot take its statistics from several processes: take one"
+                )
+            module.__class__ = KINDS[type(module)]  # in place: a copy would need to know each kind's arguments
+
+
+@contextlib.contextmanager
+def frozen_statistics(model: nn.Module, enabled: bool) -> Iterator[None]:
+    """Within it, no pass moves the running statistics of a model's BatchNorms.
+
+    In train mode they normalise with the batch's own statistics as ever, and gradients flow through these. Nothing is
+    changed in eval mode, which reads the running statistics.
+
+    Args:
+        model: any network.
+        enabled: False leaves everything as it is.
+    """
+    norms = [m for m in model.modules() if isinstance(m, _BatchNorm) and m.track_running_stats] if enabled else []
+    try:
+        for norm in norms:
+            norm.track_running_stats = False
+        yield
+    finally:
+        for norm in norms:
+            norm.track_running_stats = True
+
+
+class WholeBatchNorm(nn.BatchNorm2d):
+    """As `torch.nn.SyncBatchNorm`, which refuses the CPU: [B / processes, C, ...]."""
+
+    def _check_input_dim(self, x: Tensor) -> None:
+        """Any number of dimensions."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return _normalize(self, x) if self.training else super().forward(x)
+
+
+class WholeBatchNormAct(BatchNormAct2d):
+    """The same for timm's BatchNorm with an activation."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.act(self.drop(_normalize(self, x))) if self.training else super().forward(x)
+
+
+KINDS = {nn.BatchNorm1d: WholeBatchNorm, nn.BatchNorm2d: WholeBatchNorm, BatchNormAct2d: WholeBatchNormAct}
+
+
+def _normalize(norm: _BatchNorm, x: Tensor) -> Tensor:
+    """The variance from the differences to the mean, in a second round: E[x^2] - E[x]^2 would cancel."""
+    dims = [0, *range(2, x.ndim)]
+    shape = [1, -1] + [1] * (x.ndim - 2)
+    wide = x.to(torch.promote_types(x.dtype, torch.float32))
+    mean = processes.mean(wide.mean(dims))
+    centered = wide - mean.view(shape)
+    variance = processes.mean(centered.square().mean(dims))
+    _track(norm, mean.detach(), variance.detach(), x.numel() // x.shape[1] * processes.count())
+    y = centered * (variance + norm.eps).rsqrt().view(shape)
+    if norm.affine:
+        y = y * norm.weight.view(shape) + norm.bias.view(shape)
+    return y.to(x.dtype)
+
+
+@torch.no_grad()
+def _track(norm: _BatchNorm, mean: Tensor, variance: Tensor, number: int) -> None:
+    if not norm.track_running_stats:
+        return
+    norm.num_batches_tracked += 1
+    momentum = 1 / norm.num_batches_tracked if norm.momentum is None else norm.momentum
+    for running, new in ((norm.running_mean, mean), (norm.running_var, variance * (number / (number - 1)))):
+        running.mul_(1 - momentum).add_(momentum * new)

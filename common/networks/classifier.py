@@ -1,0 +1,78 @@
+"""The classifier that all methods train, and the passes of several views through it."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from common.networks import batch_norm
+
+
+class ImageClassifier(nn.Module):
+    """backbone -> bottleneck -> head: images [B, 3, H, W] -> float32 logits [B, C].
+
+    Its features, what comes out of the bottleneck, have `feature_dim` dimensions.
+
+    Args:
+        backbone: gives features [B, backbone.feature_dim].
+        num_classes: C.
+        bottleneck_dim: width of the bottleneck (Linear, BatchNorm, ReLU, Dropout 0.5); 0 for none.
+        precision: of backbone and bottleneck: `float32`, or `bf16` for autocast to bfloat16. Weights and what comes
+            out, features and logits, are float32 either way.
+    """
+
+    def __init__(self, backbone: nn.Module, num_classes: int, bottleneck_dim: int = 1024, precision: str = "float32"):
+        super().__init__()
+        self.precision = precision
+        self.backbone = backbone
+        self.bottleneck = _bottleneck(backbone.feature_dim, bottleneck_dim) if bottleneck_dim else nn.Identity()
+        self.feature_dim = bottleneck_dim or backbone.feature_dim
+        self.head = nn.Linear(self.feature_dim, num_classes)
+        self.to(memory_format=torch.channels_last)
+        batch_norm.over_processes(self)
+
+    def features(self, images: Tensor) -> Tensor:
+        """The bottleneck's output [B, feature_dim], after dropout in train mode."""
+        with torch.autocast(images.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
+            features = self.bottleneck(self.backbone(images))
+        return features.float()
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.head(self.features(images))
+
+    def parameter_groups(self, lr: float, finetune: bool) -> list[dict]:
+        """Groups for the optimizer: with `finetune`, the backbone learns at a tenth of the rate."""
+        return [
+            {"params": self.backbone.parameters(), "lr": 0.1 * lr if finetune else lr},
+            {"params": self.bottleneck.parameters(), "lr": lr},
+            {"params": self.head.parameters(), "lr": lr},
+        ]
+
+
+def _bottleneck(in_dim: int, out_dim: int) -> nn.Sequential:
+    layers = nn.Sequential(nn.Linear(in_dim, out_dim), nn.BatchNorm1d(out_dim), nn.ReLU(), nn.Dropout(0.5))
+    nn.init.normal_(layers[0].weight, std=0.005)
+    nn.init.constant_(layers[0].bias, 0.1)
+    return layers
+
+
+def passes(model: nn.Module, views: Sequence[Tensor], no_grad: Tensor, joint: bool) -> list[Tensor]:
+    """The logits of several views: a pass for each, one after the other, or one for all.
+
+    In train mode a pass has BatchNorm statistics of its own. In one for all, the views share them, and so a gradient
+    flows through them from the logits of one view into the features of all.
+
+    Args:
+        model: [B, 3, H, W] -> [B, C].
+        views: of any numbers of images.
+        no_grad: the one of the views whose logits are targets: nothing flows back from them.
+        joint: one pass for all.
+    """
+    if joint:
+        logits = model(torch.cat(list(views))).split([len(x) for x in views])
+        return [each.detach() if x is no_grad else each for x, each in zip(views, logits, strict=True)]
+    logits = []
+    for x in views:
+        with torch.set_grad_enabled(x is not no_grad):
+            logits.append(model(x))
+    return logits

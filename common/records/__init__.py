@@ -1,0 +1,1 @@
+"""What a run leaves behind in its folder, and what a person sees while it works. Nothing here changes a number."""

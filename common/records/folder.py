@@ -1,0 +1,277 @@
+"""A run's folder: whose it is, and what is read from it and written to it, all by the first of the run's processes.
+
+args.json           all arguments
+log.txt             what was printed
+labeled.json        which images are labeled
+sources.json        where a run learns from others: which they are, and what they say
+views.png           a sheet of augmented samples
+metrics.jsonl       one object per epoch
+tensorboard/        the same, where --tensorboard asks for it
+checkpoints/        latest.pth (everything, to resume from; previous.pth, the one before), best.pth (the model, to use)
+report.png, per_class.csv   what the network confuses, after the last epoch, or in --phase test
+result.json         written last: its presence means that the run is finished
+"""
+
+import csv
+import fcntl
+import io
+import json
+import logging
+import os
+import shutil
+import weakref
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from common import cli
+from common.datasets import SPECS
+from common.errors import UserError
+from common.loading import augment
+from common.records.tensorboard import Events
+from common.system import checkpoint, processes
+from common.system.files import write_whole
+
+logger = logging.getLogger("common")
+
+
+class Folder:
+    """The folder `--log` of one run.
+
+    Args:
+        method: the script's name.
+        args: all arguments; recorded whole, and compared with the recorded ones on resume.
+
+    Raises:
+        UserError: it is unwritable, busy, no run's, or holds a run with other arguments.
+    """
+
+    def __init__(self, method: str, args: cli.Arguments):
+        self.method, self.args = method, args
+        self.path = Path(args.log)
+        self.checkpoints = self.path / "checkpoints"
+        self._open()
+        wants_events = args.tensorboard and args.phase == "train" and processes.is_first()
+        self.events = Events(self.path / "tensorboard") if wants_events else None
+
+    @processes.by_first
+    def _open(self) -> None:
+        args_file = self.path / "args.json"
+        if self.args.phase == "test":
+            if not os.path.isfile(args_file):  # as Path's own, but false for names that are too long
+                raise UserError(f"'{self.path}' holds no run to test: train first, or name its folder with --log")
+        else:
+            self._make_and_lock()
+        if self.args.overwrite and self.args.phase == "train":
+            return
+        if args_file.is_file():
+            saved = read_json(args_file)
+            if not isinstance(saved.get("args"), dict) or "method" not in saved:
+                raise UserError(f"'{args_file}' is not a run's: remove it, or choose another --log")
+            self._compare(saved["method"], saved["args"])
+        elif any((self.path / name).exists() for name in ("result.json", "metrics.jsonl", "checkpoints")):
+            raise UserError(f"'{self.path}' holds files, but no args.json of a run: choose another --log")
+
+    def _compare(self, method: str, saved: dict[str, Any]) -> None:
+        differences = cli.differences(self.args, saved)
+        if self._is_finished() and SPECS[self.args.data].counts is None:
+            # Any folder may be an ImageFolder, and nobody looks into it before a result is shown.
+            root, before = str(self.args.root), str(saved.get("root"))
+            if os.path.realpath(root) != os.path.realpath(before):
+                differences.insert(0, f"root {root} (was {before})")
+        if method != self.method:
+            differences.insert(0, f"method {self.method} (was {method})")
+        if differences:
+            remedy = "choose another --log, or discard it with --overwrite"
+            if self.args.phase == "test":
+                remedy = "give the run's own, and --phase test"
+            raise UserError(f"'{self.path}' holds a run with other arguments: {', '.join(differences)}; {remedy}")
+
+    def _make_and_lock(self) -> None:
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            lock = open(self.path / ".lock", "w")  # noqa: SIM115 (open as long as the run)
+            weakref.finalize(self, lock.close)
+            # A lock of the process: it goes with it however it ends, and forked workers do not hold it.
+            fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(f"another process is using '{self.path}': wait for it, or choose another --log") from None
+        except OSError as error:
+            raise UserError(f"cannot write to '{self.path}' ({error.strerror}): choose another --log") from None
+
+    @property
+    def log_file(self) -> Path | None:
+        """Where the log goes; nowhere if nothing is trained."""
+        return self.path / "log.txt" if self.args.phase == "train" else None
+
+    @property
+    @processes.by_first
+    def finished(self) -> bool:
+        """Whether there is nothing left to train."""
+        return self._is_finished()
+
+    def _is_finished(self) -> bool:
+        return self.args.phase == "train" and not self.args.overwrite and (self.path / "result.json").is_file()
+
+    # A run begins
+
+    @processes.by_first
+    def begin(self, fingerprints: dict[str, str], indices: list[int], held_out: list[int]) -> None:
+        """Say whose folder this is (first of all), and which images are labeled, and which held out."""
+        _write_json(self.path / "args.json", {"method": self.method, "args": vars(self.args)})
+        more = {"held_out": held_out} if held_out else {}
+        _write_json(self.path / "labeled.json", fingerprints | {"indices": indices} | more)
+        try:
+            self.checkpoints.mkdir(exist_ok=True)
+        except OSError as error:
+            raise UserError(f"cannot make '{self.checkpoints}' ({error.strerror}): choose another --log") from None
+
+    @processes.by_first
+    def compare_images(self, fingerprints: dict[str, str]) -> None:
+        """Whether the run was begun with the same images.
+
+        Raises:
+            UserError: it was not.
+        """
+        before = read_json(self.path / "labeled.json")
+        for name in ("data_sha256", "test_sha256"):  # older ones lack them
+            before.setdefault(name, fingerprints[name])
+        if any(before.get(name) != value for name, value in fingerprints.items()):
+            raise UserError(
+                f"'{self.path}' was begun with other images than '{self.args.root}' holds now: restore them, or "
+                "choose another --log"
+            )
+
+    @processes.by_first
+    def compare_tested(
+        self, content: dict[str, Any], path: Path, classes: list[str], fingerprints: dict[str, str]
+    ) -> None:
+        """Whether a checkpoint is tested on classes and images of its own; of other images, a warning tells.
+
+        Args:
+            content, path: of the checkpoint.
+            classes, fingerprints: of the images that it is to be tested on.
+
+        Raises:
+            UserError: the classes have other names, or another order.
+        """
+        trained = content.get("classes", classes)  # an older latest.pth lacks them
+        if trained != classes:
+            raise UserError(
+                f"checkpoint '{path}' was trained for other classes than '{self.args.root}' has "
+                f"({_first_difference(trained, classes)}): give the classes their old names, or the run's own root"
+            )
+        file = self.path / "labeled.json"
+        before = read_json(file).get("test_sha256") if file.is_file() else None
+        if before not in (None, fingerprints["test_sha256"]):
+            logger.warning(
+                f"WARNING: the test images in '{self.args.root}' are others than those that '{self.path}' was tested "
+                "on in training: its scores there and these do not compare"
+            )
+
+    @processes.by_first
+    def discard(self) -> None:
+        """Remove what a run wrote, and nothing else: first what says it is finished, last what says whose it is."""
+        (self.path / "result.json").unlink(missing_ok=True)
+        for name in ("checkpoints", "tensorboard"):
+            shutil.rmtree(self.path / name, ignore_errors=True)
+        for name in (
+            "metrics.jsonl",
+            "labeled.json",
+            "sources.json",
+            "views.png",
+            "report.png",
+            "per_class.csv",
+            "args.json",
+        ):
+            (self.path / name).unlink(missing_ok=True)
+
+    # It goes on
+
+    @processes.by_first
+    def load_newest(self) -> tuple[dict[str, Any], Path] | None:
+        """The newest checkpoint and its path, or None before the first; see `checkpoint.load_newest`."""
+        return checkpoint.load_newest(self.checkpoints / "latest.pth", self.checkpoints / "previous.pth")
+
+    @processes.by_first
+    def load(self, name: str) -> tuple[dict[str, Any], Path]:
+        """The checkpoint of that name, `best` or `latest`, and its path; see `checkpoint.load`."""
+        path = self.checkpoints / f"{name}.pth"
+        return checkpoint.load(path), path
+
+    @processes.by_first
+    def save_latest(self, content: dict[str, Any]) -> None:
+        """Write `latest.pth`; what it was before becomes `previous.pth`."""
+        checkpoint.save(self.checkpoints / "latest.pth", content, self.checkpoints / "previous.pth")
+
+    @processes.by_first
+    def save_best(self, content: dict[str, Any]) -> None:
+        """Write `best.pth`."""
+        checkpoint.save(self.checkpoints / "best.pth", content)
+
+    def save_sheet(self, samples: dict[str, Tensor]) -> None:
+        """Write `views.png`; see `augment.save_sheet`."""
+        augment.save_sheet(self.path / "views.png", samples)
+
+    def save_report(self, page: memoryview, per_class: list[dict[str, Any]]) -> None:
+        """Write `report.png` and `per_class.csv`; see `confusion_page.report` and `confusion.per_class`."""
+        table = io.StringIO()
+        writer = csv.DictWriter(table, per_class[0])
+        writer.writeheader()
+        writer.writerows(per_class)
+        write_whole(self.path / "report.png", page)
+        write_whole(self.path / "per_class.csv", table.getvalue().encode(errors="surrogateescape"))
+
+    @processes.by_first
+    def write_sources(self, summary: dict[str, Any]) -> None:
+        """Write `sources.json`: which other runs this one learns from."""
+        _write_json(self.path / "sources.json", summary)
+
+    @processes.by_first
+    def write_history(self, history: list[dict[str, Any]]) -> None:
+        """Write `metrics.jsonl`, and the events where they are wanted."""
+        lines = "".join(json.dumps(row) + "\n" for row in history)
+        write_whole(self.path / "metrics.jsonl", lines.encode())
+        if self.events is not None:
+            self.events.write(history)
+
+    # It ends
+
+    @processes.by_first
+    def write_result(self, result: dict[str, Any]) -> None:
+        """Write `result.json`; what only a resumption needs goes."""
+        _write_json(self.path / "result.json", result)
+        (self.checkpoints / "previous.pth").unlink(missing_ok=True)
+
+    @processes.by_first
+    def read_result(self) -> dict[str, Any]:
+        """A finished run's `result.json`."""
+        return read_json(self.path / "result.json")
+
+
+def _first_difference(trained: Any, here: list[str]) -> str:
+    trained = [str(name) for name in trained] if isinstance(trained, list) else []
+    if len(trained) != len(here):
+        return f"{len(trained)} there, {len(here)} here"
+    number = next((i for i, names in enumerate(zip(trained, here, strict=True)) if names[0] != names[1]), 0)
+    return f"number {number + 1} is '{trained[number]}' there and '{here[number]}' here"
+
+
+def _write_json(path: Path, content: dict[str, Any]) -> None:
+    write_whole(path, (json.dumps(content, indent=2) + "\n").encode())
+
+
+def read_json(path: Path, remedy: str = "remove it, or choose another --log") -> dict[str, Any]:
+    """The object that a JSON file holds.
+
+    Raises:
+        UserError: it cannot be read, or holds none; `remedy` says what to do.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(content, dict):
+            raise ValueError("not an object")
+        return content
+    except (OSError, ValueError, RecursionError) as error:
+        raise UserError(f"'{path}' cannot be read ({error}): {remedy}") from None

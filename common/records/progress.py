@@ -1,0 +1,99 @@
+"""What a person sees of a run: a bar on a terminal, plain lines otherwise, and both in `log.txt`."""
+
+import logging
+import sys
+import time
+from pathlib import Path
+from typing import Any, TextIO
+
+from tqdm import tqdm
+
+from common.errors import UserError
+from common.system import processes
+
+logger = logging.getLogger("common")
+
+
+class Progress:
+    """The progress of one epoch.
+
+    Args:
+        epoch: its number, from 0.
+        epochs: how many there are.
+        steps: of an epoch.
+        done: steps of this one that are done already.
+    """
+
+    def __init__(self, epoch: int, epochs: int, steps: int, done: int):
+        self.epoch, self.epochs, self.steps, self.first, self.done = epoch, epochs, steps, done, done
+        hidden = None if processes.is_first() else True  # None: where there is no terminal
+        self.bar = tqdm(total=steps, initial=done, desc=f"epoch {epoch + 1}/{epochs}", leave=False, disable=hidden)
+        self.started = time.perf_counter()
+
+    def __enter__(self) -> "Progress":
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        self.bar.close()
+
+    def advance(self) -> None:
+        """A step is done."""
+        self.done += 1
+        self.bar.update()
+
+    def report(self, averages: dict[str, float | None]) -> None:
+        """Print a line with the averages so far, the speed and the time that the training still takes."""
+        seconds = (time.perf_counter() - self.started) / (self.done - self.first)
+        left = (self.epochs - self.epoch) * self.steps - self.done
+        shown = "  ".join(
+            f"{name} {'-' if value is None else format(value, '.4g')}" for name, value in averages.items()
+        )
+        logger.info(
+            f"epoch {self.epoch + 1}/{self.epochs} step {self.done}/{self.steps}  {shown}  "
+            f"{1 / seconds:.2f} steps/s  ETA {tqdm.format_interval(left * seconds)}"
+        )
+
+
+def log_to(path: Path | None, console: TextIO | None = None) -> None:
+    """Send what the modules of `common` log to the console and, where a path is given, to that file as well.
+
+    Of several processes the first one speaks for all.
+
+    Args:
+        console: stdout, unless another is named.
+    """
+    for handler in logger.handlers[:]:
+        logger.removeHandler(handler)
+        handler.close()
+    logger.setLevel(logging.INFO)
+    logger.propagate = False
+    if not processes.is_first():
+        logger.addHandler(logging.NullHandler())
+        return
+    logger.addHandler(_Console(console))
+    if path is not None:
+        try:
+            logger.addHandler(_File(path, encoding="utf-8"))
+        except OSError as error:
+            raise UserError(f"cannot write '{path}' ({error.strerror}): remove it, or choose another --log") from None
+
+
+class _File(logging.FileHandler):
+    """A line that cannot be written ends the run: logging itself would print a traceback and go on."""
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 (logging's name)
+        error = sys.exception()
+        if not isinstance(error, OSError):
+            raise error
+        raise UserError(f"cannot write '{self.baseFilename}' ({error.strerror}): free some space and run again")
+
+
+class _Console(logging.Handler):
+    """To the console, above the bar if there is one."""
+
+    def __init__(self, console: TextIO | None):
+        super().__init__()
+        self.console = console
+
+    def emit(self, record: logging.LogRecord) -> None:
+        tqdm.write(self.format(record), file=self.console)

@@ -1,0 +1,133 @@
+"""What a finished run says of itself: `result.json` (schema 1) and its one-line summary."""
+
+import itertools
+import platform
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy
+import PIL
+import timm
+import torch
+import torchvision
+
+from common.datasets import Data
+from common.networks import backbone_files
+from common.system import processes
+
+
+def result(
+    method: str,
+    args: dict[str, Any],
+    history: list[dict[str, Any]],
+    *,
+    data: Data,
+    fingerprints: dict[str, str],
+    seconds: float,
+    device: torch.device,
+) -> dict[str, Any]:
+    """All that a table needs to know of a finished run. Percentages are floats from 0 to 100.
+
+    `best_*` are maxima over epochs, chosen on the test set as the published table's are; `last_*` are the last
+    epoch's. Scores of a second network keep its prefix, e.g. `teacher_last_top1`. Where images are held out,
+    `val_best_*` are the test scores of the epoch that is chosen on them, `val_best_epoch`, and `val_top1` is its
+    accuracy on them. Of a run in rounds all these are the last round's, and `rounds` holds those of each.
+
+    Args:
+        args, history, data: all the flags; the epochs' rows of `metrics.jsonl`; what was trained on.
+        fingerprints: `labeled_sha256`, see `splits`; `data_sha256` and `test_sha256`, see `Data`.
+        seconds: of training and testing, over all resumptions.
+    """
+    return {
+        "schema": 1,
+        "method": method,
+        "dataset": args["data"],
+        "arch": args["arch"],
+        **_pretraining(args["scratch"], args["pretrained_backbone"]),
+        **{key: args[key] for key in ("num_samples_per_class", "seed", "split_seed", "epochs", "iters_per_epoch")},
+        "oracle": args.get("oracle", False),
+        **_scores_of_rounds(history),
+        "official_split": data.official_split,
+        "any_counts": data.any_counts,
+        **fingerprints,
+        "seconds": seconds,
+        "steps_per_second": len(history) * args["iters_per_epoch"] / seconds,
+        "device": _device_name(device),
+        "processes": processes.count(),
+        "precision": args["precision"],
+        "versions": _versions(),
+        "git_commit": _git_commit(),
+        "command": shlex.join(["python", *sys.argv]),
+    }
+
+
+def chosen(history: list[dict[str, Any]]) -> dict[str, Any]:
+    """The row of the best epoch: on the images that are held out, the latest of equals; otherwise on the test set, the
+    first of equals, as the published table's.
+    """
+    if "val_top1" in history[-1]:
+        return max(reversed(history), key=lambda row: row["val_top1"])
+    return max(history, key=lambda row: row["top1"])
+
+
+def summary(result: dict[str, Any], folder: Path) -> str:
+    """Last beside best, always."""
+    held_out = ""
+    if "val_best_top1" in result:
+        held_out = f"best on the held-out images {result['val_best_top1']:.2f} (epoch {result['val_best_epoch']}); "
+    return (
+        f"finished: top-1 {result['last_top1']:.2f} after the last epoch; {held_out}best on the test set "
+        f"{result['best_top1']:.2f} (epoch {result['best_epoch']}); mean per class {result['last_mean_per_class']:.2f} "
+        f"last, {result['best_mean_per_class']:.2f} best; {result['seconds']:.0f} s; see {folder / 'result.json'}"
+    )
+
+
+def _pretraining(scratch: bool, file: str | None) -> dict[str, str | None]:
+    if file is not None:
+        return {"pretraining": Path(file).stem, "pretraining_sha256": backbone_files.sha256(file)}
+    return {"pretraining": "scratch" if scratch else "supervised", "pretraining_sha256": None}
+
+
+def _scores_of_rounds(history: list[dict[str, Any]]) -> dict[str, Any]:
+    by_round = itertools.groupby(history, key=lambda row: row.get("round"))
+    rounds = [_scores(list(rows)) for _, rows in by_round]
+    return rounds[-1] | ({"rounds": rounds} if len(rounds) > 1 else {})
+
+
+def _scores(history: list[dict[str, Any]]) -> dict[str, Any]:
+    scores = {}
+    for name in history[-1]:
+        if name == "val_top1":
+            best = chosen(history)
+            scores |= {f"val_best_{key}": best[key] for key in ("top1", "mean_per_class", "epoch")}
+            scores["val_top1"] = best["val_top1"]
+            continue
+        for metric in ("top1", "mean_per_class"):
+            if name.endswith(metric):
+                prefix = name.removesuffix(metric)
+                scores[f"{prefix}best_{metric}"] = max(row[name] for row in history)
+                scores[f"{prefix}last_{metric}"] = history[-1][name]
+    best = max(history, key=lambda row: row["top1"])  # the first one, where several are equal
+    return scores | {"best_epoch": best["epoch"]}
+
+
+def _device_name(device: torch.device) -> str:
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"{platform.processor() or platform.machine()} CPU, {torch.get_num_threads()} threads"
+
+
+def _versions() -> dict[str, str]:
+    modules = {"torch": torch, "torchvision": torchvision, "timm": timm, "numpy": numpy, "pillow": PIL}
+    return {"python": platform.python_version()} | {name: str(module.__version__) for name, module in modules.items()}
+
+
+def _git_commit() -> str | None:
+    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return None  # a copy without its history

@@ -1,0 +1,146 @@
+"""Saving and loading a dictionary of stateful objects, whole or not at all, and without running code."""
+
+import io
+import logging
+import os
+import pickle
+import warnings
+import zipfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from common.errors import UserError
+from common.system.files import write_whole
+
+logger = logging.getLogger(__name__)
+
+# What reading a file that is no checkpoint can raise; the pickle module promises no less.
+UNREADABLE = (
+    *(OSError, RuntimeError, ValueError, TypeError, EOFError, LookupError, AttributeError, ImportError),
+    *(pickle.UnpicklingError, zipfile.BadZipFile),
+)
+
+
+class DamagedError(UserError):
+    """The file is not, or no longer, what `save` wrote."""
+
+
+def save(path: Path, content: dict[str, Any], previous: Path | None = None) -> None:
+    """Replace `path` by a checkpoint of `content`, and keep the old file as `previous`, if that is named.
+
+    Raises:
+        UserError: the disk is full or not writable; the old file is as it was.
+    """
+    buffer = io.BytesIO()  # torch.save would turn a full disk into an error of its own
+    torch.save(content, buffer)
+    write_whole(path, buffer.getbuffer(), previous)
+
+
+def load(path: Path) -> dict[str, Any]:
+    """Read what `save` wrote, onto the CPU. Every byte is checked against the file's own checksums.
+
+    Raises:
+        UserError: the file does not exist or may not be read.
+        DamagedError: it is cut off or changed, or holds more than tensors and plain values.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            broken = archive.testzip()
+        if broken is not None:
+            raise zipfile.BadZipFile(f"checksum of '{broken}' differs")
+        content = load_safely(path)
+        if not isinstance(content, dict):
+            raise ValueError("not a dictionary")
+        return content
+    except FileNotFoundError:
+        raise UserError(f"checkpoint '{path}' does not exist: train first, or name another --log") from None
+    except PermissionError:
+        raise UserError(f"checkpoint '{path}' may not be read: change its permissions") from None
+    except UNREADABLE as error:
+        raise DamagedError(
+            f"checkpoint '{path}' is damaged ({why(error)}): remove it, or start anew with --overwrite"
+        ) from None
+
+
+def load_safely(path: Path) -> Any:
+    """What any file of `torch.save` holds, onto the CPU; no code in it is ever run. Raises one of `UNREADABLE`."""
+    with warnings.catch_warnings(action="ignore"):  # of old protocols, TorchScript, sparse tensors: see the errors
+        return torch.load(path, map_location="cpu", weights_only=True)
+
+
+def why(error: Exception) -> str:
+    """The reason that one of `UNREADABLE` gives, in one line."""
+    reason = str(error).strip().split("\n")[0] or type(error).__name__
+    # torch's own words recommend to load it unsafely
+    return "neither tensors nor plain values, or not only them" if "weights_only" in reason else reason
+
+
+def load_newest(latest: Path, previous: Path) -> tuple[dict[str, Any], Path] | None:
+    """The content and the path of the newer of two checkpoints, or None where there is neither.
+
+    Where `latest` is damaged and `previous` is whole, `latest` is moved aside, so that the next save does not put it
+    in the place of the only good one.
+
+    Raises:
+        UserError: see `load`.
+    """
+    if not previous.is_file():
+        return (load(latest), latest) if latest.is_file() else None
+    if not latest.is_file():  # killed between the two renames of a save
+        return load(previous), previous
+    try:
+        return load(latest), latest
+    except DamagedError as error:
+        content = load(previous)
+        aside = latest.with_name("damaged.pth")
+        os.replace(latest, aside)
+        reason = str(error).rpartition(": ")[0]
+        logger.warning(f"WARNING: {reason}: moved to '{aside}'; taking '{previous}' instead")
+        return content, previous
+
+
+def snapshot(objects: dict[str, Any]) -> dict[str, Any]:
+    """name -> state_dict of each object."""
+    return {name: item.state_dict() for name, item in objects.items()}
+
+
+def not_finite(state: dict[str, Any]) -> str | None:
+    """The dotted name of a floating-point tensor in a nested state that holds NaN or infinity, or None."""
+    finite = {name: tensor.isfinite().all() for name, tensor in _tensors(state, "") if tensor.is_floating_point()}
+    return next((name for name, good in finite.items() if not good), None)
+
+
+def _tensors(state: Any, name: str) -> Iterator[tuple[str, Tensor]]:
+    if isinstance(state, Tensor):
+        yield name, state
+    elif isinstance(state, dict):
+        for key, value in state.items():
+            yield from _tensors(value, f"{name}.{key}" if name else str(key))
+
+
+def restore(objects: dict[str, Any], content: dict[str, Any], path: Path, beside: Sequence[str] = ()) -> None:
+    """Load each object's state from `content`, strictly.
+
+    Args:
+        beside: names of plain values that the caller will look for.
+
+    Raises:
+        UserError: a name is missing, or a state does not fit its object.
+    """
+    missing = [name for name in (*objects, *beside) if name not in content]
+    if missing:
+        raise UserError(f"checkpoint '{path}' holds no '{missing[0]}': it is another script's; choose another --log")
+    for name, item in objects.items():
+        try:
+            item.load_state_dict(content[name])
+        except torch.OutOfMemoryError:
+            raise  # a RuntimeError, but not the checkpoint's fault
+        except (RuntimeError, ValueError, TypeError, LookupError, AttributeError) as error:
+            reason = " ".join(str(error).split())[:200]
+            raise UserError(
+                f"the '{name}' of checkpoint '{path}' does not fit ({reason}): choose another --log"
+            ) from None

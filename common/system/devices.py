@@ -1,0 +1,32 @@
+"""Where to train."""
+
+import logging
+
+import torch
+
+from common.errors import UserError
+from common.system import processes
+
+logger = logging.getLogger("common")
+
+
+def find_device(name: str | None) -> torch.device:
+    """The device of that name, by default CUDA where there is one; of several, each process takes its own.
+
+    Raises:
+        UserError: it does not exist, or does not compute.
+    """
+    if name is None:
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+        if name == "cpu":
+            logger.warning("no CUDA device found: running on the CPU, which is slow for anything but small networks")
+    try:
+        device = torch.device(name)
+        if device == torch.device("cuda") and processes.count() > 1:
+            device = torch.device("cuda", processes.local_rank() % torch.cuda.device_count())
+        # `meta` has no values, `mps` no float64, and a GPU that is too old for this PyTorch no kernels.
+        torch.ones(1, dtype=torch.float64, device=device).add(1).item()
+    except (RuntimeError, AssertionError, TypeError) as error:
+        reason = str(error).split("\n")[0]
+        raise UserError(f"--device {name} cannot be used ({reason}): try --device cpu") from None
+    return device

@@ -1,0 +1,106 @@
+"""Where every random number comes from: named streams, each derived from the run's seed by a hash.
+
+Sums such as `seed + epoch` make the streams of neighbouring seeds overlap; `numpy.random.SeedSequence` does not.
+"""
+
+import contextlib
+import logging
+import random
+import zlib
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+
+from common.system import processes
+
+logger = logging.getLogger(__name__)
+
+
+def derive(seed: int, stream: str, *key: int) -> int:
+    """A 64-bit seed that depends on all of (seed, stream, key), e.g. `derive(0, "labeled", step, position, view)`.
+
+    Args:
+        seed, key: whole numbers from 0 to 2**32 - 1.
+    """
+    entropy = np.array((seed, zlib.crc32(stream.encode()), *key), dtype=np.uint32)  # half the time of the tuple itself
+    return int(np.random.SeedSequence(entropy).generate_state(1, np.uint64)[0])
+
+
+def seed_cpu(seed: int) -> None:
+    """Seed Python's, NumPy's and torch's CPU generators: all that a transform draws from.
+
+    `torch.manual_seed` would also reach for CUDA, which takes 170 times as long and has no place in a worker.
+    """
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    torch.default_generator.manual_seed(seed)
+
+
+def seed_all(seed: int, stream: str, *key: int) -> None:
+    """Start a stream in the main process, CUDA's generators included."""
+    seed_cpu(derive(seed, stream, *key))
+    torch.cuda.manual_seed_all(derive(seed, stream, *key))
+
+
+@contextlib.contextmanager
+def preserved() -> Iterator[None]:
+    """Put the CPU generators back as they were: whatever a loader does inside, the main process never notices."""
+    state = random.getstate(), np.random.get_state(), torch.get_rng_state()
+    try:
+        yield
+    finally:
+        random.setstate(state[0])
+        np.random.set_state(state[1])
+        torch.set_rng_state(state[2])
+
+
+class Generators:
+    """The main process's generators, for a checkpoint: Python's, NumPy's, torch's, and a CUDA device's own.
+
+    Of several processes the first one's are kept as if it were alone, and the others' beside them.
+    """
+
+    def __init__(self, device: torch.device):
+        self.device = device
+
+    def state_dict(self) -> dict:
+        """Tensors and plain numbers, so that they load with `weights_only=True`."""
+        first, *others = processes.gather_objects(self._own_state())
+        return first | ({"others": others} if others else {})
+
+    def load_state_dict(self, state: dict) -> None:
+        """Undo `state_dict`; where the number of processes has changed, begin streams that it and their ranks name."""
+        states = [state, *state.get("others", [])]
+        if len(states) == processes.count():
+            self._load_own_state(states[processes.rank()])
+            return
+        logger.info(
+            f"the checkpoint is of {len(states)} processes, and these are {processes.count()}: "
+            "the same images and views follow, but dropout draws other numbers from here on"
+        )
+        drawn_so_far = zlib.crc32(state["torch"].numpy().tobytes() + state["cuda"].cpu().numpy().tobytes())
+        seed_all(drawn_so_far, "training", processes.rank())
+
+    def _own_state(self) -> dict:
+        version, words, gauss = random.getstate()
+        _, keys, position, has_gauss, cached = np.random.get_state()
+        return {
+            "python": {"version": version, "words": torch.tensor(words), "gauss": gauss},
+            "numpy": {
+                "keys": torch.from_numpy(keys.astype(np.int64)),
+                "rest": [int(position), int(has_gauss), float(cached)],
+            },
+            "torch": torch.get_rng_state(),
+            # Of another device nothing is asked: that alone would begin to use it.
+            "cuda": torch.cuda.get_rng_state(self.device) if self.device.type == "cuda" else torch.empty(0),
+        }
+
+    def _load_own_state(self, state: dict) -> None:
+        """The state of a CUDA device is restored to the CUDA device of this run, whichever it is."""
+        python, numpy = state["python"], state["numpy"]
+        random.setstate((python["version"], tuple(python["words"].tolist()), python["gauss"]))
+        np.random.set_state(("MT19937", numpy["keys"].numpy().astype(np.uint32), *numpy["rest"]))
+        torch.set_rng_state(state["torch"].cpu())
+        if self.device.type == "cuda" and len(state["cuda"]):
+            torch.cuda.set_rng_state(state["cuda"].cpu(), self.device)

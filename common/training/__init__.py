@@ -1,0 +1,1 @@
+"""What a training needs besides networks and batches: optimizer, evaluation, averages of metrics, and the guard."""

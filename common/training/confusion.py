@@ -1,0 +1,103 @@
+"""What the tested network confuses: counted on the device, batch by batch, and read once."""
+
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from common.system import processes
+
+MOST = 30  # errors that are kept
+
+
+class Error(NamedTuple):
+    """A test image that was taken for another class.
+
+    Attributes:
+        index: of the image in the test set.
+        true, predicted: the classes.
+        confidence: of the prediction, its probability from 0 to 1.
+    """
+
+    index: int
+    true: int
+    predicted: int
+    confidence: float
+
+
+class Confusion:
+    """Which classes are taken for which, and the most confident errors. Nothing waits for the device before `read`.
+
+    Args:
+        num_classes: C.
+        order: int64 [N], the test set's indices of the images in the order in which `update` meets them.
+        device: where the logits are.
+    """
+
+    def __init__(self, num_classes: int, order: Tensor, device: torch.device):
+        self.num_classes = num_classes
+        self.order, self.met = order.to(device), 0
+        self.matrix = torch.zeros(num_classes**2, dtype=torch.int64, device=device)
+        # Rows of (confidence, index, true, predicted); the confidence is -1 where there is no error.
+        self.errors = torch.full((MOST, 4), -1.0, dtype=torch.float64, device=device)
+
+    def update(self, logits: Tensor, labels: Tensor) -> None:
+        """Count the next batch.
+
+        Args:
+            logits: float [B, C].
+            labels: int64 [B].
+        """
+        predicted = logits.argmax(dim=1)
+        self.matrix.index_add_(0, labels * self.num_classes + predicted, torch.ones_like(labels))
+        confidence = F.softmax(logits, dim=1).amax(dim=1).masked_fill(predicted == labels, -1)
+        indices = self.order[self.met : self.met + len(labels)]
+        self.met += len(labels)
+        rows = torch.stack([column.double() for column in (confidence, indices, labels, predicted)], dim=1)
+        self.errors = _largest(torch.cat([self.errors, rows]))
+
+    def read(self) -> tuple[np.ndarray, list[Error]]:
+        """The counts, int64 [C, C] with a row per true and a column per predicted class, and the most confident errors,
+        the most confident one first.
+        """
+        matrix = processes.sum(self.matrix).view(self.num_classes, -1).cpu().numpy()
+        rows = _largest(processes.gather(self.errors)).tolist()
+        errors = [Error(int(i), int(true), int(predicted), x) for x, i, true, predicted in rows if x >= 0]
+        return matrix, errors
+
+
+def _largest(rows: Tensor) -> Tensor:
+    return rows[rows[:, 0].topk(MOST).indices]
+
+
+def per_class(matrix: np.ndarray, classes: list[str]) -> list[dict[str, str | int | float | None]]:
+    """For each class: its test images, how many of them are recognised, that in percent, how many images of any class
+    are taken for it, and the class that its images are most often taken for instead.
+    """
+    rows = []
+    for c, name in enumerate(classes):
+        images, others = int(matrix[c].sum()), matrix[c].copy()
+        others[c] = 0
+        rows.append(
+            {
+                "class": name,
+                "images": images,
+                "correct": int(matrix[c, c]),
+                "accuracy": 100 * int(matrix[c, c]) / images if images else None,
+                "predicted": int(matrix[:, c].sum()),
+                "most_confused_with": classes[others.argmax()] if others.any() else None,
+                "confused": int(others.max()),
+            }
+        )
+    return rows
+
+
+def pairs(matrix: np.ndarray, number: int) -> list[tuple[int, int, int]]:
+    """The most confused pairs as (how many images, true class, predicted class), the most frequent first."""
+    errors = matrix.copy()
+    np.fill_diagonal(errors, 0)
+    places = np.argsort(-errors, axis=None, kind="stable")[:number]
+    found = [(int(errors.flat[place]), *map(int, np.unravel_index(place, errors.shape))) for place in places]
+    return [pair for pair in found if pair[0] > 0]

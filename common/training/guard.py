@@ -1,0 +1,62 @@
+"""The end of a run whose loss or weights are not finite: at which step, with which losses and learning rates."""
+
+import math
+from typing import Any, NoReturn
+
+from torch.optim import Optimizer
+
+from common.errors import UserError
+from common.system import checkpoint
+from common.training.meters import Meters
+
+
+class Guard:
+    """Looks where the host waits for the device anyway, at prints and saves: the meters keep the first bad step.
+
+    Args:
+        meters: of the run.
+
+    Attributes:
+        saved_step: the step of the newest checkpoint, for the message.
+    """
+
+    def __init__(self, meters: Meters):
+        self.meters, self.saved_step = meters, 0
+        self._rates: dict[int, list[float]] = {}  # step -> learning rates, since the last look at the metrics
+
+    def note_rates(self, step: int, objects: dict[str, Any]) -> None:
+        """Remember the learning rates with which the step is made, of all optimizers among the objects."""
+        optimizers = [item for item in objects.values() if isinstance(item, Optimizer)]
+        self._rates[step] = [group["lr"] for optimizer in optimizers for group in optimizer.param_groups]
+
+    def check_metrics(self, step: int) -> None:
+        """Look at all metrics up to that step.
+
+        Raises:
+            UserError: one is not finite.
+        """
+        bad = self.meters.first_not_finite()
+        if bad is not None:
+            bad_step, metrics = bad
+            metrics = {name: value for name, value in metrics.items() if value is not None}
+            broken = ", ".join(name for name, value in metrics.items() if not math.isfinite(value))
+            self._refuse(broken, bad_step, ", ".join(f"{name} {value:.4g}" for name, value in metrics.items()))
+        self._rates = {s: rates for s, rates in self._rates.items() if s == step}
+
+    def check_weights(self, state: dict[str, Any], step: int) -> None:
+        """Look at the tensors of a state: the last step's loss may be finite and its gradient not.
+
+        Raises:
+            UserError: one is not finite.
+        """
+        name = checkpoint.not_finite(state)
+        if name is not None:
+            self._refuse(name, step, "found while saving")
+
+    def _refuse(self, what: str, step: int, details: str) -> NoReturn:
+        rates = ", ".join(f"{rate:g}" for rate in self._rates.get(step, [])) or "see --lr"
+        kept = f"the checkpoint of step {self.saved_step} is kept" if self.saved_step else "nothing was saved yet"
+        raise UserError(
+            f"{what} not finite at step {step}: {details} (learning rates {rates}); {kept}: "
+            "start anew with a smaller --lr, in another --log or with --overwrite"
+        )

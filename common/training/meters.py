@@ -1,0 +1,68 @@
+"""Averages over an epoch, and its first step gone wrong, which stay on the device until somebody reads them."""
+
+import torch
+from torch import Tensor
+
+from common.system import processes
+
+Metric = Tensor | tuple[Tensor, Tensor]
+
+
+class Meters:
+    """Running averages of the dictionaries that a training step returns.
+
+    A metric is a scalar tensor, averaged over steps, or a pair (sum, weight), whose average is sum of sums / sum of
+    weights. Updating never waits for the device; reading does. Of several processes each adds up its share's, and
+    reading, which all of them must do, adds up theirs.
+    """
+
+    def __init__(self, device: torch.device):
+        self.device = device
+        self.reset()
+
+    def reset(self) -> None:
+        self.names: list[str] = []
+        self.totals = torch.zeros(0, 2, dtype=torch.float64, device=self.device)
+        self._bad_step = torch.zeros((), dtype=torch.int64, device=self.device)
+        self._bad_values = self.totals
+
+    def update(self, metrics: dict[str, Metric], step: int) -> None:
+        """Add the metrics of the run's step number `step`, counted from 1."""
+        one = torch.ones((), device=self.device)
+        pairs = [metric if isinstance(metric, tuple) else processes.parts(metric, one) for metric in metrics.values()]
+        values = torch.stack([value.detach() for pair in pairs for value in pair]).double().view(-1, 2)
+        if not self.names:
+            self.names, self.totals, self._bad_values = list(metrics), torch.zeros_like(values), values
+        self.totals += values
+        is_first_bad = ~values.isfinite().all() & (self._bad_step == 0)
+        self._bad_step = torch.where(is_first_bad, step, self._bad_step)
+        self._bad_values = torch.where(is_first_bad, values, self._bad_values)
+
+    def averages(self) -> dict[str, float | None]:
+        """name -> average; None where the weights sum to zero."""
+        return self._divided(processes.sum(self.totals))
+
+    def first_not_finite(self) -> tuple[int, dict[str, float | None]] | None:
+        """The number and the metrics of the first step since `reset` with a metric that is not finite, if any."""
+        steps = processes.gather(self._bad_step[None]).tolist()
+        values = processes.gather(self._bad_values[None])
+        bad = [(step, rank) for rank, step in enumerate(steps) if step]
+        if not bad:
+            return None
+        step, rank = min(bad)
+        return step, self._divided(values[rank])
+
+    def _divided(self, pairs: Tensor) -> dict[str, float | None]:
+        return {
+            name: total / weight if weight else None
+            for name, (total, weight) in zip(self.names, pairs.tolist(), strict=True)
+        }
+
+    def state_dict(self) -> dict:
+        return {"names": self.names, "totals": processes.sum(self.totals)}
+
+    def load_state_dict(self, state: dict) -> None:
+        self.names, self.totals = state["names"], state["totals"].to(self.device)
+        if not processes.is_first():
+            self.totals = torch.zeros_like(self.totals)
+        self._bad_values = self.totals  # of the same shape; a checkpoint's steps were all good

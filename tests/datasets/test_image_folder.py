@@ -1,0 +1,260 @@
+"""A user's own images."""
+
+import os
+import shutil
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from common import datasets
+from common.datasets import splits
+from common.errors import UserError
+
+
+def save(path, color="red", mode="RGB"):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new(mode, (12, 8), color).save(path)
+
+
+@pytest.fixture
+def root(tmp_path):
+    """Made in an order that is not the alphabet's."""
+    for name in (
+        "train/dog/b.png",
+        "train/dog/a.jpg",
+        "train/cat/z.png",
+        "train/cat/deep/er/y.PNG",
+        "train/ant/1.webp",
+    ):
+        save(tmp_path / name)
+    for name in ("test/dog/1.png", "test/cat/1.png"):
+        save(tmp_path / name)
+    (tmp_path / "train" / "cat" / "notes.txt").write_text("no image")
+    (tmp_path / "train" / ".git").mkdir()
+    return tmp_path
+
+
+def relative(images, root):
+    return [str(path).removeprefix(f"{root}/") for path in images.images]
+
+
+def test_images_are_in_order_of_class_and_path(root):
+    data = datasets.load("ImageFolder", root)
+    assert data.classes == ["ant", "cat", "dog"]
+    assert relative(data.train, root) == [
+        "train/ant/1.webp",
+        "train/cat/deep/er/y.PNG",
+        "train/cat/z.png",
+        "train/dog/a.jpg",
+        "train/dog/b.png",
+    ]
+    assert data.train.labels.tolist() == [0, 1, 1, 2, 2]
+    assert relative(data.test, root) == ["test/cat/1.png", "test/dog/1.png"]
+    assert data.test.labels.tolist() == [1, 2]
+
+
+def test_val_stands_in_for_test(root):
+    (root / "test").rename(root / "val")
+    assert relative(datasets.load("ImageFolder", root).test, root) == ["val/cat/1.png", "val/dog/1.png"]
+
+
+def test_test_is_preferred_to_val(root):
+    save(root / "val" / "cat" / "other.png")
+    assert relative(datasets.load("ImageFolder", root).test, root)[0] == "test/cat/1.png"
+
+
+def test_unlabeled_images_come_last_and_are_never_drawn(root):
+    for name in ("b/2.png", "1.png", "a/b/c/3.png", "cat/4.png"):
+        save(root / "unlabeled" / name)
+    data = datasets.load("ImageFolder", root)
+    assert relative(data.train, root)[5:] == [
+        f"unlabeled/{name}" for name in ("1.png", "a/b/c/3.png", "b/2.png", "cat/4.png")
+    ]
+    assert data.train.labels.tolist() == [0, 1, 1, 2, 2, -1, -1, -1, -1]
+    labeled, unlabeled = splits.split(data.train.labels, data.classes, 1, 0, data.candidates)
+    assert data.candidates == 5
+    assert max(labeled) < 5
+    assert set(unlabeled) >= {5, 6, 7, 8}
+
+
+@pytest.mark.parametrize("folder", ["", "train", "test"])
+def test_a_missing_folder_is_named(root, folder):
+    shutil.rmtree(root / folder)
+    with pytest.raises(UserError, match=f"folder '{root / folder}' is missing"):
+        datasets.load("ImageFolder", root)
+
+
+def test_a_test_class_that_train_lacks_is_refused(root):
+    save(root / "test" / "yak" / "1.png")
+    with pytest.raises(UserError, match="class 'yak', which the train folder lacks"):
+        datasets.load("ImageFolder", root)
+
+
+@pytest.mark.parametrize("folder", ["train", "test"])
+def test_a_folder_without_images_is_named(root, folder):
+    for path in (root / folder).rglob("*.*"):
+        if path.is_file():
+            path.unlink()
+    with pytest.raises(UserError, match=f"'{root / folder}' has no images"):
+        datasets.load("ImageFolder", root)
+
+
+def test_a_class_without_images_is_named_by_the_split(root):
+    (root / "train" / "bee").mkdir()
+    data = datasets.load("ImageFolder", root)
+    with pytest.raises(UserError, match="class 'bee' has 0 training images"):
+        splits.split(data.train.labels, data.classes, 1, 0, data.candidates)
+
+
+def test_gifs_are_images(root):
+    Image.new("P", (12, 8)).save(root / "train" / "ant" / "2.GIF")
+    assert "train/ant/2.GIF" in relative(datasets.load("ImageFolder", root).train, root)
+
+
+def test_subset(root):
+    subset = datasets.load("ImageFolder", root).train.subset(np.array([4, 1]))
+    assert relative(subset, root) == ["train/dog/b.png", "train/cat/deep/er/y.PNG"]
+    assert subset.labels.tolist() == [2, 1]
+
+
+def test_an_animation_and_the_newer_kinds_are_images(root):
+    for name in ("a.gif", "b.jfif", "c.AVIF"):
+        shutil.copy(root / "train/dog/a.jpg", root / "train/ant" / name)
+    assert relative(datasets.load("ImageFolder", root).train, root)[1:4] == [
+        f"train/ant/{name}" for name in ("a.gif", "b.jfif", "c.AVIF")
+    ]
+
+
+def test_what_is_skipped_is_told(root, log):
+    for name in ("train/cat/x.heic", "train/dog/y.heic", "test/dog/README", "unlabeled/z.txt", "train/dog/.DS_Store"):
+        save(root / name if name.endswith("png") else root / f"{name}.png")
+        (root / f"{name}.png").rename(root / name)
+    datasets.load("ImageFolder", root)
+    assert "files that are not taken for images (2 .heic, 2 .txt, 1 README): they are skipped" in log.text
+
+
+def test_hidden_files_and_folders_are_left_out(root, log):
+    number = len(datasets.load("ImageFolder", root).train)
+    save(root / "train/dog/.ipynb_checkpoints/a-checkpoint.jpg")
+    save(root / "train/dog/._a.jpg")
+    assert len(datasets.load("ImageFolder", root).train) == number
+    assert len(set(log.messages)) == 1  # of a .txt, before as after
+
+
+def test_a_link_back_up_adds_nothing(root):
+    number = len(datasets.load("ImageFolder", root).train)
+    (root / "train/cat/again").symlink_to(root / "train/cat")
+    (root / "train/cat/deep/er/up").symlink_to("..")
+    assert len(datasets.load("ImageFolder", root).train) == number
+
+
+def test_a_folder_that_may_not_be_read_is_named(root, monkeypatch):
+    scandir = os.scandir
+
+    def refuse(path):
+        if str(path).endswith("deep"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    with pytest.raises(UserError, match=r"train/cat/deep' cannot be read \(Permission denied\): change"):
+        datasets.load("ImageFolder", root)
+
+
+def test_the_fingerprint_is_of_names_and_labels_wherever_the_root_is(root, tmp_path_factory, monkeypatch):
+    original = datasets.load("ImageFolder", root).sha256
+    copy = tmp_path_factory.mktemp("elsewhere") / "copy"
+    shutil.copytree(root, copy)
+    monkeypatch.chdir(copy)
+    assert datasets.load("ImageFolder", copy).sha256 == datasets.load("ImageFolder", ".").sha256 == original
+    for old, new in (("train/dog/a.jpg", "train/dog/c.jpg"), ("train/dog/c.jpg", "train/cat/c.jpg"), ("test", "val")):
+        (copy / old).rename(copy / new)
+        changed = datasets.load("ImageFolder", copy).sha256
+        assert changed != original
+        original = changed
+    for part in ("train", "val"):
+        (copy / part / "dog").rename(copy / part / "fox")
+    assert datasets.load("ImageFolder", copy).sha256 != original
+
+
+# A list of the labeled images
+
+
+@pytest.fixture
+def flat(tmp_path):
+    """Photos in one folder and in none, a class folder, and test images."""
+    for name in ("photos/b.png", "photos/a.png", "c.png", "train/cat/z.png", "train/ant/y.png", "unlabeled/x.png"):
+        save(tmp_path / name)
+    for name in ("test/dog/1.png", "test/cat/1.png", "val/cat/2.png"):
+        save(tmp_path / name)
+    return tmp_path
+
+
+def listed(root, text):
+    (root / "list.csv").write_text(text, encoding="utf-8")
+    return datasets.load("ImageFolder", root, labeled_list=root / "list.csv")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "path,class\nphotos/b.png,dog\nc.png,cat\nphotos/a.png,dog\n",
+        "photos/b.png,dog\nc.png,cat\nphotos/a.png,dog",
+        "\ufeffpath;class\r\nphotos/b.png; dog \r\n\r\n./c.png;cat;\r\n photos/a.png;dog\r\n;\r\n",
+        "Path\tClass\nphotos/b.png\tdog\n'c.png'\tcat\nphotos//a.png\tdog\n".replace("'", '"'),
+    ],
+    ids=["header", "none", "a spreadsheet's", "tabs"],
+)
+def test_listed_images_come_first_and_all_others_are_unlabeled(flat, text, log):
+    data = listed(flat, text)
+    assert data.classes == ["cat", "dog"]
+    assert relative(data.train, flat) == [
+        *("c.png", "photos/a.png", "photos/b.png"),
+        *("train/ant/y.png", "train/cat/z.png", "unlabeled/x.png"),
+    ]
+    assert data.train.labels.tolist() == [0, 1, 1, -1, 0, -1]  # the folder tells one of the others, for the meters
+    assert (data.candidates, str(data.counts)) == (3, "2 classes, 3 + 3 training and 2 test images")
+    assert relative(data.test, flat) == ["test/cat/1.png", "test/dog/1.png"]
+    assert not log.messages
+
+
+def test_a_folder_tells_the_class_where_the_list_does_not(flat):
+    data = listed(flat, "train/cat/z.png\nphotos/a.png,dog\n")
+    assert relative(data.train, flat)[:2] == ["train/cat/z.png", "photos/a.png"]
+    assert data.train.labels.tolist()[:2] == [0, 1]
+
+
+def test_the_list_decides_the_fingerprint(flat):
+    texts = ("c.png,cat\nphotos/a.png,dog\n", "c.png,cat\nphotos/b.png,dog\n", "c.png,dog\nphotos/a.png,cat\n")
+    prints = [listed(flat, text).sha256 for text in (*texts, texts[0])]
+    assert len(set(prints)) == 3
+    assert prints[0] == prints[3]
+
+
+def test_a_path_with_a_comma_needs_quotes(flat):
+    save(flat / "a, b.png")
+    assert relative(listed(flat, '"a, b.png",cat\nc.png,dog\n').train, flat)[0] == "a, b.png"
+
+
+# Small images of one size
+
+
+def test_the_size_of_square_images_is_looked_up_where_it_is_asked_for(root):
+    assert datasets.load("ImageFolder", root).spec.native_size is None
+    plain = datasets.load("ImageFolder", root).sha256
+    for path in [p for p in root.rglob("*") if p.suffix.lower() in (".png", ".jpg", ".webp")]:
+        Image.new("RGB", (24, 24)).save(path)
+    data = datasets.load("ImageFolder", root, resizing="cifar")
+    assert data.spec.native_size == 24
+    assert datasets.load("ImageFolder", root).sha256 == plain != data.sha256  # a part of the fingerprint
+
+
+def test_the_datasets_own_size_is_not_looked_up():
+    assert datasets.load("Digits", "data", resizing="cifar").spec.native_size == 32
+
+
+@pytest.mark.parametrize(("name", "flip", "flipped"), [("ImageFolder", True, True), ("ImageFolder", False, False),
+                                                       ("Digits", True, False)])  # fmt: skip
+def test_no_flip(root, name, flip, flipped):
+    assert datasets.load(name, root, flip=flip).spec.flip is flipped

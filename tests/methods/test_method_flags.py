@@ -1,0 +1,350 @@
+"""Every flag that a script wires up changes what comes out of training, and the defaults are the published ones."""
+
+import contextlib
+import functools
+import importlib
+import tempfile
+from pathlib import Path
+from unittest import mock
+
+import pytest
+import torch
+
+from common import datasets
+from common.errors import UserError
+from common.loading import augment
+from common.networks import backbones
+from common.training import evaluate
+from tests.conftest import assert_equal_states, assert_same_run, final_state, train_small
+from tests.helpers import steps
+from tests.methods.test_methods import stop_in_step
+
+# Two epochs of two steps, at settings where predictions are confident enough and state moves fast enough to matter.
+BASE = "--iters-per-epoch 2 --lr 0.1"
+SELECT = f"{BASE} --threshold 0.15"
+FLAGS = {
+    "erm": (BASE, ["--trade-off-cls-strong 1", "--oracle"]),
+    "pseudo_label": (
+        SELECT,
+        [
+            *("--trade-off-cls-strong 1", "--trade-off-self-training 2", "--threshold 0.95", "--warm-up-epochs 2"),
+            "--labeled-statistics",
+        ],
+    ),
+    "pi_model": (
+        BASE,
+        [
+            *("--trade-off-cls-strong 1", "--trade-off-con 2", "--warm-up-epochs 1", "--ramp-up linear"),
+            *("--labeled-statistics", "--one-sided"),
+        ],
+    ),
+    "mean_teacher": (
+        BASE,
+        [
+            *("--trade-off-cls-strong 1", "--trade-off-con 2", "--warm-up-epochs 1", "--ramp-up linear"),
+            *("--labeled-statistics", "--alpha 0.1", "--eval-teacher"),
+        ],
+    ),
+    "uda": (
+        SELECT,
+        ["--trade-off-cls-strong 1", "--trade-off-con 2", "--threshold 0.95", "--T 0.4", "--uda-variant paper"],
+    ),
+    "fixmatch": (SELECT, ["--trade-off-cls-strong 1", "--trade-off-self-training 2", "--threshold 0.95"]),
+    "self_tuning": (
+        f"{BASE} --projection-dim 8 --K 4",
+        ["--projection-dim 6", "--T 1", "--K 5", "--m 0.5", "--milestones 1", "--milestones 1 --lr-gamma 0.5"],
+    ),
+    "flexmatch": (
+        SELECT,
+        ["--trade-off-cls-strong 1", "--trade-off-self-training 2", "--threshold 0.95", "--warmup"],
+    ),
+    "debiasmatch": (
+        f"{SELECT} --momentum 0.5",
+        [
+            *("--trade-off-cls-strong 1", "--trade-off-self-training 2", "--threshold 0.95", "--tau 2"),
+            *("--momentum 0.9", "--persistent-q-hat"),
+        ],
+    ),
+    "dst": (
+        f"{SELECT} --width 8",
+        [
+            *("--trade-off-cls-strong 1", "--trade-off-self-training 2", "--threshold 0.95", "--eta 2"),
+            *("--eta-prime 1", "--width 9"),
+        ],
+    ),
+    "freematch": (
+        f"{BASE} --momentum 0.5",
+        [
+            *("--trade-off-cls-strong 1", "--trade-off-self-training 2", "--trade-off-fairness 1"),
+            *("--momentum 0.9", "--max-tau 0.1"),
+        ],
+    ),
+    "softmatch": (
+        f"{BASE} --momentum 0.5",
+        ["--trade-off-cls-strong 1", "--trade-off-self-training 2", "--n-sigma 1", "--momentum 0.9"],
+    ),
+    "noisy_student": (
+        f"{BASE} --epochs 1 --rounds 1",
+        [
+            *("--trade-off-cls-strong 1", "--trade-off-self-training 2", "--rounds 2", "--T 1", "--clean-teacher"),
+            *("--threshold 0.5", "--balance"),
+        ],
+    ),
+}
+SHARED = [
+    *("--num-samples-per-class 3", "--split-seed 1", "--auto-augment rand-m1-n2", "--norm-mean .1 .1 .1"),
+    *("--norm-std .5 .5 .5", "--bottleneck-dim 12", "--finetune", "--batch-size 6", "--lr 0.05", "--wd 0.1"),
+    *("--epochs 3", "--iters-per-epoch 3", "--seed 1", "--precision bf16"),
+    *("--auto-augment classic", "--cutout 0.5", "--ema 0.5", "--no-decay-on-norms"),
+]
+JOINT = ("debiasmatch", "uda", "fixmatch", "flexmatch", "freematch", "softmatch")
+UNLABELED = ["--unlabeled-batch-size 6", "--labeled-in-unlabeled"]
+SCHEDULE = ["--lr-scheduler cos", "--lr-gamma 0.5", "--lr-gamma 0.5 --lr-decay 0.5"]
+
+
+def shared(method: str) -> list[str]:
+    unlabeled = [] if method == "erm" else UNLABELED
+    joint = ["--joint-passes"] if method in JOINT else []
+    return SHARED + unlabeled + joint + ([] if method == "self_tuning" else SCHEDULE)
+
+
+OWN_CASES = [(method, flags) for method in FLAGS for flags in FLAGS[method][1]]
+SHARED_CASES = [(method, flags) for method in FLAGS for flags in shared(method)]
+
+
+loaded = functools.cache(datasets.load)
+
+
+@contextlib.contextmanager
+def quickly():
+    """Runs have a small backbone, read their images once, and are not tested."""
+    with (
+        mock.patch.object(datasets, "load", loaded),
+        mock.patch.object(backbones, "backbone", side_effect=lambda *args: steps.Backbone()),
+        mock.patch.object(evaluate, "evaluate", side_effect=lambda *args: {"top1": 0.0, "mean_per_class": 0.0}),
+    ):
+        yield
+
+
+@functools.cache
+def outcome(method: str, flags: str) -> dict:
+    """What a run with a small backbone ends with: the metrics of its epochs, the network and the method's state.
+
+    The learning rates and the generators are left out, in which a flag can show without any effect.
+    """
+    with tempfile.TemporaryDirectory() as folder, quickly():
+        train_small(method, *FLAGS[method][0].split(), *flags.split(), log=Path(folder) / "run")
+        state = final_state(Path(folder) / "run")
+    return {
+        name: part for name, part in state.items() if name not in ("optimizer", "scheduler", "rng", "seconds", "args")
+    }
+
+
+@pytest.mark.parametrize("method", FLAGS)
+def test_same_flags_same_outcome(method):
+    first = outcome(method, "")
+    outcome.cache_clear()
+    assert_equal_states(first, outcome(method, ""))
+
+
+@pytest.mark.parametrize(("method", "flags"), OWN_CASES + SHARED_CASES)
+def test_flag_changes_the_outcome(method, flags):
+    if flags == "--milestones 1 --lr-gamma 0.5":
+        before = outcome(method, "--milestones 1")
+    elif flags == "--lr-gamma 0.5 --lr-decay 0.5":
+        before = outcome(method, "--lr-gamma 0.5")
+    else:
+        before = outcome(method, "")
+    with pytest.raises(AssertionError):
+        assert_equal_states(before, outcome(method, flags))
+
+
+def from_scratch(method: str) -> list[str]:
+    """The flags that papers on training from scratch ask for."""
+    strong = [] if method == "self_tuning" else ["--trade-off-cls-strong 0"]
+    unlabeled = [] if method == "erm" else ["--labeled-in-unlabeled"]
+    joint = ["--joint-passes"] if method in JOINT else []
+    own = {
+        "pseudo_label": ["--labeled-statistics", "--warm-up-epochs 2"],
+        "pi_model": ["--labeled-statistics", "--warm-up-epochs 2 --ramp-up linear", "--one-sided"],
+        "mean_teacher": ["--labeled-statistics", "--warm-up-epochs 2 --ramp-up linear"],
+    }
+    shared = ["--ema 0.5", "--cutout 0.3", "--auto-augment classic", "--no-decay-on-norms"]
+    return [*shared, *strong, *unlabeled, *joint, *own.get(method, [])]
+
+
+RESUMED = [(method, " ".join(from_scratch(method))) for method in FLAGS]
+RESUMED += [(method, flags) for method in ("fixmatch", "pi_model") for flags in from_scratch(method)]
+
+
+@pytest.mark.parametrize(("method", "flags"), dict.fromkeys(RESUMED))
+def test_stopped_in_its_second_epoch_and_continued_it_ends_with_the_same_bits(method, flags, tmp_path):
+    """With each flag of training from scratch, and with all of them."""
+    argv = [*FLAGS[method][0].split(), *flags.split()]
+    with quickly():
+        train_small(method, *argv, log=tmp_path / "whole")
+        stop_in_step(3, method, *argv, log=tmp_path / "parts")
+        assert final_state(tmp_path / "parts")["step"] == 3
+        train_small(method, *argv, log=tmp_path / "parts")
+    assert_same_run(tmp_path / "whole", tmp_path / "parts")
+
+
+@pytest.mark.parametrize("method", FLAGS)
+def test_every_flag_of_the_method_is_in_the_table(method):
+    group = next(g for g in steps.arguments(method).parser._action_groups if g.title == "method")
+    defined = {action.option_strings[0] for action in group._group_actions}
+    tried = {word for flags in FLAGS[method][1] for word in flags.split() if word.startswith("--")}
+    assert tried == defined
+
+
+@pytest.mark.parametrize("method", FLAGS)
+def test_backbone_is_asked_for_as_the_flags_say(method, tmp_path):
+    flags = "--arch vit_x --image-size 32 --no-pool --norm-mean .1 .2 .3 --norm-std .4 .5 .6".split()
+    with mock.patch.object(backbones, "backbone", side_effect=UserError("asked")) as ask, pytest.raises(UserError):
+        train_small(method, *flags, log=tmp_path / "run")
+    arch, image_size, normalizer, *others = ask.call_args.args
+    assert (arch, image_size, *others) == ("vit_x", 32, True, None, True, None)
+    assert torch.equal(normalizer.table, augment.Normalizer([0.1, 0.2, 0.3], [0.4, 0.5, 0.6]).table)
+
+
+@pytest.mark.parametrize("method", FLAGS)
+def test_loaders_have_the_images_and_views_that_the_flags_say(method, tmp_path):
+    script, found = importlib.import_module(method), []
+
+    def loader(images, transforms, batch_size, stream, *args, **options):
+        loaders[stream] = sorted(image.tobytes() for image in images.images), len(transforms)
+        if len(loaders) == 2 or method == "erm":
+            raise UserError("asked")
+
+    for flags in ((), ("--labeled-in-unlabeled", "--trade-off-cls-strong", "0")):
+        accepted = [flag for flag in flags[:1] if method != "erm"] + [*flags[1:]] * (method != "self_tuning")
+        loaders = {}
+        with mock.patch.object(script, "TrainLoader", loader), pytest.raises(UserError, match="asked"):
+            train_small(method, *accepted, log=tmp_path / "run")
+        found.append(loaders)
+    before, after = found
+    (labeled, views), (still_labeled, views_left) = before["labeled"], after["labeled"]
+    assert still_labeled == labeled
+    assert (len(labeled), views, views_left) == (40, 2, 2 if method == "self_tuning" else 1)
+    if method != "erm":
+        (unlabeled, views), (all_images, same_views) = before["unlabeled"], after["unlabeled"]
+        assert len(unlabeled) == 1158
+        assert all_images == sorted(labeled + unlabeled)
+        assert views == same_views
+
+
+PUBLISHED = {
+    "num_samples_per_class": 4,
+    "auto_augment": "rand-m10-n2-mstd2",
+    "arch": "resnet50",
+    "bottleneck_dim": 1024,
+    "no_pool": False,
+    "pretrained_backbone": None,
+    "finetune": False,
+    "batch_size": 32,
+    "lr": 0.003,
+    "wd": 0.0005,
+    "workers": 4,
+    "iters_per_epoch": 500,
+    "print_freq": 100,
+    "phase": "train",
+}
+EXP = {"lr_scheduler": "exp", "lr_gamma": 0.0004, "lr_decay": 0.75, "trade_off_cls_strong": 0.1}
+TRAIN = {**EXP, "trade_off_self_training": 1}
+DEFAULTS = {
+    "erm": {**EXP, "epochs": 20, "oracle": False},
+    "pseudo_label": {**TRAIN, "epochs": 40, "threshold": 0.95, "warm_up_epochs": 0},
+    "pi_model": {**EXP, "epochs": 40, "trade_off_con": 0.1, "warm_up_epochs": 10, "ramp_up": "exp"},
+    "mean_teacher": {
+        **EXP,
+        **{"epochs": 40, "lr": 0.01, "lr_gamma": 0.0001, "alpha": 0.999, "trade_off_con": 0.1, "warm_up_epochs": 10},
+        "ramp_up": "exp",
+    },
+    "uda": {**EXP, "epochs": 60, "trade_off_con": 1, "threshold": 0.7, "T": 0.85},
+    "fixmatch": {**TRAIN, "epochs": 60, "threshold": 0.95},
+    "self_tuning": {
+        **{"epochs": 60, "projection_dim": 1024, "T": 0.07, "K": 32, "m": 0.999},
+        **{"lr_gamma": 0.1, "milestones": [12, 24, 36, 48]},
+    },
+    "flexmatch": {**TRAIN, "epochs": 90, "threshold": 0.95, "warmup": False},
+    "debiasmatch": {**TRAIN, "epochs": 90, "threshold": 0.95, "momentum": 0.999, "tau": 1},
+    "dst": {
+        **TRAIN,
+        **{"epochs": 90, "lr": 0.01, "lr_gamma": 0.0002, "threshold": 0.7, "eta": 1, "eta_prime": 2, "width": 2048},
+    },
+    "freematch": {**TRAIN, "epochs": 60, "trade_off_fairness": 0.001, "momentum": 0.999, "max_tau": 1},
+    "softmatch": {**TRAIN, "epochs": 60, "n_sigma": 2, "momentum": 0.999},
+    "noisy_student": {**TRAIN, "epochs": 40, "rounds": 3, "T": 2},
+}
+# Flags that the published runs did not have, at what leaves those runs as they were.
+ADDED = {
+    **{"image_size": 224, "scratch": False, "device": None, "checkpoint": "best", "overwrite": False},
+    **{"seed": 0, "split_seed": 0, "precision": "float32"},
+}
+ADDED_BY = {
+    "pseudo_label": {"labeled_statistics": False},
+    "pi_model": {"labeled_statistics": False, "one_sided": False},
+    "mean_teacher": {"labeled_statistics": False, "eval_teacher": False},
+    "uda": {"uda_variant": "tllib"},
+    "debiasmatch": {"persistent_q_hat": False},
+    "noisy_student": {"clean_teacher": False, "threshold": 0, "balance": False},
+}
+OF_DATASET = {
+    **{"root": "data", "data": "CUB200", "train_resizing": "default", "val_resizing": "default"},
+    **{"norm_mean": [0.485, 0.456, 0.406], "norm_std": [0.229, 0.224, 0.225]},
+}
+
+
+@pytest.mark.parametrize("method", FLAGS)
+def test_defaults_are_the_published_ones(method):
+    args = importlib.import_module(method).parse_args(["data", "-d", "CUB200"])
+    expected = {**PUBLISHED, **DEFAULTS[method], **ADDED, **ADDED_BY.get(method, {}), **OF_DATASET}
+    expected["log"] = f"logs/{method}"
+    if method != "erm":
+        expected["unlabeled_batch_size"] = 32
+    assert {name: vars(args)[name] for name in expected} == expected
+    group = next(g for g in args.parser._action_groups if g.title == "method")
+    assert {action.dest for action in group._group_actions} <= expected.keys()
+
+
+FRACTIONS = [(m, "--threshold") for m in ("pseudo_label", "uda", "fixmatch", "flexmatch", "debiasmatch", "dst")]
+FRACTIONS += [("mean_teacher", "--alpha"), ("debiasmatch", "--momentum"), ("self_tuning", "--m")]
+FRACTIONS += [("freematch", "--momentum"), ("freematch", "--max-tau"), ("softmatch", "--momentum")]
+FRACTIONS += [("noisy_student", "--threshold")]
+
+
+@pytest.mark.parametrize(("method", "flag"), FRACTIONS)
+@pytest.mark.parametrize("value", ["7", "1.01", "-0.1", "nan"])
+def test_fractions_outside_0_and_1_are_refused(method, flag, value):
+    with pytest.raises(UserError, match=flag):
+        steps.arguments(method, f"{flag}={value}")
+
+
+@pytest.mark.parametrize(("method", "flag"), FRACTIONS)
+@pytest.mark.parametrize("value", ["0", "1"])
+def test_fractions_from_0_to_1_are_taken(method, flag, value):
+    assert getattr(steps.arguments(method, flag, value), flag[2:].replace("-", "_")) == float(value)
+
+
+@pytest.mark.parametrize(
+    ("method", "flag"),
+    [
+        *(("uda", "--T=0"), ("self_tuning", "--T=0"), ("self_tuning", "--K=0"), ("self_tuning", "--projection-dim=0")),
+        *(("self_tuning", "--milestones=0"), ("dst", "--width=0"), ("dst", "--eta=-1"), ("dst", "--eta-prime=-1")),
+        *(("debiasmatch", "--tau=-1"), ("pi_model", "--warm-up-epochs=-1"), ("mean_teacher", "--trade-off-con=inf")),
+        *(("uda", "--uda-variant=other"), ("freematch", "--trade-off-fairness=-1"), ("softmatch", "--n-sigma=0")),
+        *(("noisy_student", "--T=0"), ("noisy_student", "--rounds=0")),
+    ],
+)
+def test_what_makes_no_sense_is_refused(method, flag):
+    with pytest.raises(UserError, match=flag.split("=")[0]):
+        steps.arguments(method, flag)
+
+
+def test_networks_of_any_bottleneck_train():
+    """1024 stands nowhere but in the default."""
+    for method in FLAGS:
+        width = [
+            p.shape for name, p in outcome(method, "--bottleneck-dim 12")["model"].items() if name == "head.weight"
+        ]
+        assert width == [torch.Size([10, 12])]

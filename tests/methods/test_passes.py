@@ -1,0 +1,214 @@
+"""What a step of each method passes through its networks: views, grouping, order, modes, and what stays out of them."""
+
+import copy
+
+import pytest
+import torch
+
+from tests.conftest import assert_equal_states
+from tests.helpers import steps
+
+# (network, view, gradients on); a view is l or u with its number, and `+` joins two in one pass.
+COMMON = [("model", "l1", True), ("model", "l2", True)]
+FIXMATCH = [*COMMON, ("model", "u1", False), ("model", "u2", True)]
+PASSES = {
+    "erm": COMMON,
+    "pseudo_label": [*COMMON, ("model", "u1", True)],
+    "pi_model": [*COMMON, ("model", "u1", True), ("model", "u2", True)],
+    "mean_teacher": [*COMMON, ("teacher", "u2", False), ("model", "u1", True)],
+    "uda": FIXMATCH,
+    "fixmatch": FIXMATCH,
+    "flexmatch": FIXMATCH,
+    "debiasmatch": FIXMATCH,
+    "self_tuning": [
+        ("model", "l1", True),
+        ("key encoder", "l2", False),
+        ("model", "u1", False),
+        ("model", "u1", True),
+        ("key encoder", "u2", False),
+    ],
+    "freematch": FIXMATCH,
+    "softmatch": FIXMATCH,
+    "noisy_student": [*COMMON, ("model", "u1", True)],
+    "dst": [("model", "l2", True), ("model", "l1+u1", True), ("model", "u2", True)],
+}
+WITH_THRESHOLD = ("pseudo_label", "uda", "fixmatch", "flexmatch", "debiasmatch", "dst")
+
+
+def views(method: str, size: int = 8) -> dict[str, torch.Tensor]:
+    data = steps.batches(method, size=size)
+    named = {f"{name}{i + 1}": v for name, batch in zip("lu", data, strict=False) for i, v in enumerate(batch.views)}
+    if "u1" in named:
+        named["l1+u1"] = torch.cat([named["l1"], named["u1"]])
+    return named
+
+
+def select_nothing(setup) -> None:
+    """A threshold of 1 does it, but for FlexMatch, whose thresholds begin at 0: let all classes be learned alike."""
+    if setup.method == "flexmatch":
+        curriculum = setup.state[0]
+        curriculum.bank[: 6 * steps.CLASSES] = torch.arange(6 * steps.CLASSES) % steps.CLASSES
+        curriculum.counts.copy_(torch.bincount(curriculum.bank + 1))
+
+
+@pytest.mark.parametrize("method", steps.METHODS)
+def test_passes_in_order_in_train_mode(method):
+    args = steps.arguments(method)
+    setup = steps.build(method, args)
+    steps.train_step(setup, args)
+    passes, named = setup.model.backbone.passes, views(method)
+    assert [(p.name, p.grad) for p in passes] == [(name, grad) for name, _, grad in PASSES[method]]
+    assert all(torch.equal(p.x, named[view]) for p, (_, view, _) in zip(passes, PASSES[method], strict=True))
+    assert all(p.training for p in passes)
+    assert all(module.training for part in (setup.model, *setup.state) for module in part.modules())
+
+
+def test_one_sided_the_second_view_has_no_gradient_and_nothing_else_is_changed():
+    passes = []
+    for flags in ([], ["--one-sided"]):
+        args = steps.arguments("pi_model", *flags)
+        setup = steps.build("pi_model", args)
+        metrics = steps.train_step(setup, args)
+        buffers = dict(setup.model.named_buffers())
+        passes.append([vars(p) for p in setup.model.backbone.passes] + [metrics, buffers])
+    passes[0][-3]["grad"] = False
+    assert_equal_states(*passes)
+
+
+@pytest.mark.parametrize("method", [*steps.LABELED_ALONE, *steps.SUPERVISED_STRONG])
+def test_without_the_strong_labeled_view_its_pass_alone_is_missing(method):
+    args, losses = steps.arguments(method, "--trade-off-cls-strong", "0"), []
+    for skipped in (False, True):
+        setup, data = steps.build(method, args, dropout=0), steps.batches(method)
+        if skipped:
+            data = (data[0]._replace(views=data[0].views[:1]), *data[1:])
+        losses.append(steps.train_step(setup, args, *data)["loss"])
+    names = [view for _, view, _ in PASSES[method] if view != "l2"]
+    assert len(names) == len(PASSES[method]) - 1
+    named = views(method)
+    assert all(torch.equal(p.x, named[view]) for p, view in zip(setup.model.backbone.passes, names, strict=True))
+    assert torch.equal(*losses)
+
+
+JOINT = [method for method, passes in PASSES.items() if passes is FIXMATCH]
+
+
+@pytest.mark.parametrize("method", JOINT)
+def test_joint_passes_are_one_batch(method, monkeypatch):
+    """In float64, losses, gradients and statistics are those of a network that is asked once, with all views."""
+    flags = [] if method in ("freematch", "softmatch") else ["--threshold", "0.4"]
+    steps_taken = []
+    for flag in ([], ["--joint-passes"]):
+        args = steps.arguments(method, *flags, *flag)
+        setup = steps.build(method, args, dropout=0)
+        for module in (setup.model, *setup.state):
+            module.double()
+        data = [batch._replace(views=tuple(x.double() for x in batch.views)) for batch in steps.batches(method)]
+        whole = torch.cat([x for batch in data for x in batch.views])
+        monkeypatch.setattr(torch.Tensor, "float", torch.Tensor.double)
+        if not flag:
+            monkeypatch.setattr(setup.script.models, "passes", one_batch(whole))
+        metrics = steps.train_step(setup, args, *data)
+        monkeypatch.undo()
+        (only,) = setup.model.backbone.passes
+        assert torch.equal(only.x, whole)
+        gradients = {name: p.grad for name, p in setup.model.named_parameters()}
+        steps_taken.append((metrics, gradients, steps.everything(setup)))
+    torch.testing.assert_close(*steps_taken)
+
+
+def one_batch(whole):
+    def passes(model, views, no_grad, joint):
+        features = model.bottleneck(model.backbone(whole))
+        return list(model.head(features).reshape(4, len(whole) // 4, -1))
+
+    return passes
+
+
+@pytest.mark.parametrize("method", steps.METHODS)
+def test_every_pass_moves_the_running_statistics(method):
+    """Pass by pass; where there is a mask, it is all zero, which spares none of them."""
+    args = steps.arguments(method, *(["--threshold", "1"] if method in WITH_THRESHOLD else []))
+    setup = steps.build(method, args)
+    select_nothing(setup)
+    alone = copy.deepcopy(setup.model)
+    metrics = steps.train_step(setup, args)
+    assert method not in WITH_THRESHOLD or metrics["pseudo_label_ratio"] == 0
+    assert method not in WITH_THRESHOLD or metrics["loss_u"] == 0
+
+    own = [view for name, view, _ in PASSES[method] if name == "model"]
+    assert_statistics_of(own, method, setup.model, alone)
+
+
+def assert_statistics_of(own: list[str], method: str, model, alone) -> None:
+    """The running statistics of `model` are those of `alone` after it has passed the views."""
+    for view in own:
+        alone.features(views(method)[view])
+    ours, theirs = (
+        {name: b for name, b in m.named_buffers() if "running" in name or "tracked" in name} for m in (model, alone)
+    )
+    assert len(ours) == 6
+    assert_equal_states(ours, theirs)
+    assert all(b == len(own) for name, b in ours.items() if "tracked" in name)
+
+
+@pytest.mark.parametrize("method", ["pseudo_label", "pi_model", "mean_teacher"])
+def test_labeled_statistics_are_those_of_the_labeled_passes_and_all_else_stays(method):
+    taken = []
+    for flags in ([], ["--labeled-statistics"]):
+        args = steps.arguments(method, "--wd", "0.1", *flags)
+        setup = steps.build(method, args)
+        alone = copy.deepcopy(setup.model)
+        taken.append((steps.train_step(setup, args), dict(setup.model.named_parameters())))
+    assert_statistics_of(["l1", "l2"], method, setup.model, alone)
+    assert taken[0][0]["loss_u"] > 0
+    assert_equal_states(*taken)
+
+
+@pytest.mark.parametrize("method", WITH_THRESHOLD)
+def test_empty_mask_leaves_the_supervised_step(method):
+    """Beside weight decay, which acts on DST's pseudo head in either case."""
+    states = []
+    for weight in ("0", "1"):
+        flag = "--trade-off-con" if method == "uda" else "--trade-off-self-training"
+        args = steps.arguments(method, "--threshold", "1", flag, weight, "--wd", "0.1")
+        setup = steps.build(method, args)
+        select_nothing(setup)
+        steps.train_step(setup, args)
+        states.append(steps.everything(setup))
+    assert_equal_states(*states)
+
+
+@pytest.mark.parametrize("method", [m for m in steps.METHODS if m not in steps.LABELED_ALONE])
+def test_labels_of_unlabeled_images_are_for_the_meters_only(method):
+    args = steps.arguments(method, *(["--threshold", "0.4"] if method in WITH_THRESHOLD else []))
+    states = []
+    for hidden in (False, True):
+        setup = steps.build(method, args)
+        labeled, unlabeled = steps.batches(method)
+        if hidden:
+            unlabeled = unlabeled._replace(labels=torch.full_like(unlabeled.labels, -1))
+        steps.train_step(setup, args, labeled, unlabeled)
+        states.append(steps.everything(setup))
+    assert_equal_states(*states)
+
+
+@pytest.mark.parametrize("method", steps.METHODS)
+def test_gradients_of_the_step_before_are_forgotten(method):
+    args = steps.arguments(method)
+    states = []
+    for left_over in (False, True):
+        setup = steps.build(method, args)
+        for p in setup.model.parameters():
+            p.grad = torch.ones_like(p) if left_over else None
+        steps.train_step(setup, args)
+        states.append(steps.everything(setup))
+    assert_equal_states(*states)
+
+
+def test_dst_passes_64_weak_views_together():
+    args = steps.arguments("dst")
+    setup = steps.build("dst", args)
+    steps.train_step(setup, args, *steps.batches("dst", size=16))
+    assert [len(p.x) for p in setup.model.backbone.passes] == [16, 32, 16]
+    assert args.batch_size + args.unlabeled_batch_size == 64

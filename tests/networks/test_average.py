@@ -1,0 +1,86 @@
+"""The average of the weights: by hand, apart from the training, and tested and kept in place of the network."""
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from common.networks.average import Average
+from tests.conftest import final_state, read_rows, train_small
+from tests.methods.test_no_waiting import NoWaiting
+
+
+def test_five_steps_by_hand():
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Linear(4, 2))
+    network[2].requires_grad_(False)
+    frozen = copy.deepcopy(network[2])
+    average = Average(network, 0.9)
+    optimizer = torch.optim.SGD([p for p in network.parameters() if p.requires_grad], 0.5)
+    by_hand = {name: p.detach().double().numpy().copy() for name, p in network.named_parameters()}
+    for _ in range(5):
+        network(torch.randn(8, 3)).square().sum().backward()
+        optimizer.step()
+        average.update(network)
+        for name, p in network.named_parameters():
+            by_hand[name] = 0.9 * by_hand[name] + 0.1 * p.detach().numpy()
+
+    for name, p in average.network.named_parameters():
+        np.testing.assert_allclose(p.numpy(), by_hand[name], rtol=1e-5, atol=1e-7)
+        assert not p.requires_grad
+    assert not torch.equal(average.network[0].weight, network[0].weight)
+    for copied, buffer in zip(average.network.buffers(), network.buffers(), strict=True):
+        assert torch.equal(copied, buffer)
+    assert torch.equal(average.network[2].weight, frozen.weight)  # to the bit: an average of one and the same
+
+
+def test_without_decay_it_is_the_network():
+    network = nn.Linear(3, 4)  # has no buffers
+    average = Average(network, 0)
+    nn.init.normal_(network.weight)
+    average.update(network)
+    assert torch.equal(average.network.weight, network.weight)
+
+
+def test_it_does_not_wait_for_its_device():
+    network = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4)).to("meta")
+    average = Average(network, 0.9)
+    with NoWaiting():
+        average.update(network)
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    """The folders of two runs that differ by --ema alone, and what the one with it returned."""
+    folder = tmp_path_factory.mktemp("runs")
+    train_small("erm", "--lr", "0.1", log=folder / "without")
+    return folder, train_small("erm", "--lr", "0.1", "--ema", "0.7", log=folder / "with")
+
+
+def test_training_does_not_notice_it(runs):
+    folder, result = runs
+    states = [final_state(folder / name) for name in ("without", "with")]
+    for key, value in states[0]["model"].items():
+        assert torch.equal(value, states[1]["model"][key])
+    for before, row in zip(*(read_rows(folder / name) for name in ("without", "with")), strict=True):
+        raw = {name: row[f"raw_{name}"] for name in ("top1", "top5", "mean_per_class", "test_loss")}
+        assert raw == {name: before[name] for name in raw}
+        assert row["test_loss"] != row["raw_test_loss"]
+    assert result["raw_last_top1"] == row["raw_top1"]
+    assert result["last_top1"] == row["top1"]
+
+
+def test_it_is_what_is_kept_and_tested_again(runs):
+    folder, result = runs
+    rows, state = read_rows(folder / "with"), final_state(folder / "with")
+    best = rows[result["best_epoch"] - 1]
+    kept = torch.load(folder / "with" / "checkpoints" / "best.pth", weights_only=True)["model"]
+    assert kept.keys() == state["model"].keys()  # as without it: predict.py and others need not know
+    again = train_small("erm", "--lr", "0.1", "--ema", "0.7", "--phase", "test", log=folder / "with")
+    assert again == {name: best[name] for name in ("top1", "top5", "mean_per_class", "test_loss")}
+    flags = ["--lr", "0.1", "--ema", "0.7", "--phase", "test", "--checkpoint", "latest"]
+    latest = train_small("erm", *flags, log=folder / "with")
+    assert latest == {name: rows[-1][name] for name in latest}
+    assert "raw_top1" in latest

@@ -1,0 +1,196 @@
+"""Exported networks are what they were: loaded by README's lines, which know nothing of this project, and as ONNX."""
+
+import ast
+import errno
+import importlib
+import json
+import os
+import re
+import warnings
+from pathlib import Path
+from unittest import mock
+
+import pytest
+import torch
+from PIL import Image
+from safetensors import safe_open
+
+import export
+from common import trained
+from common.errors import UserError
+from common.loading import augment
+from tests.conftest import ROOT, train_small
+
+RUNS = {
+    "timm": ("dst", "--width 8 -a test_resnet"),
+    "enlarged": ("erm", "-a test_resnet --train-resizing cifar --val-resizing cifar --image-size 48"),
+    "photographs": ("erm", "-a test_resnet --val-resizing default --train-resizing default --image-size 64"),
+    "vit": ("self_tuning", "--K 4 --projection-dim 8 --milestones 1 -a test_vit --no-bottleneck --bottleneck-dim 1024"),
+    "bf16": ("fixmatch", "--precision bf16"),
+    "average": ("mean_teacher", "--ema 0.5"),
+}
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    """A function: name of a run -> its folder."""
+    folder = tmp_path_factory.mktemp("export")
+
+    def run(name: str) -> Path:
+        if not (folder / name).exists():
+            method, flags = RUNS[name]
+            train_small(method, *flags.split(), "--epochs", "1", "--lr", "0.1", log=folder / name)
+        return folder / name
+
+    return run
+
+
+@pytest.fixture
+def photo(tmp_path, monkeypatch) -> Image.Image:
+    monkeypatch.chdir(tmp_path)
+    image = Image.effect_noise((32, 32), 60).convert("RGB")
+    image.save("photo.png")
+    return image
+
+
+def write(run: Path, *flags: str) -> None:
+    export.main(export.parse_args([str(run), "photos.safetensors", *flags]))
+
+
+def expected(run: Path, image: Image.Image) -> torch.Tensor:
+    """The logits that the run's own network gives in float32, prepared by the project's own means."""
+    network = trained.load(run, "best")
+    network.model.precision = "float32"
+    view = augment.test_transform(network.args.val_resizing, network.args.image_size)(image)
+    with torch.no_grad():
+        return network.model(augment.Normalizer(network.args.norm_mean, network.args.norm_std)(view[None]))
+
+
+def readme() -> str:
+    """README's lines that load an exported network."""
+    blocks = re.findall(r"^```python\n(.*?)^```$", (ROOT / "README.md").read_text(), re.MULTILINE | re.DOTALL)
+    (lines,) = [block for block in blocks if "safe_open" in block]
+    return lines
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_readmes_lines_load_it_and_predict_the_same(name, world, photo, capsys):
+    write(world(name))
+    capsys.readouterr()
+    known: dict = {}
+    exec(readme(), known)  # noqa: S102 (our own)
+    logits = expected(world(name), photo)
+    with torch.no_grad():
+        assert torch.allclose(known["model"](known["prepare"](photo)[None]), logits, atol=1e-5)
+    assert capsys.readouterr().out == f"{trained.load(world(name), 'best').classes[logits.argmax()]}\n"
+
+
+def test_readmes_lines_are_few_and_plain():
+    """Ten of them load the network and prepare images; the last one predicts."""
+    lines = [line for line in readme().splitlines() if line]
+    imports = [line for line in lines if line.startswith(("import ", "from "))]
+    tree = ast.parse("\n".join(imports)).body
+    names = {alias.name for node in tree if isinstance(node, ast.Import) for alias in node.names}
+    names |= {node.module for node in tree if isinstance(node, ast.ImportFrom)}
+    assert names == {"json", "PIL", "safetensors", "timm", "torch", "torchvision"}
+    assert len(lines) - len(imports) == 11
+
+
+def test_the_metadata_says_how_to_prepare_images(world, photo):
+    for name, sizes in (("timm", (32, 32)), ("enlarged", (48, 48)), ("photographs", (73, 64))):
+        write(world(name))
+        with safe_open("photos.safetensors", "pt") as file:
+            about = {key: json.loads(value) for key, value in file.metadata().items()}
+        assert (about["resize"], about["crop"]) == sizes
+        assert about["mean"] == [0.3092] * 3
+        assert about["classes"] == [str(digit) for digit in range(10)]
+        assert about["arch"] == "test_resnet"
+        assert about["checkpoint"] == "best.pth"
+
+
+@pytest.mark.parametrize("name", ["timm", "average"])
+def test_onnx_takes_batches_of_any_size(name, world, photo):
+    onnx = pytest.importorskip("onnx")
+    with warnings.catch_warnings(action="error"):
+        write(world(name), "--onnx")
+    content = Path("photos.onnx").read_bytes()
+    onnx.checker.check_model(content)
+    network, _ = export.plain_network(trained.load(world(name), "best"))
+    for number in (1, 5):
+        images = torch.randn(number, 3, 32, 32)
+        with torch.no_grad():
+            assert torch.allclose(
+                torch.from_numpy(export.run_onnx(content, images.numpy())), network(images), atol=1e-4
+            )
+    model = onnx.load_from_string(content)
+    with safe_open("photos.safetensors", "pt") as file:
+        assert {entry.key: entry.value for entry in model.metadata_props} == file.metadata()
+
+
+def test_what_onnx_lacks_is_one_line(world, photo, capsys):
+    """This network resamples its position embeddings to images of another size than its own."""
+    pytest.importorskip("onnx")
+    with pytest.raises(UserError, match=r"^this network cannot be exported to ONNX \(.*bicubic.*\): leave --onnx out$"):
+        write(world("vit"), "--onnx")
+    assert "graph(" not in capsys.readouterr().out
+    assert os.listdir() == ["photo.png"]
+
+
+def test_onnx_that_computes_something_else_is_not_written(world, photo, monkeypatch):
+    pytest.importorskip("onnx")
+    run_onnx = export.run_onnx
+    monkeypatch.setattr(export, "run_onnx", lambda *args: run_onnx(*args) + 2e-3)
+    with pytest.raises(UserError, match=r"^in ONNX the network's logits differ by 2.0e-03: leave --onnx out$"):
+        write(world("timm"), "--onnx")
+    assert os.listdir() == ["photo.png"]
+
+
+def test_without_the_package_onnx_the_flag_is_refused(world, photo, monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(UserError, match=r"^--onnx needs the package onnx: run pip install onnx, or leave it out$"):
+        write(world("timm"), "--onnx")
+
+
+def test_a_full_disk_leaves_the_old_file(world, photo, monkeypatch):
+    write(world("timm"))
+    before = Path("photos.safetensors").read_bytes()
+
+    def full(*args):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(UserError, match=r"^cannot save 'photos.safetensors' \(No space left on device\): free some"):
+        write(world("average"))
+    assert Path("photos.safetensors").read_bytes() == before
+    assert sorted(os.listdir()) == ["photo.png", "photos.safetensors"]
+
+
+@pytest.mark.parametrize("flags", ["--lora 2", "--adapter 4"])
+def test_adapters(flags, photo, tmp_path, capsys):
+    """LoRA is merged, and exported; AdaptFormers stay what they are, which no plain network is."""
+    if "lora" in flags:
+        pytest.importorskip("peft")
+    flags = [*f"-a test_vit --epochs 1 --lr 0.1 {flags}".split()]
+    train_small("erm", *flags, log=tmp_path / "run")
+    logits = []
+
+    def heard(model, *args):
+        with model.register_forward_hook(lambda *call: logits.append(call[2])):
+            return evaluate(model, *args)
+
+    evaluate = importlib.import_module("common.evaluate").evaluate
+    with mock.patch("common.training.evaluate.evaluate", heard):
+        train_small("erm", *flags, "--phase", "test", log=tmp_path / "run")
+    network = trained.load(tmp_path / "run", "best")
+    data = importlib.import_module("common.datasets").load("Digits", ".")
+    views = torch.stack([augment.as_tensor(data.test.load(i)) for i in range(64)])
+    with torch.no_grad():
+        own = network.model(augment.Normalizer(network.args.norm_mean, network.args.norm_std)(views))
+    assert torch.allclose(own, logits[0], atol=1e-5)
+    if "--lora" in flags:
+        write(tmp_path / "run")
+    else:
+        with pytest.raises(
+            UserError, match=r"^timm alone cannot make the network of .*AdaptFormers: choose another run$"
+        ):
+            write(tmp_path / "run")

@@ -1,0 +1,129 @@
+"""The figures that README and docs give of runs made here are those of the runs' own records, to the last digit."""
+
+import re
+import tarfile
+from pathlib import Path
+
+import pytest
+
+from scripts import select_run
+from scripts.compare_runs import compare, setting
+from scripts.results.runs import Cell, cells, read_runs
+from tests.conftest import ROOT
+from tests.scripts.test_shell_files import dry_run, parse
+
+RECORDS = ROOT / "docs" / "records"
+FROM_SCRATCH = ROOT / "docs" / "from_scratch.md"
+
+
+@pytest.fixture
+def unpacked(tmp_path):
+    """`unpacked("digits")`: the folder of an archive's runs."""
+
+    def unpack(name: str) -> Path:
+        with tarfile.open(RECORDS / f"{name}.tar.xz") as archive:
+            archive.extractall(tmp_path, filter="data")
+        return tmp_path / "logs" / name
+
+    return unpack
+
+
+def by_name(folder: Path) -> dict[tuple[str, str], Cell]:
+    """The cells, by method or oracle and number of labels."""
+    table, notes = cells(read_runs([folder]))
+    assert not notes
+    assert all(len(several) == 1 for several in table.values())
+    return {name_of(cell.runs[0].result): cell for (cell,) in table.values()}
+
+
+def name_of(result: dict) -> tuple[str, str]:
+    """Of a result, or of a command's arguments."""
+    return ("oracle", "all") if result.get("oracle") else (result["method"], str(10 * result["num_samples_per_class"]))
+
+
+def rows(page: Path, header: str) -> list[list[str]]:
+    """The rows of a page's table, below its header."""
+    lines = page.read_text().partition(f"\n{header}\n")[2].splitlines()[1:]
+    found = []
+    for line in lines:
+        if not line.startswith("|"):
+            break
+        found.append([word.strip() for word in line.strip("|").split("|")])
+    return found
+
+
+def method(title: str) -> str:
+    """`Pi Model` -> pi_model; what follows a comma says which runs they are."""
+    return re.sub(r"[ -]", "_", title.partition(",")[0].lower())
+
+
+def table(page: Path, header: str) -> dict[str, tuple[str, ...]]:
+    """The figures of a page's table, by method."""
+    return {method(title): tuple(figures) for title, *figures in rows(page, header)}
+
+
+def test_the_digits_of_the_readme(unpacked):
+    found = by_name(unpacked("digits"))
+    assert table(ROOT / "README.md", "| method | last epoch | best on test |") == {
+        name: (cell.show("last_top1"), cell.show("best_top1")) for (name, _), cell in found.items()
+    }
+    assert {tuple(cell.seeds) for cell in found.values()} == {(0, 1, 2)}
+
+
+def test_fashion_mnist_from_scratch(unpacked):
+    found = by_name(unpacked("fashion"))
+    assert {tuple(cell.seeds) for cell in found.values()} == {(0, 1, 2)}
+    oracle, last = found["oracle", "all"], {}
+    for labels in ("40", "400"):
+        own = {name: cell for (name, number), cell in found.items() if number == labels} | {"oracle": oracle}
+        assert table(FROM_SCRATCH, f"| {labels} labels | seeds | last epoch | best on test |") == {
+            name: (str(len(cell.seeds)), cell.show("last_top1"), cell.show("best_top1")) for name, cell in own.items()
+        }
+        last[labels] = {name: cell.show("last_top1") for name, cell in own.items()}
+    assert last["40"].keys() == last["400"].keys()
+    assert table(ROOT / "README.md", "| method, from scratch | 40 labels | 400 labels |") == {
+        name: (last["40"][name], last["400"][name]) for name in last["40"]
+    }
+
+
+@pytest.mark.parametrize(
+    ("labels", "rates", "tuned"),
+    [("40", ("0.01", "0.03", "0.1", "0.3", "1"), ("40", "all")), ("400", ("0.01", "0.03", "0.1", "0.3"), ("400",))],
+)
+def test_the_rates_of_fashion_are_what_held_out_images_chose(labels, rates, tuned, unpacked):
+    """In bold in the tables, and in the commands of fashion.sh."""
+    folder, shown, chosen = unpacked("tuning"), {}, {}
+    for run in (folder / rates[0]).iterdir():
+        (settings,) = cells(read_runs(folder.glob(f"*/{run.name}")))[0].values()
+        name, number = name_of(settings[0].runs[0].result)
+        if number in tuned:
+            ranked = select_run.ranked(settings, select_run.on_held_out_images)
+            scores = {f"{cell.runs[0].args['lr']:g}": f"{score.value:.1f}" for score, cell in ranked}
+            assert scores.keys() == set(rates)
+            best = chosen[name] = next(iter(scores))
+            shown[name] = tuple(f"**{scores[rate]}**" if rate == best else scores[rate] for rate in rates)
+    assert table(FROM_SCRATCH, f"| {labels} labels, rate | {' | '.join(rates)} |") == shown
+    names = [(name_of(args)[0], f"{args['lr']:g}") for args in map(parse, dry_run("fashion", labels))]
+    assert {name: rate for name, rate in names if name in chosen} == chosen
+
+
+@pytest.mark.parametrize(("base", "header"), [("all", "one left out"), ("none", "one alone")])
+def test_which_ingredient_matters(base, header, unpacked):
+    folder = unpacked("ingredients")
+    pattern, number = {"all": ("no*", 8), "none": ("only_*", 7)}[base]  # none is among the former
+    settings = sorted(path.name for path in (folder / "fixmatch").glob(pattern))
+    assert len(settings) == number
+    expected = {base: [], **{name: [] for name in settings}}
+    for name in ("fixmatch", "flexmatch"):
+        cell = setting(folder / name / base)
+        assert cell.seeds == [0, 1, 2, 3, 4]
+        expected[base] += [cell.show("last_top1"), ""]
+        for other in settings:
+            found = compare(cell, setting(folder / name / other), "last_top1")
+            assert found.seeds == 5
+            expected[other] += [f"{found.difference:+.1f} ± {found.half_width:.1f}", f"{found.time:.2f}"]
+    shown = {
+        title.split("`")[1]: figures
+        for title, *figures in rows(FROM_SCRATCH, f"| {header} | FixMatch | time | FlexMatch | time |")
+    }
+    assert shown == expected

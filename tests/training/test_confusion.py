@@ -1,0 +1,160 @@
+"""What a network confuses, against NumPy and by hand; and the page that shows it."""
+
+import csv
+import io
+import json
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from common.datasets.images import ImageSet
+from common.errors import Interrupted, UserError
+from common.records import confusion_page
+from common.records.folder import Folder
+from common.run import Run
+from common.training import confusion
+from common.training.confusion import Confusion, Error
+from tests.conftest import read_rows
+
+CPU = torch.device("cpu")
+MATRIX = np.array([[5, 0, 3], [4, 4, 0], [0, 0, 0]])  # the third class has no test image
+NAMES = ["ant", "bee", "cat"]
+
+
+def counted(logits: np.ndarray, labels: np.ndarray, order: np.ndarray) -> tuple[np.ndarray, list[Error]]:
+    """By batches of ten."""
+    counts = Confusion(logits.shape[1], torch.tensor(order), CPU)
+    for start in range(0, len(labels), 10):
+        counts.update(*(torch.tensor(array[start : start + 10]) for array in (logits, labels)))
+    return counts.read()
+
+
+@pytest.mark.parametrize("number", [137, 23], ids=["more errors than are kept", "fewer"])
+def test_counts_and_errors_are_numpys(number):
+    rng = np.random.default_rng(0)
+    logits, labels = rng.normal(size=(number, 7)), rng.integers(7, size=number)
+    order = rng.permutation(1000)[:number]
+    matrix, errors = counted(logits, labels, order)
+    predicted = logits.argmax(axis=1)
+    expected = np.zeros((7, 7), dtype=int)
+    for true, wrong in zip(labels, predicted, strict=True):
+        expected[true, wrong] += 1
+    assert (matrix == expected).all()
+    confidence = np.exp(logits).max(axis=1) / np.exp(logits).sum(axis=1)
+    wrong = [i for i in np.argsort(-confidence) if labels[i] != predicted[i]][: confusion.MOST]
+    assert len(wrong) == (confusion.MOST if number == 137 else (labels != predicted).sum())
+    assert [error[:3] for error in errors] == [(order[i], labels[i], predicted[i]) for i in wrong]
+    assert [error.confidence for error in errors] == pytest.approx([confidence[i] for i in wrong])
+
+
+def test_classes_and_pairs_by_hand():
+    keys = ("class", "images", "correct", "accuracy", "predicted", "most_confused_with", "confused")
+    rows = [("ant", 8, 5, 62.5, 9, "cat", 3), ("bee", 8, 4, 50.0, 4, "ant", 4), ("cat", 0, 0, None, 3, None, 0)]
+    assert confusion.per_class(MATRIX, NAMES) == [dict(zip(keys, row, strict=True)) for row in rows]
+    assert confusion.pairs(MATRIX, 10) == [(4, 1, 0), (3, 0, 2)]
+    assert confusion.pairs(MATRIX, 1) == [(4, 1, 0)]
+
+
+def pixels(matrix: np.ndarray, names: list[str], errors: list[Error] = ()) -> np.ndarray:
+    images = ImageSet(np.full((10, 8, 8), 7, dtype=np.uint8), np.zeros(10))
+    page = confusion_page.report(matrix, errors, names, images, ["title", "more"])
+    return np.asarray(Image.open(io.BytesIO(page)).convert("RGB"))
+
+
+@pytest.mark.parametrize("classes", [10, 100, 400, 1000])
+def test_each_error_is_seen_at_any_number_of_classes(classes):
+    """One error in 100 images of a class is a reddish cell, three pixels wide or more; the page stays a page."""
+    matrix = 99 * np.eye(classes, dtype=int)
+    matrix[classes // 2, classes // 3] = 1
+    shown = np.asarray(confusion_page.matrix_image(matrix, [f"class {i}" for i in range(classes)])).astype(int)
+    assert max(shown.shape[:2]) <= max(1300, 3.2 * classes)
+    rows, columns = np.nonzero(shown[:, :, 0] - shown[:, :, 2] >= 30)
+    side = max(3, min(1000 // classes, 40))
+    assert rows.size > 0.8 * side**2  # but for the number in it
+    assert np.ptp(rows) <= side
+    assert np.ptp(columns) <= side
+    blue, _ = np.nonzero(shown[:, :, 2] - shown[:, :, 0] >= 100)
+    assert rows.mean() == pytest.approx(blue.min() + side * (classes // 2 + 0.5), abs=2)
+
+
+@pytest.mark.parametrize(
+    "names", [["", "\n\t", "x" * 300], ["\udcff", "日本", "é" * 40]], ids=["blank, control, long", "not UTF-8, other"]
+)
+def test_any_names_and_no_errors(names):
+    pixels(MATRIX, names)
+    pixels(np.zeros((3, 3), dtype=int), names, [Error(9, 0, 1, 0.5)])
+
+
+@pytest.mark.parametrize(("size", "shown"), [((8, 8), (112, 112)), ((40, 500), (9, 112)), ((900, 90), (112, 11))])
+def test_the_errors_are_shown(size, shown):
+    green = np.full((5, *size, 3), (9, 200, 7), dtype=np.uint8)
+    errors = [Error(3, 0, 2, 0.9), Error(4, 1, 0, 0.8)]
+    page = confusion_page.report(MATRIX, errors, NAMES, ImageSet(green, np.zeros(5)), ["title"])
+    found = (np.asarray(Image.open(io.BytesIO(page))) == (9, 200, 7)).all(axis=2)
+    assert found.sum() == 2 * shown[0] * shown[1]
+
+
+def table(log) -> list[dict]:
+    return list(csv.DictReader((log / "per_class.csv").read_text(encoding="utf-8").splitlines()))
+
+
+def test_a_run_has_the_report_of_its_last_epoch_and_a_test_that_of_its_checkpoint(small_run, tmp_path):
+    flags = ("--epochs", "3", "--lr", "0.1")
+    result = small_run("erm", *flags)
+    log = tmp_path / "run"
+    rows, last = table(log), read_rows(log)[-1]
+    assert [row["class"] for row in rows] == [str(i) for i in range(10)]
+    assert sum(int(row["images"]) for row in rows) == 599
+    assert 100 * sum(int(row["correct"]) for row in rows) / 599 == pytest.approx(last["top1"])
+    assert sum(float(row["accuracy"]) for row in rows) / 10 == pytest.approx(last["mean_per_class"])
+    page = (log / "report.png").read_bytes()
+    assert Image.open(io.BytesIO(page)).size[0] > 600
+
+    assert result["best_epoch"] < 3, "so that the two checkpoints are not one"
+    (log / "report.png").unlink()
+    small_run("erm", *flags, "--phase", "test")
+    assert 100 * sum(int(row["correct"]) for row in table(log)) / 599 == pytest.approx(result["best_top1"])
+    small_run("erm", *flags, "--phase", "test", "--checkpoint", "latest")
+    assert table(log) == rows
+    assert (log / "report.png").is_file()
+
+
+def test_a_run_that_is_stopped_at_its_end_has_the_report(small_run, tmp_path, monkeypatch):
+    """Whatever comes after the last checkpoint may not come to pass: the report is there before it."""
+
+    def stopped(run):
+        raise Interrupted(15, "stopped")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Run, "finish", stopped)
+        with pytest.raises(Interrupted):
+            small_run("erm")
+    before = table(tmp_path / "run")
+    small_run("erm")
+    assert table(tmp_path / "run") == before
+    monkeypatch.setattr(Run, "epochs", stopped)
+    with pytest.raises(Interrupted):
+        small_run("erm", "--overwrite")
+    assert not {"report.png", "per_class.csv"} & {path.name for path in (tmp_path / "run").iterdir()}
+
+
+def test_where_nothing_may_be_written_a_test_still_tells_its_scores(small_run, tmp_path, monkeypatch, capsys):
+    result = small_run("erm")
+
+    def refuse(*args):
+        raise UserError("cannot save 'report.png' (Permission denied): put that right")
+
+    monkeypatch.setattr(Folder, "save_report", refuse)
+    scores = small_run("erm", "--phase", "test", "--checkpoint", "latest")
+    assert scores["top1"] == result["last_top1"]
+    assert capsys.readouterr().out.splitlines()[-1].startswith("cannot save 'report.png'")
+
+
+def test_the_report_changes_no_number(small_run, tmp_path, monkeypatch):
+    small_run("fixmatch", log=tmp_path / "with")
+    monkeypatch.setattr(Confusion, "update", lambda *args: None)
+    small_run("fixmatch", log=tmp_path / "without")
+    assert read_rows(tmp_path / "with") == read_rows(tmp_path / "without")
+    assert json.loads((tmp_path / "with" / "result.json").read_text())["labeled_sha256"]
