@@ -1,0 +1,84 @@
+"""What the flags that were not given stand for. No file is read.
+
+In this order, for later ones ask earlier ones:
+ 1. --num-samples-per-class: 4, or all with --labeled-list.
+ 2. --train-resizing, --val-resizing: the dataset's.
+ 3. --image-size: under native resizing the dataset's; else the pretrained backbone's own, else 224.
+ 4. --norm-mean, --norm-std: the pretrained backbone's own, else the dataset's.
+ 5. --cutout: half a side with --auto-augment classic, else none.
+ 6. --bottleneck-dim: 0 with --no-bottleneck.
+ 7. --split-seed: the seed. 8. --unlabeled-batch-size: --batch-size.
+What stays None means that something else decides: --drop-path the model, --device the machine.
+"""
+
+import argparse
+
+from common import datasets
+from common.cli.flags import BOTTLENECK_DIM
+from common.errors import UserError
+from common.loading import augment
+from common.networks import backbones
+
+
+def resolve(args: argparse.Namespace) -> None:
+    """Replace the flags that are None by the values they stand for; the module says in which order.
+
+    Raises:
+        UserError: see `parse`.
+    """
+    if args.data not in datasets.SPECS:
+        raise UserError(f"unknown dataset '{args.data}': choose from {', '.join(datasets.SPECS)}")
+    spec = datasets.SPECS[args.data]
+    if args.generated_split and spec.read_generated is None:
+        raise UserError(f"--generated-split is not for {args.data}: leave it out")
+    if args.labeled_list is not None and spec.read_listed is None:
+        raise UserError(f"--labeled-list is not for {args.data}, which has labels of its own: leave it out")
+    if args.num_samples_per_class is None:
+        args.num_samples_per_class = 4 if args.labeled_list is None else "all"
+    _resolve_views(args, spec)
+    if args.no_bottleneck:
+        if args.bottleneck_dim not in (0, BOTTLENECK_DIM):
+            raise UserError(f"--bottleneck-dim {args.bottleneck_dim} contradicts --no-bottleneck: choose one of them")
+        args.bottleneck_dim = 0
+    if args.split_seed is None:
+        args.split_seed = args.seed
+    if getattr(args, "unlabeled_batch_size", 0) is None:
+        args.unlabeled_batch_size = args.batch_size
+    steps = args.epochs * args.iters_per_epoch
+    if getattr(args, "lr_warm_up_steps", 0) >= steps:
+        raise UserError(f"--lr-warm-up-steps {args.lr_warm_up_steps} takes all of the {steps} steps: take fewer")
+
+
+def _resolve_views(args: argparse.Namespace, spec: datasets.Spec) -> None:
+    own = spec.counts is None  # then the size of the images is looked up when they are
+    for flag in ("train_resizing", "val_resizing"):
+        if getattr(args, flag) is None:
+            setattr(args, flag, spec.resizing)
+        if getattr(args, flag) != "default" and spec.native_size is None and not own:
+            name = flag.replace("_", "-")
+            raise UserError(
+                f"--{name} {getattr(args, flag)} needs images of one size, which {args.data} has not: use default"
+            )
+    native = args.train_resizing == "native"
+    if native != (args.val_resizing == "native"):
+        raise UserError("--train-resizing and --val-resizing must both be native, or neither")
+    if own and args.val_resizing == "cifar" and args.train_resizing != "cifar":
+        raise UserError("--val-resizing cifar is for small images of one size: give --train-resizing cifar, too")
+    if native and args.image_size is None and own:
+        raise UserError("native resizing needs the size of your images: give it with --image-size PIXELS")
+    if native and args.image_size not in (None, spec.native_size) and not own:
+        raise UserError(
+            f"--image-size {args.image_size} contradicts native resizing, which leaves {args.data} at "
+            f"{spec.native_size} pixels: leave it out, or choose --train-resizing cifar --val-resizing cifar"
+        )
+    weights = backbones.own_config(args.arch, args.scratch, args.pretrained_backbone)
+    if args.image_size is None:
+        args.image_size = spec.native_size if native else weights.input_size[-1] if weights else 224
+    for flag in ("norm_mean", "norm_std"):
+        values = getattr(args, flag) or getattr(weights or spec, flag.removeprefix("norm_"))
+        if len(values) != 3:
+            raise UserError(f"--{flag.replace('_', '-')} takes 3 values, one per channel, got {len(values)}")
+        setattr(args, flag, list(values))
+    if args.cutout is None:
+        args.cutout = 0.5 if args.auto_augment == "classic" else 0.0
+    augment.policy(args.auto_augment, args.norm_mean, args.cutout)
