@@ -21,16 +21,16 @@ def split(
     seed: int,
     candidates: int | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Draw the same number of labeled images from every class; all the other images are unlabeled.
+    """Draw the same number of labeled images from every class. All other images are unlabeled.
 
-    The rule is the ancestor's, to the number: one legacy `RandomState`, classes in order, no replacement. It depends
-    on the order of the images and the seed alone.
+    The draw is the ancestor's, number for number: one legacy `RandomState`, classes in order, without replacement. It
+    depends only on the order of the images and on the seed.
 
     Args:
-        labels: int64 [N], the class of every training image, -1 where it is not known.
-        classes: the class names; their number is the number of classes.
-        num_per_class: labels to draw per class; or `all` labels of the candidates, as many as a class has. Where no
-            image is left then, the labeled ones are the unlabeled ones, too.
+        labels: int64 [N], the class of every training image; -1 where it is not known.
+        classes: the class names.
+        num_per_class: labels to draw per class. With `all`, every candidate's label is used, however many a class has;
+            if that labels every image, the labeled images also serve as the unlabeled ones.
         seed: of the draw (`--split-seed`).
         candidates: draw from the first so many images only (default: all N).
 
@@ -52,7 +52,7 @@ def split(
             wanted = f"fewer than --num-samples-per-class {num_per_class}"
             _refuse_too_few(name, len(indices), max(num_per_class, 1), wanted)
             labeled.append(rng.choice(indices, num_per_class, replace=False))
-    _report_imbalance(classes, list(map(len, labeled)))
+    _report_imbalance(classes, [len(indices) for indices in labeled])
     labeled = np.concatenate(labeled)
     is_unlabeled = np.ones(len(labels), dtype=bool)
     is_unlabeled[labeled] = False
@@ -68,34 +68,40 @@ def split(
 def hold_out(
     labeled: np.ndarray, unlabeled: np.ndarray, data: Data, number: int, seed: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Keep some images of every class out of the training, to choose by them what must not be chosen on the test set.
+    """Keep some images of every class out of the training. They choose the epoch, so that the test set does not.
 
-    They come from the images that have a label and are left unlabeled by `split`, so that the labeled ones are the same
-    without them; where none is left, since every label is in use, they are taken from the labeled ones.
+    They are drawn from the images that have a label which `split` did not draw, so that the labeled images are the same
+    with and without them. If every label was drawn, they are taken from the labeled images.
 
     Args:
-        labeled, unlabeled: what `split` returned.
+        labeled, unlabeled: what `split` returned. No labeled images at all means that every label is trained on.
         data: the dataset that was split.
-        number: of images per class; 0 holds none out.
+        number: images to hold out per class; 0 holds none out.
         seed: of the draw (`--split-seed`).
 
     Returns:
-        (labeled, unlabeled, held_out): the first two without the third, int64 indices class by class.
+        (labeled, unlabeled, held_out): int64 indices. Neither of the first two contains any of the third, which is
+        ordered class by class.
 
     Raises:
-        UserError: a class has fewer images to spare.
+        UserError: a class has too few images, or none would be left to train on.
     """
     if number == 0:
         return labeled, unlabeled, np.empty(0, dtype=np.int64)
     labels = data.train.labels
-    spare = np.setdiff1d(np.flatnonzero(labels[: data.candidates] >= 0), labeled)
-    from_labeled = len(spare) == 0
+    has_label = np.flatnonzero(labels[: data.candidates] >= 0)
+    pool = np.setdiff1d(has_label, labeled)
+    trained_on = len(pool) == 0 or len(labeled) == 0  # whether the pool's labels are those of the training
+    if len(pool) == 0:
+        pool = np.sort(labeled)
     rng = np.random.default_rng(seeding.derive(seed, "held out"))
     held_out = []
     for c, name in enumerate(data.classes):
-        indices = np.sort(labeled[labels[labeled] == c]) if from_labeled else spare[labels[spare] == c]
-        if len(indices) < number + from_labeled:
-            kind = "labels, one of which has to stay," if from_labeled else "training images beside the labeled ones"
+        indices = pool[labels[pool] == c]
+        least, kind = number, "training images beside the labeled ones"
+        if trained_on:
+            least, kind = number + 1, "labels, one of which has to stay,"
+        if len(indices) < least:
             raise UserError(f"class '{name}' has {len(indices)} {kind} for --val-per-class {number}: ask for fewer")
         held_out.append(rng.choice(indices, number, replace=False))
     held_out = np.concatenate(held_out)
@@ -104,13 +110,12 @@ def hold_out(
 
 def _refuse_too_few(name: str, number: int, least: int, why: str) -> None:
     if number < least:
-        raise UserError(
-            f"class '{name}' has {number} training images, {why}: add images"
-            + (" or ask for fewer labels" if least > 1 else " or remove the class")
-        )
+        remedy = "ask for fewer labels" if least > 1 else "remove the class"
+        raise UserError(f"class '{name}' has {number} training images, {why}: add images or {remedy}")
 
 
 def _report_imbalance(classes: Sequence[str], numbers: Sequence[int]) -> None:
+    """Log the smallest and the largest class, where their numbers of labels differ."""
     least, most = int(np.argmin(numbers)), int(np.argmax(numbers))
     if numbers[least] < numbers[most]:
         logger.info(

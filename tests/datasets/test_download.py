@@ -32,6 +32,7 @@ class Server(http.server.ThreadingHTTPServer):
         contents: name -> bytes.
         faults: how to spoil the next answers: a status, or the number of bytes after which to hang up.
         ranges: whether it can resume.
+        ignores_start: whether it answers a request for the rest with "206 Partial Content" and the whole file.
         requests: (name, Range header) of every request so far.
         delay: seconds before each answer.
     """
@@ -41,6 +42,7 @@ class Server(http.server.ThreadingHTTPServer):
     def __init__(self):
         super().__init__(("127.0.0.1", 0), _Handler)
         self.contents, self.faults, self.ranges, self.requests, self.delay = {}, [], True, [], 0.0
+        self.ignores_start = False
 
     @property
     def url(self) -> str:
@@ -74,6 +76,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             return self.end_headers()
         self.send_response(206 if start else 200)
         if start:
+            start = 0 if self.server.ignores_start else start
             self.send_header("Content-Range", f"bytes {start}-{len(content) - 1}/{len(content)}")
         self.send_header("Content-Length", str(len(content) - start))
         self.end_headers()
@@ -224,6 +227,14 @@ def test_starts_anew_where_the_server_cannot_resume(server, packed, tmp_path):
     fetch("Set", tmp_path, [packed], ["set"])
     assert tree(tmp_path) == WHOLE
     assert len(server.requests) == 3
+
+
+def test_the_range_that_comes_counts_and_not_the_one_asked_for(server, packed, tmp_path):
+    server.ignores_start = True
+    server.faults = [1_000_000]
+    fetch("Set", tmp_path, [packed], ["set"])
+    assert tree(tmp_path) == WHOLE
+    assert len(server.requests) == 2  # appended to the first part, it would have to be downloaded a third time
 
 
 def test_resumes_what_an_earlier_job_left(server, packed, tmp_path):

@@ -85,6 +85,15 @@ def test_too_few_images(labels, labels_per_class, number, message):
         divide(labels, labels_per_class, number)
 
 
+def test_an_oracle_keeps_an_image_of_every_class():
+    """It trains on every label that is not held out."""
+    oracle = splits.split(np.repeat([0, 1, 2], [9, 3, 9]), list("abc"), 0, 0)
+    images = data(np.repeat([0, 1, 2], [9, 3, 9]))
+    assert np.bincount(images.train.labels[splits.hold_out(*oracle, images, 2, 0)[2]]).tolist() == [2, 2, 2]
+    with pytest.raises(UserError, match="class 'b' has 3 labels, one of which has to stay, for --val-per-class 3"):
+        splits.hold_out(*oracle, images, 3, 0)
+
+
 def test_the_epoch_is_the_latest_of_the_best_by_hand():
     rows = [{"epoch": i, "top1": top1, "mean_per_class": 9.0, "val_top1": val} for i, (top1, val) in enumerate(
         [(50.0, 60.0), (90.0, 70.0), (70.0, 80.0), (60.0, 80.0), (80.0, 75.0)], 1

@@ -232,6 +232,15 @@ def test_the_list_decides_the_fingerprint(flat):
     assert prints[0] == prints[3]
 
 
+def test_a_label_alone_changes_the_fingerprint(flat):
+    """The images stay in the same order."""
+    save(flat / "d.png")
+    first, second = (listed(flat, f"c.png,cat\nd.png,{name}\nphotos/a.png,dog\n") for name in ("cat", "dog"))
+    assert list(first.train.images) == list(second.train.images)
+    assert first.sha256 != second.sha256
+    assert first.test_sha256 == second.test_sha256
+
+
 def test_a_path_with_a_comma_needs_quotes(flat):
     save(flat / "a, b.png")
     assert relative(listed(flat, '"a, b.png",cat\nc.png,dog\n').train, flat)[0] == "a, b.png"
