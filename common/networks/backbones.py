@@ -7,7 +7,7 @@ import logging
 import timm
 import torch
 from timm.layers import DropPath
-from timm.models import PretrainedCfg, get_pretrained_cfg
+from timm.models import PretrainedCfg, get_deprecated_models, get_pretrained_cfg
 from torch import nn
 
 from common.errors import UserError
@@ -27,12 +27,12 @@ TORCHVISION_V1 = {
 
 
 def timm_name(arch: str) -> str:
-    """The timm model that `--arch` means.
+    """The timm model that `--arch` means; of a name that timm has given up, its present one.
 
     Raises:
         UserError: timm has no such model.
     """
-    name = f"{arch}.tv_in1k" if arch in TORCHVISION_V1 else arch
+    name = f"{arch}.tv_in1k" if arch in TORCHVISION_V1 else get_deprecated_models().get(arch) or arch
     base, _, tag = name.partition(".")
     if not timm.is_model(base):
         near = difflib.get_close_matches(base, timm.list_models(), n=3)
@@ -42,6 +42,18 @@ def timm_name(arch: str) -> str:
         return name
     hint = f"did you mean {' or '.join(near)}?" if near else "timm.list_models() lists all"
     raise UserError(f"unknown model '{arch}': {hint}")
+
+
+def weights_name(arch: str) -> str | None:
+    """The tagged name of the pretrained weights that `--arch` means: timm's default ones, where it has no tag.
+
+    None where timm has no weights for it.
+
+    Raises:
+        UserError: timm has no such model.
+    """
+    config = get_pretrained_cfg(timm_name(arch))
+    return f"{config.architecture}.{config.tag}" if config is not None and config.has_weights else None
 
 
 def own_config(arch: str, scratch: bool, file: str | None) -> PretrainedCfg | None:
@@ -87,6 +99,8 @@ def backbone(
     """
     name = timm_name(arch)
     download = not scratch and file is None
+    if download:
+        name = _with_weights(arch)
     model = _of_size(name, image_size, download, {} if drop_path is None else {"drop_path_rate": drop_path})
     if no_pool and isinstance(model, timm.models.ResNet | WideResNet):
         raise UserError(f"'{arch}' ends in feature maps, which need pooling: drop --no-pool")
@@ -99,6 +113,15 @@ def backbone(
     if download:
         _warn_of_other_statistics(model, name, normalizer)
     return model
+
+
+def _with_weights(arch: str) -> str:
+    name = weights_name(arch)
+    if name is None:
+        raise UserError(f"'{arch}' has no pretrained weights: add --scratch, or --pretrained-backbone FILE")
+    if name != arch:
+        logger.info(f"'{arch}' starts from timm's weights '{name}'")
+    return name
 
 
 def _of_size(name: str, image_size: int, download: bool, options: dict[str, float]) -> nn.Module:
@@ -123,8 +146,6 @@ def _of_size(name: str, image_size: int, download: bool, options: dict[str, floa
 
 
 def _create(name: str, download: bool, options: dict[str, float]) -> nn.Module:
-    if download and name not in timm.list_pretrained():
-        raise UserError(f"'{name}' has no pretrained weights: add --scratch, or --pretrained-backbone FILE")
     try:
         with processes.first_of_machine_first() if download else contextlib.nullcontext():
             model = timm.create_model(name, pretrained=download, num_classes=0, **options)

@@ -15,7 +15,7 @@ import torch
 import torchvision
 
 from common.datasets import Data
-from common.networks import backbone_files
+from common.networks import backbone_files, backbones
 from common.system import processes
 
 
@@ -46,7 +46,7 @@ def result(
         "method": method,
         "dataset": args["data"],
         "arch": args["arch"],
-        **_pretraining(args["scratch"], args["pretrained_backbone"]),
+        **_pretraining(args["arch"], args["scratch"], args["pretrained_backbone"]),
         **{key: args[key] for key in ("num_samples_per_class", "seed", "split_seed", "epochs", "iters_per_epoch")},
         "oracle": args.get("oracle", False),
         **_scores_of_rounds(history),
@@ -85,10 +85,14 @@ def summary(result: dict[str, Any], folder: Path) -> str:
     )
 
 
-def _pretraining(scratch: bool, file: str | None) -> dict[str, str | None]:
+def _pretraining(arch: str, scratch: bool, file: str | None) -> dict[str, str | None]:
+    """`pretraining_weights` is the tagged name of timm's weights, where the network started from those."""
+    none = {"pretraining_sha256": None, "pretraining_weights": None}
     if file is not None:
-        return {"pretraining": Path(file).stem, "pretraining_sha256": backbone_files.sha256(file)}
-    return {"pretraining": "scratch" if scratch else "supervised", "pretraining_sha256": None}
+        return none | {"pretraining": Path(file).stem, "pretraining_sha256": backbone_files.sha256(file)}
+    if scratch:
+        return none | {"pretraining": "scratch"}
+    return none | {"pretraining": "supervised", "pretraining_weights": backbones.weights_name(arch)}
 
 
 def _scores_of_rounds(history: list[dict[str, Any]]) -> dict[str, Any]:

@@ -26,10 +26,10 @@ from tests.conftest import SMALL, assert_equal_states, contents, final_state, re
 METHODS = ["erm", "fixmatch"]
 FLAGS = ("--lr", "0.1")
 FIELDS = (
-    "schema method dataset arch pretraining pretraining_sha256 num_samples_per_class oracle seed split_seed epochs "
-    "iters_per_epoch best_top1 best_epoch best_mean_per_class last_top1 last_mean_per_class official_split any_counts "
-    "seconds steps_per_second device processes precision labeled_sha256 data_sha256 test_sha256 versions git_commit "
-    "command"
+    "schema method dataset arch pretraining pretraining_sha256 pretraining_weights num_samples_per_class oracle seed "
+    "split_seed epochs iters_per_epoch best_top1 best_epoch best_mean_per_class last_top1 last_mean_per_class "
+    "official_split any_counts seconds steps_per_second device processes precision labeled_sha256 data_sha256 "
+    "test_sha256 versions git_commit command"
 ).split()
 
 
@@ -67,9 +67,9 @@ def test_result(trained):
     assert sorted(result) == sorted(FIELDS)
     expected = {
         "schema": 1, "method": method, "dataset": "Digits", "arch": "wrn_10_1_half", "pretraining": "scratch",
-        "pretraining_sha256": None, "num_samples_per_class": 4, "oracle": False, "seed": 0, "split_seed": 0,
-        "epochs": 2, "iters_per_epoch": 3, "processes": 1, "precision": "float32", "official_split": False,
-        "any_counts": False,
+        "pretraining_sha256": None, "pretraining_weights": None, "num_samples_per_class": 4, "oracle": False,
+        "seed": 0, "split_seed": 0, "epochs": 2, "iters_per_epoch": 3, "processes": 1, "precision": "float32",
+        "official_split": False, "any_counts": False,
     }  # fmt: skip
     assert {key: result[key] for key in expected} == expected
     rows = read_rows(folder)
