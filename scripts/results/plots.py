@@ -2,6 +2,7 @@
 
 import math
 import statistics
+import zlib
 from collections import defaultdict
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -11,15 +12,38 @@ from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator
 
 from scripts.results import published, tables
 from scripts.results.runs import Cell, Place, differing, marked
 
 mpl.use("Agg")  # no screen needed
 
-COLORS = [*(f"C{i}" for i in range(10)), "black", "gold"]  # one for each row of the table; then other lines
-LINES = ["-", "--", ":", "-."]
-IN_A_COLUMN = 14  # names of the legend
+# A method has one colour in all plots. A name that is not here gets one of SPARE.
+COLORS = {
+    "oracle": "black",
+    "erm": "tab:brown",
+    "pseudo_label": "darkkhaki",
+    "pi_model": "tab:pink",
+    "mean_teacher": "maroon",
+    "uda": "tab:orange",
+    "fixmatch": "tab:blue",
+    "self_tuning": "navy",
+    "flexmatch": "tab:green",
+    "debiasmatch": "tab:red",
+    "dst": "tab:purple",
+    "noisy_student": "tab:olive",
+    "freematch": "tab:cyan",
+    "softmatch": "deeppink",
+    "v_pet": "gold",
+}
+SPARE = ("teal", "limegreen", "mediumorchid", "coral", "steelblue", "darkgoldenrod", "indigo")
+LINES = ["-", "--", ":", "-."]  # settings of a method
+MARKERS = [".", "x", "^"]  # and where these do not suffice
+HIGHLIGHTED = 8  # curves of a panel; the others are grey
+ALWAYS = ("oracle", "erm")  # what the others are compared with is among them
+GREY = {"color": "0.8", "zorder": 1}
+IN_A_COLUMN = 20  # names of a legend
 PUBLISHED_STYLE = {"marker": "o", "color": "0.4", "fillstyle": "none"}
 OURS_STYLE = {"marker": ".", "color": "C0"}
 METRICS = {
@@ -55,28 +79,29 @@ def over_epochs(cells: dict[Place, list[Cell]], folder: Path, numbers: dict[str,
 def over_epochs_figure(
     places: dict[Place, list[Cell]], metrics: dict[str, str], title: str, numbers: dict[str, int]
 ) -> Figure | None:
-    """A panel per metric, a row of them per number of labels, the footnotes below; None where no run has any metric."""
+    """A panel per metric, a row of them per number of labels, and below the footnotes of what is shown.
+
+    None where no run has any of the metrics.
+    """
     rows = _by_labels(places, metrics, numbers)
     if not rows:
         return None
-    names = list(dict.fromkeys(name for cells in rows.values() for name in cells))
-    styles = {name: _style(i) for i, name in enumerate(names)}
-    columns = math.ceil(len(names) / (IN_A_COLUMN * len(rows)))
-    width = 6.5 * len(metrics) + 2 * columns
-    notes = [tables.wrapped(note, 16 * width) for note in tables.footnotes(places, numbers)]
+    looks = _looks(rows.values())
+    columns = math.ceil(max(map(len, rows.values())) / IN_A_COLUMN)
+    width = (6.5 + 2 * columns) * len(metrics)
+    notes = [
+        tables.wrapped(note, round(14 * width))
+        for note in tables.footnotes(places, numbers)
+        if any(name.endswith(note.split()[0]) for name in looks)  # its number, in brackets
+    ]
     height = 4.5 * len(rows) + 0.15 * sum(note.count("\n") + 1 for note in notes)
     figure, panels = plt.subplots(len(rows), len(metrics), figsize=(width, height), layout="constrained", squeeze=False)
     for row, (labels, cells) in zip(panels, rows.items(), strict=True):
+        bright = highlighted(cells)
         for axes, (metric, ylabel) in zip(row, metrics.items(), strict=True):
-            for name, cell in cells.items():
-                _draw_curves(axes, curves(cell, metric), name, styles[name])
-            axes.set(xlabel="epoch", ylabel=ylabel, title=f"{title}; labels: {labels}" if len(rows) > 1 else title)
-            axes.grid(alpha=0.3)
-    handles = {}  # not every panel has them all
-    for axes in panels.flat:
-        handles |= {name: handle for handle, name in zip(*axes.get_legend_handles_labels(), strict=True)}
-    shown = [name for name in names if name in handles]
-    figure.legend([handles[name] for name in shown], shown, ncols=columns, loc="outside right upper")
+            _draw_panel(axes, cells, metric, {name: looks[name] | ({} if name in bright else GREY) for name in cells})
+            axes.set(ylabel=ylabel, title=f"{title}; labels: {labels}" if len(rows) > 1 else title)
+            axes.legend(loc="upper left", bbox_to_anchor=(1, 1), fontsize="small", ncols=columns)
     if notes:
         figure.supxlabel("\n".join(notes), x=0.01, ha="left", fontsize=8)  # the layout makes room for it
     return figure
@@ -101,9 +126,27 @@ def _number(labels: str) -> float:
     return math.inf if labels == "all" else int(labels.split(maxsplit=1)[0])
 
 
-def _style(i: int) -> dict[str, str]:
-    line, color = divmod(i, len(COLORS))
-    return {"color": COLORS[color], "linestyle": LINES[line % len(LINES)]}
+def _looks(rows: Iterable[dict[str, Cell]]) -> dict[str, dict[str, str]]:
+    """By name: the colour is the method's; lines and markers tell its settings apart."""
+    methods = {name: cell.method for cells in rows for name, cell in cells.items()}
+    looks, met = {}, defaultdict(int)
+    for name, method in methods.items():
+        number = met[method]
+        met[method] += 1
+        marker = MARKERS[number // len(LINES) % len(MARKERS)]
+        looks[name] = {"color": color(method), "linestyle": LINES[number % len(LINES)], "marker": marker}
+    return looks
+
+
+def color(method: str) -> str:
+    """The method's colour, the same in every plot."""
+    return COLORS.get(method) or SPARE[zlib.crc32(method.encode()) % len(SPARE)]
+
+
+def highlighted(cells: dict[str, Cell]) -> set[str]:
+    """The names of the curves that are not grey: the best after the last epoch, and what they are compared with."""
+    ranked = sorted(cells, key=lambda name: (cells[name].method not in ALWAYS, -cells[name].mean("last_top1")))
+    return set(ranked[:HIGHLIGHTED])
 
 
 def curves(cell: Cell, metric: str) -> list[list[float]]:
@@ -116,14 +159,37 @@ def curves(cell: Cell, metric: str) -> list[list[float]]:
     return [[math.nan if row.get(metric) is None else row[metric] for row in history] for history in histories]
 
 
-def _draw_curves(axes: Axes, curves: list[list[float]], label: str, style: dict[str, str]) -> None:
-    """A thin line per seed, a thick one for their mean."""
-    if not curves:
-        return
-    for curve in curves if len(curves) > 1 else []:
-        axes.plot(range(1, len(curve) + 1), curve, **style, linewidth=0.6, alpha=0.5)
-    average = [statistics.fmean(values) for values in zip(*curves, strict=False)]
-    axes.plot(range(1, len(average) + 1), average, **style, marker=".", label=label)
+def _draw_panel(axes: Axes, cells: dict[str, Cell], metric: str, looks: dict[str, dict]) -> None:
+    """A line per cell, the mean over its seeds, with a band from the lowest to the highest seed unless it is grey.
+
+    The legend has the value of the last epoch and is sorted by it.
+    """
+    found = {name: each for name, cell in cells.items() if (each := curves(cell, metric))}
+    means = {name: [statistics.fmean(column) for column in zip(*each, strict=False)] for name, each in found.items()}
+    best_first = sorted(means, key=lambda name: -math.inf if math.isnan(means[name][-1]) else means[name][-1])[::-1]
+    for rank, name in enumerate(best_first):
+        mean, epochs = means[name], range(1, len(means[name]) + 1)
+        look = {"zorder": 3 - rank / len(means)} | looks[name]  # the best lie on top
+        if len(found[name]) > 1 and look["color"] != GREY["color"]:
+            low, high = zip(*((min(column), max(column)) for column in zip(*found[name], strict=False)), strict=True)
+            axes.fill_between(epochs, low, high, color=look["color"], alpha=0.12, linewidth=0, zorder=1.5)
+        axes.plot(epochs, mean, **look, label=f"{name} {mean[-1]:.1f}")
+    band = "; mean over the seeds, band: lowest to highest" if any(len(each) > 1 for each in found.values()) else ""
+    axes.set(xlabel=f"epoch{band}")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+    axes.grid(alpha=0.3)
+    _limit(axes, list(means.values()))
+
+
+def _limit(axes: Axes, means: list[list[float]]) -> None:
+    """Show the range of the last two thirds of the epochs: where curves begin, they would press all else together."""
+    longest = max(map(len, means))
+    if longest == 1:
+        axes.set_xlim(0.5, 1.5)
+    values = [value for mean in means for value in mean[len(mean) // 3 :] if not math.isnan(value)]
+    if values:
+        margin = max(0.05 * (max(values) - min(values)), 0.5)
+        axes.set_ylim(min(values) - margin, max(values) + margin)
 
 
 def against_published(pretraining: str, cells: dict[Place, Cell], path: Path) -> None:

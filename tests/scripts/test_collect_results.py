@@ -225,7 +225,7 @@ def test_the_legend_leaves_the_axes_their_room(write_run, tmp_path):
             figure = plots.over_epochs_figure(places, plots.METRICS["accuracy"], "title", numbers)
             figure.draw_without_rendering()
         (axes,) = figure.axes
-        (legend,) = figure.legends
+        legend = axes.get_legend()
         for artist in (legend, *figure.texts):  # and the footnotes
             box = artist.get_window_extent()
             assert figure.bbox.x0 <= box.x0 <= box.x1 <= figure.bbox.x1
@@ -240,24 +240,120 @@ def test_the_legend_leaves_the_axes_their_room(write_run, tmp_path):
     assert sizes[1].height >= 0.95 * sizes[0].height
 
 
-def test_each_number_of_labels_has_a_panel_and_each_method_one_style(write_run, tmp_path):
+def drawn(axes) -> dict[str, dict]:
+    """The curves of a panel, in the order of its legend: name -> value in the legend, color, has it a band."""
+    lines = {line.get_label(): line.get_color() for line in axes.lines}
+    bands = {tuple(band.get_facecolor()[0, :3]) for band in axes.collections}
+    names = [text.get_text() for text in axes.get_legend().get_texts()]
+    assert sorted(names) == sorted(lines)
+    return {
+        name.rpartition(" ")[0]: {
+            "value": float(name.rpartition(" ")[2]),
+            "color": lines[name],
+            "band": plots.mpl.colors.to_rgb(lines[name]) in bands,
+        }
+        for name in names
+    }
+
+
+def figure_of(tmp_path, metric: str = "accuracy"):
+    table, _ = cells(read_runs([tmp_path]))
+    return plots.over_epochs_figure(table, plots.METRICS[metric], "title", footnotes(table))
+
+
+DIGITS = {"dataset": "Digits", "pretraining": "scratch"}
+
+
+def test_each_number_of_labels_has_a_panel_and_each_method_one_color(write_run, tmp_path):
     """The oracle is in all of them, and the fewest labels come first."""
-    digits = {"dataset": "Digits", "pretraining": "scratch"}
     for i, labels in enumerate(("40", "all", "4")):  # as the folders come
         for method, top1 in (("fixmatch", 60), ("erm", 50)):
             if (labels, method) != ("4", "fixmatch"):
-                write_run(f"{i}_{method}", top1, top1, "--num-samples-per-class", labels, method=method, **digits)
-    write_run("oracle", 90, 90, "--oracle", method="erm", parse_args=erm.parse_args, **digits)
-    table, _ = cells(read_runs([tmp_path]))
-    figure = plots.over_epochs_figure(table, plots.METRICS["accuracy"], "Digits", {})
-    drawn = [{line.get_label(): line.get_color() for line in axes.lines} for axes in figure.axes]
+                write_run(f"{i}_{method}", top1, top1, "--num-samples-per-class", labels, method=method, **DIGITS)
+    write_run("oracle", 90, 90, "--oracle", method="erm", parse_args=erm.parse_args, **DIGITS)
+    figure = figure_of(tmp_path)
     assert [axes.get_title() for axes in figure.axes] == [
-        f"Digits; labels: {n}" for n in ("4 per class", "40 per class", "all")
+        f"title; labels: {n}" for n in ("4 per class", "40 per class", "all")
     ]
-    assert [set(lines) for lines in drawn] == [{"erm", "oracle"}, *2 * [{"erm", "fixmatch", "oracle"}]]
-    assert drawn[1] == drawn[2] == drawn[0] | {"fixmatch": drawn[1]["fixmatch"]}
-    assert len(set(drawn[1].values())) == 3
-    assert sorted(text.get_text() for text in figure.legends[0].get_texts()) == ["erm", "fixmatch", "oracle"]
+    panels = [{name: each["color"] for name, each in drawn(axes).items()} for axes in figure.axes]
+    assert [list(panel) for panel in panels] == [["oracle", "erm"], *2 * [["oracle", "fixmatch", "erm"]]]
+    assert panels[1] == panels[2] == panels[0] | {"fixmatch": panels[1]["fixmatch"]}
+    assert panels[1] == {name: plots.color(name) for name in panels[1]}
+    plots.plt.close(figure)
+
+
+def test_every_method_has_a_color_of_its_own():
+    """Also grey ones are told from it, and settings of one method share it."""
+    assert {*METHODS, "oracle"} <= plots.COLORS.keys()
+    colors = [*map(plots.mpl.colors.to_hex, [*plots.COLORS.values(), *plots.SPARE, plots.GREY["color"]])]
+    assert len({*colors}) == len(colors)
+    assert plots.color("an_idea") == plots.color("an_idea") in plots.SPARE
+
+
+def test_eight_curves_have_colors_and_bands_the_rest_are_grey(write_run, tmp_path):
+    """The best ones, and ERM though it is the last. The legend is sorted by the last value and has it."""
+    for i in range(10):
+        for seed in (0, 1):
+            write_run(f"{i}{seed}", 60 + i + seed, 80, "--seed", str(seed), method=f"idea_{i}", **DIGITS)
+    write_run("erm", 50, 80, method="erm", **DIGITS)
+    figure = figure_of(tmp_path)
+    (axes,) = figure.axes
+    found = drawn(axes)
+    assert {name: each["value"] for name, each in found.items()} == {
+        f"idea_{i}": 60.5 + i for i in range(9, -1, -1)
+    } | {"erm": 50.0}
+    assert [*found] == [*(f"idea_{i}" for i in range(9, -1, -1)), "erm"]
+    bright = {name for name, each in found.items() if each["color"] != plots.GREY["color"]}
+    assert bright == {"erm", *(f"idea_{i}" for i in range(3, 10))}
+    assert {name for name, each in found.items() if each["band"]} == bright - {"erm"}  # it has one seed
+    assert "mean over the seeds, band: lowest to highest" in axes.get_xlabel()
+    (band,) = [each for each in axes.collections if each.get_zorder()][:1]
+    assert {70.0, 69.0} <= {*band.get_paths()[0].vertices[:, 1]}  # the best method's last epoch
+    plots.plt.close(figure)
+
+
+def test_the_settings_of_a_method_share_its_color(write_run, tmp_path):
+    for i, flags in enumerate(SIX_SETTINGS):
+        write_run(str(i), 60 + i, 70, *flags, **DIGITS)
+    figure = figure_of(tmp_path)
+    lines = figure.axes[0].lines
+    assert {line.get_color() for line in lines} == {plots.color("fixmatch")}
+    assert len({(line.get_linestyle(), line.get_marker()) for line in lines}) == 6
+    plots.plt.close(figure)
+
+
+@pytest.mark.parametrize("epochs", [1, 2, 12])
+def test_the_axes_are_where_the_data_are(write_run, tmp_path, epochs):
+    """No tick between two epochs; a bad beginning does not press the rest together."""
+    rows = [{"epoch": i + 1, "top1": 10.0 if i == 0 < epochs - 1 else 90.0 + i} for i in range(epochs)]
+    file = write_run("run", 60, 70, **DIGITS) / "metrics.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    figure = figure_of(tmp_path)
+    figure.draw_without_rendering()
+    (axes,) = figure.axes
+    low, high = axes.get_xlim()
+    ticks = [tick for tick in axes.get_xticks() if low <= tick <= high]
+    assert ticks
+    assert all(tick == round(tick) for tick in ticks)
+    low, high = axes.get_ylim()
+    assert high >= rows[-1]["top1"]
+    assert low > 80 if epochs == 12 else low < rows[0]["top1"]
+    plots.plt.close(figure)
+
+
+def test_a_plot_has_the_footnotes_of_what_it_shows(write_run, tmp_path):
+    for i, lr in enumerate(("0.1", "0.2")):
+        write_run(str(i), 60, 70, "--lr", lr, **DIGITS)
+        file = write_run(f"erm{i}", 50, 70, "--lr", lr, "--epochs", "9", method="erm", **DIGITS) / "metrics.jsonl"
+        file.write_text('{"epoch": 1, "top1": 50.0}\n')
+        write_run(f"erm1{i}", 50, 70, "--lr", f"0.{i + 3}", method="erm", **DIGITS)
+    figure = figure_of(tmp_path)
+    assert figure.get_supxlabel().count("\n") > 1
+    plots.plt.close(figure)
+    for file in tmp_path.glob("erm*/metrics.jsonl"):
+        file.write_text('{"epoch": 1, "top1": 50.0}\n')
+    figure = figure_of(tmp_path, "pseudo_labels")
+    assert figure.get_supxlabel() == "[1] lr 0.1\n[2] lr 0.2"
     plots.plt.close(figure)
 
 
