@@ -14,6 +14,7 @@ from unittest import mock
 
 import pytest
 import torch
+import torch.distributed as dist
 from timm.layers import BatchNormAct2d
 from torch import nn
 
@@ -22,6 +23,7 @@ from common.errors import UserError
 from common.loading.loaders import Batch, TestLoader
 from common.networks import batch_norm
 from common.system import checkpoint, processes
+from common.system.processes import groups, lifeline
 from common.training import evaluate
 from common.training.meters import Meters
 from tests.conftest import (
@@ -391,12 +393,26 @@ def test_a_death_is_told_in_a_line_where_the_error_that_it_makes_comes_first():
         processes.join()
         if processes.rank() == 1:
             os.kill(os.getpid(), signal.SIGKILL)
-        say = processes._say_once
-        processes._say_once = lambda line: (time.sleep(0.3), say(line))
+        say = lifeline._say_once
+        lifeline._say_once = lambda line: (time.sleep(0.3), say(line))
         processes.largest(0)
 
     run = Several(2, work)
     assert run.wait(60) == [1, -9]
+    assert run.stderr == "error: process 1 of 2 died: the same command goes on from the last checkpoint\n"
+
+
+def test_a_death_while_another_gives_its_gpu_back_ends_that_one():
+    def work():
+        processes.join()
+        groups._State.on_gpus = dist.new_group(backend="gloo")
+        if processes.rank() == 1:
+            groups.store().wait(["leaving"])
+            os.kill(os.getpid(), signal.SIGKILL)
+        dist.destroy_process_group = lambda group: (groups.store().set("leaving", "yes"), time.sleep(60))
+
+    run = Several(2, work)
+    assert run.wait(30) == [1, -9]
     assert run.stderr == "error: process 1 of 2 died: the same command goes on from the last checkpoint\n"
 
 
@@ -421,8 +437,8 @@ def test_a_slow_one_does_not_say_again_what_the_first_said(tmp_path):
     """Both stop for the same reason, and the first, whose store knows what was said, waits for the other."""
 
     def work():
-        say = processes._say_once
-        processes._say_once = lambda line: (time.sleep(processes.rank()), say(line))
+        say = lifeline._say_once
+        lifeline._say_once = lambda line: (time.sleep(processes.rank()), say(line))
         in_step(2, 0, send(signal.SIGTERM))
         exact_run("fixmatch", tmp_path)
 
