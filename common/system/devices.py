@@ -11,7 +11,10 @@ logger = logging.getLogger("common")
 
 
 def find_device(name: str | None) -> torch.device:
-    """The device of that name, by default CUDA where there is one; of several, each process takes its own.
+    """The device of that name, by default CUDA where there is one; of several GPUs each process takes its own.
+
+    A GPU is made the current one: what asks for no device in particular, a stream's end say, would otherwise take
+    memory on the first GPU.
 
     Raises:
         UserError: it does not exist, or does not compute.
@@ -22,8 +25,10 @@ def find_device(name: str | None) -> torch.device:
             logger.warning("no CUDA device found: running on the CPU, which is slow for anything but small networks")
     try:
         device = torch.device(name)
-        if device == torch.device("cuda") and processes.count() > 1:
+        if device == torch.device("cuda") and processes.count() > 1 and torch.cuda.device_count():
             device = torch.device("cuda", processes.local_rank() % torch.cuda.device_count())
+        if device.type == "cuda" and device.index is not None:
+            torch.cuda.set_device(device)
         # `meta` has no values, `mps` no float64, and a GPU that is too old for this PyTorch no kernels.
         torch.ones(1, dtype=torch.float64, device=device).add(1).item()
     except (RuntimeError, AssertionError, TypeError) as error:

@@ -7,12 +7,15 @@ first process prints a line of JSON.
 """
 
 import json
+import os
 import sys
 import tempfile
 from pathlib import Path
 from unittest import mock
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
+
+import torch
 
 import fixmatch
 from common.system import processes
@@ -23,7 +26,9 @@ def main(repeats: int, rounds: int, argv: list[str]) -> None:
     args, count = fixmatch.parse_args(argv), max(1, processes.launched())
     own_batch = ["--batch-size", args.batch_size // count, "--unlabeled-batch-size", args.unlabeled_batch_size // count]
     with tempfile.TemporaryDirectory() as folder:
-        with mock.patch.object(processes, "launched", return_value=0):
+        if torch.cuda.is_available():  # alone it would take the first GPU, as all of them would
+            torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())
+        with mock.patch.dict(os.environ, WORLD_SIZE="1"):
             share = measures.prepared_step(fixmatch, [*argv, *map(str, own_batch), "--log", f"{folder}/share"])
         whole = measures.prepared_step(fixmatch, [*argv, "--log", f"{folder}/whole"])
     timers = [measures.timer(step, repeats) for step in (whole, share)]

@@ -17,7 +17,7 @@ from common.system import seeding
 from common.training import optim
 from common.training.evaluate import evaluate
 from scripts import benchmark
-from scripts.bench import plain
+from scripts.bench import measures, plain, processes
 from tests.helpers import steps
 
 
@@ -178,3 +178,16 @@ def test_plain_scores_are_ours():
     assert other["top1"] == pytest.approx(ours["top1"])
     assert other["top5"] == pytest.approx(ours["top5"])
     assert other["loss"] == pytest.approx(ours["test_loss"])
+
+
+def test_of_several_processes_each_builds_on_its_own_gpu(monkeypatch):
+    done = []
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "set_device", done.append)
+    monkeypatch.setattr(measures, "prepared_step", lambda *args: done.append("built"))
+    monkeypatch.setattr(measures, "timer", lambda step, repeats: lambda: 1.0)
+    monkeypatch.setattr(measures, "own_peak", lambda: 1.0)
+    processes.main(1, 1, "data -d Digits".split())
+    assert done == [1, "built", "built"]
