@@ -1,4 +1,4 @@
-# Sourced by the other files: how runs are selected, printed and run. The work is cells.py's.
+# Sourced by the other files: how runs are selected, printed and run. The work is done by the package cells.
 #
 #   bash scripts/METHOD.sh [supervised|moco] [DATASET ...] [-- EXTRA FLAGS]
 #
@@ -15,7 +15,7 @@
 # Python scripts see to that. Written for bash 3.2 too, which is macOS's.
 # shellcheck shell=bash
 
-cd "$(dirname "${BASH_SOURCE[0]}")/.." || exit
+cd -- "$(dirname "${BASH_SOURCE[0]}")/.." || exit
 
 # cells METHOD ARGUMENT...: run, or print, the selected cells of the method. Its table comes on stdin:
 #
@@ -47,12 +47,12 @@ grid() {
     engine grid "$@"
 }
 
-# engine ARGUMENT...: become cells.py, so that signals reach it. PYTHON may be anything that runs the scripts.
+# engine ARGUMENT...: become the Python program, so that signals reach it. PYTHON may be anything that runs the scripts.
 engine() {
     local python
     for python in python3 python "${PYTHON:-python}"; do
         if "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then
-            exec "$python" scripts/cells.py "$@"
+            exec "$python" -m scripts.cells "$@"
         fi
     done
     echo "error: Python 3.11 or later is needed: activate its environment, or set PYTHON" >&2

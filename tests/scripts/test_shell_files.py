@@ -1,5 +1,6 @@
 """The shell files print the commands of the published table, all of them and nothing else, and run them to the end."""
 
+import ast
 import csv
 import functools
 import importlib
@@ -10,6 +11,7 @@ import shlex
 import shutil
 import signal
 import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -566,6 +568,19 @@ def test_the_printed_commands_run_through_xargs(stand_in):
 
 
 # The files themselves
+
+
+def test_what_the_shell_files_call_stands_alone():
+    """It starts at once: it imports the standard library and itself, and no torch."""
+    imported = set()
+    for path in (ROOT / "scripts" / "cells").glob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Import):
+                imported |= {alias.name for alias in node.names}
+            elif isinstance(node, ast.ImportFrom):
+                imported.add(node.module)
+    others = {name for name in imported if name.partition(".")[0] not in sys.stdlib_module_names}
+    assert others == {"scripts.cells", "scripts.cells.environment"}
 
 
 @pytest.mark.parametrize("path", SHELL_FILES, ids=lambda path: path.name)
