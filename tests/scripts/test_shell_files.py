@@ -583,6 +583,19 @@ def test_what_the_shell_files_call_stands_alone():
     assert others == {"scripts.cells", "scripts.cells.environment"}
 
 
+@pytest.mark.parametrize("name", ["cells", "setup"])
+def test_cdpath_leads_into_no_other_checkout(name, tmp_path):
+    (tmp_path / "scripts").mkdir()
+    python = tmp_path / "python"  # setup.sh asks for its version first
+    python.write_text("#!/usr/bin/env bash\nexit 1\n")
+    python.chmod(0o755)
+    environment = os.environ | {"CDPATH": str(tmp_path), "PYTHON": str(python)}
+    command = ["bash", "-c", f"trap pwd EXIT; . scripts/{name}.sh"]
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    assert done.stdout == f"{ROOT}\n"
+    assert not re.findall(r"^\s*cd ", (ROOT / "scripts" / f"{name}.sh").read_text(), re.MULTILINE)
+
+
 @pytest.mark.parametrize("path", SHELL_FILES, ids=lambda path: path.name)
 def test_the_syntax_is_that_of_bash_3_2(path):
     subprocess.run(["bash", "-n", str(path)], check=True)
