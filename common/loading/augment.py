@@ -1,28 +1,24 @@
-"""Weak, strong and test transforms on PIL images, and their way to the network as normalised float tensors.
+"""Weak, strong and test transforms of PIL images, and the normaliser that makes float tensors of their results.
 
-A transform ends in uint8; `Normalizer` turns a batch into floats on the device. All of them draw from the global CPU
+A transform returns uint8; `Normalizer` turns a batch into floats on the device. Transforms draw from the global CPU
 generators, which the loaders seed anew for every view.
 """
 
 import functools
-import io
 import re
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, ImageDraw
+from PIL import Image
 from timm.data.auto_augment import posterize as timm_posterize
 from timm.data.auto_augment import rand_augment_transform
 from torch import Tensor, nn
 from torchvision import transforms as T
-from torchvision.utils import make_grid
 
 from common.datasets import Spec
 from common.errors import UserError
 from common.loading import classic
-from common.system.files import write_whole
 
 BILINEAR, BICUBIC = T.InterpolationMode.BILINEAR, T.InterpolationMode.BICUBIC
 RESIZINGS = ("default", "cifar", "native")
@@ -30,7 +26,7 @@ Operation = Callable[[Image.Image], Image.Image]
 
 
 class Transform(T.Compose):
-    """Transforms in sequence, with the name that the sheet of samples shows."""
+    """Transforms in sequence: RGB image -> uint8 [3, H, W]. The sheet of samples shows its name."""
 
     def __init__(self, name: str, steps: list):
         super().__init__([*steps, as_tensor])
@@ -79,13 +75,13 @@ def transforms(
 
 
 def test_transform(val_resizing: str, image_size: int) -> Transform:
-    """The last one of `transforms`."""
+    """The test transform alone; see `transforms`."""
     squash = [T.Resize((resized(val_resizing, image_size),) * 2, BICUBIC), T.CenterCrop(image_size)]
     return Transform("test", {"default": squash, "cifar": _enlarged(image_size), "native": []}[val_resizing])
 
 
 def resized(val_resizing: str, image_size: int) -> int:
-    """The side of the square that a test image is made before its centre is cropped, in pixels."""
+    """The side, in pixels, of the square to which a test image is resized before its centre is cropped."""
     return round(image_size * 256 / 224) if val_resizing == "default" else image_size
 
 
@@ -94,20 +90,23 @@ def _enlarged(image_size: int) -> list:
 
 
 def as_image(pixels: Image.Image | np.ndarray) -> Image.Image:
-    """An image of Pillow's, for what needs one."""
+    """Convert an array to a Pillow image. A Pillow image is returned as it is."""
     return Image.fromarray(pixels) if isinstance(pixels, np.ndarray) else pixels
 
 
 def as_tensor(image: Image.Image | np.ndarray) -> Tensor:
-    """RGB image -> uint8 [3, H, W]; torchvision's pil_to_tensor without its checks, a tenth of a small pair's time."""
+    """RGB image -> uint8 [3, H, W].
+
+    As torchvision's pil_to_tensor, without its checks: they took a tenth of the time of a pair of small views.
+    """
     return torch.from_numpy(np.array(image)).permute(2, 0, 1)
 
 
 class ReflectCrop:
-    """torchvision's RandomCrop with reflected padding, and its RandomHorizontalFlip, draw for draw, pixel for pixel.
+    """A random crop with reflected padding, then a random flip. Same draws and same pixels as torchvision's.
 
-    Those were most of a small view's time: they pad every side of the image, though a crop shows two of them at most,
-    and copy it several times.
+    torchvision's RandomCrop and RandomHorizontalFlip took most of the time of a small view: they pad all four sides,
+    although a crop shows two of them at most, and copy the image several times.
 
     Args:
         size: of the crop, in pixels.
@@ -121,28 +120,28 @@ class ReflectCrop:
     def __call__(self, image: Image.Image) -> np.ndarray:
         """RGB image -> uint8 [size, size, 3]."""
         pixels = np.asarray(image)
-        rows, columns = map(self._drawn, pixels.shape[:2])
+        rows, columns = map(self._drawn_positions, pixels.shape[:2])
         if self.flip and torch.rand(1).item() < 0.5:
             columns = columns[::-1]
         return pixels.take(rows, 0).take(columns, 1)
 
-    def _drawn(self, length: int) -> np.ndarray:
-        mirrored = _mirrored(length, self.padding)
+    def _drawn_positions(self, length: int) -> np.ndarray:
+        mirrored = _mirrored_positions(length, self.padding)
         start = torch.randint(len(mirrored) - self.size + 1, (1,)).item()
         return mirrored[start : start + self.size]
 
 
 @functools.cache
-def _mirrored(length: int, padding: int) -> np.ndarray:
-    """Where each row of the padded image comes from."""
+def _mirrored_positions(length: int, padding: int) -> np.ndarray:
+    """For each row of the padded image, the row of the image that it shows: [length + 2 padding]."""
     return np.pad(np.arange(length), padding, mode="reflect")
 
 
 def policy(auto_augment: str, norm_mean: Sequence[float], cutout: float) -> list[Operation]:
-    """What makes a strong view of a weak one.
+    """The operations that turn a weak view into a strong one.
 
     Args:
-        auto_augment: timm's string, such as `rand-m10-n2-mstd2`; or `classic`, see there.
+        auto_augment: timm's string, such as `rand-m10-n2-mstd2`; or `classic`, see `classic.Classic`.
         norm_mean: RandAugment's geometric operations and Cutout fill with this colour (per channel, of pixels in
             [0, 1]).
         cutout: largest side of Cutout's square, as a share of the image's; 0 for none.
@@ -159,7 +158,7 @@ def rand_augment(config: str, fill: Sequence[int]):
     """timm's RandAugment (arXiv:1909.13719), made safe against Pillow 13.
 
     Raises:
-        UserError: the string is none of RandAugment's.
+        UserError: the string does not describe a RandAugment.
     """
     if not re.fullmatch(r"rand(-((m|n|mmax|inc)\d+|(p|mstd)\d+(\.\d+)?))*", config):
         raise UserError(f"--auto-augment '{config}' is not a RandAugment string such as rand-m10-n2-mstd2, nor classic")
@@ -171,7 +170,7 @@ def rand_augment(config: str, fill: Sequence[int]):
 
 
 def posterize(image: Image.Image, bits: int, **kwargs) -> Image.Image:
-    """Keep the highest `bits` of each channel; none of them gives black.
+    """Keep the highest `bits` of each channel; 0 bits give black.
 
     timm asks for 0 bits about once in 170,000 strong images. Pillow before 13 answers with black, Pillow 13 with a
     ValueError that would end a worker hours into a run.
@@ -180,9 +179,10 @@ def posterize(image: Image.Image, bits: int, **kwargs) -> Image.Image:
 
 
 class Normalizer(nn.Module):
-    """uint8 [B, 3, H, W] -> float32, bit-equal to ToTensor + Normalize on any device, channels_last in memory.
+    """uint8 [B, 3, H, W] -> float32 of the same shape, channels_last in memory.
 
-    The table is worked out on the CPU: `x / 255` on CUDA rounds differently.
+    Bit-equal to ToTensor + Normalize on any device. The table of all values is computed on the CPU, since `x / 255` on
+    CUDA rounds differently.
     """
 
     def __init__(self, mean: Sequence[float], std: Sequence[float]):
@@ -191,31 +191,9 @@ class Normalizer(nn.Module):
         levels = torch.arange(256, dtype=torch.uint8).div(255)
         table = [(levels - m) / s for m, s in zip(mean, std, strict=True)]
         self.register_buffer("table", torch.cat(table))
-        self.register_buffer("starts", 256 * torch.arange(len(table), dtype=torch.int32))  # of each channel's part
+        self.register_buffer("starts", 256 * torch.arange(len(table), dtype=torch.int32))  # of each channel in it
 
     def forward(self, images: Tensor) -> Tensor:
-        places = images.permute(0, 2, 3, 1).contiguous() + self.starts
-        values = self.table.index_select(0, places.view(-1))  # three times as fast as table[places]
-        return values.view(places.shape).permute(0, 3, 1, 2)
-
-
-def save_sheet(path: Path, columns: dict[str, Tensor]) -> None:
-    """Draw views side by side, so that a person sees what the network sees.
-
-    Args:
-        columns: title -> uint8 [N, 3, H, W]; one image a row.
-    """
-    margin, text_height = 2, 14
-    titles = list(columns)
-    views = torch.stack([view for row in zip(*columns.values(), strict=True) for view in row])
-    scale = max(1, 96 // views.shape[-1])
-    views = views.repeat_interleave(scale, dim=2).repeat_interleave(scale, dim=3)
-    grid = make_grid(views, nrow=len(titles), padding=margin, pad_value=255)
-    sheet = Image.new("RGB", (grid.shape[2], grid.shape[1] + text_height), "white")
-    sheet.paste(Image.fromarray(np.ascontiguousarray(grid.permute(1, 2, 0).numpy())), (0, text_height))
-    draw = ImageDraw.Draw(sheet)
-    for i, title in enumerate(titles):
-        draw.text((margin + i * (views.shape[3] + margin), 0), title, fill="black")
-    buffer = io.BytesIO()
-    sheet.save(buffer, "PNG")
-    write_whole(path, buffer.getbuffer())
+        indices = images.permute(0, 2, 3, 1).contiguous() + self.starts
+        values = self.table.index_select(0, indices.view(-1))  # three times as fast as table[indices]
+        return values.view(indices.shape).permute(0, 3, 1, 2)

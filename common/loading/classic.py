@@ -1,10 +1,10 @@
-"""The strong augmentation of papers on training from scratch: Pillow's operations with magnitudes drawn evenly, Cutout.
+"""The strong augmentation of papers on training from scratch: random operations with random magnitudes, and Cutout.
 
-It is RandAugment (arXiv:1909.13719) without its magnitude, in the form of TorchSSL, whose figures are the ones that are
-compared with: nearest neighbours, and black where nothing is left of an image.
+It is RandAugment (arXiv:1909.13719) with magnitudes drawn evenly instead of one magnitude for all. The form is
+TorchSSL's, because published figures are its: nearest-neighbour resampling, and black where the image is moved away.
 
-Pillow makes its lookup tables in Python, one value after the other, which takes longer than all else that is done to a
-small image: three of the operations have the same pixels from NumPy, two to four times as fast.
+Pillow builds its lookup tables value by value in Python. For a small image that takes longer than everything else, so
+three operations use NumPy: the same pixels, two to four times as fast.
 """
 
 import functools
@@ -16,7 +16,7 @@ from PIL import Image, ImageDraw, ImageEnhance, ImageOps
 
 AFFINE = Image.Transform.AFFINE
 LEVELS = np.arange(256)
-CHANNELS = 256 * np.arange(3, dtype=np.uint16)  # where each one's part of a table of all begins
+CHANNELS = 256 * np.arange(3, dtype=np.uint16)  # the index at which each channel begins in a table of all three
 
 
 def autocontrast(image: Image.Image) -> Image.Image:
@@ -37,7 +37,7 @@ def posterize(image: Image.Image, bits: int) -> Image.Image:
 
 
 def solarize(image: Image.Image, threshold: float) -> Image.Image:
-    """Invert what is not below the threshold."""
+    """Invert the values that are not below the threshold."""
     pixels = np.asarray(image)
     return Image.fromarray(np.where(pixels < threshold, pixels, 255 - pixels))
 
@@ -55,16 +55,16 @@ OPERATIONS = {
     "Sharpness": (lambda image, v: ImageEnhance.Sharpness(image).enhance(v), 0.05, 0.95),
     "ShearX": (lambda image, v: image.transform(image.size, AFFINE, (1, v, 0, 0, 1, 0)), -0.3, 0.3),
     "ShearY": (lambda image, v: image.transform(image.size, AFFINE, (1, 0, 0, v, 1, 0)), -0.3, 0.3),
-    "Solarize": (solarize, 0, 256),  # inverts what is not below
+    "Solarize": (solarize, 0, 256),  # the threshold
     "TranslateX": (lambda image, v: image.transform(image.size, AFFINE, (1, 0, v * image.width, 0, 1, 0)), -0.3, 0.3),
     "TranslateY": (lambda image, v: image.transform(image.size, AFFINE, (1, 0, 0, 0, 1, v * image.height)), -0.3, 0.3),
 }
 
 
 class Classic:
-    """RGB image -> RGB image: `number` of the operations one after the other, each with a magnitude of its own.
+    """RGB image -> RGB image: `number` operations one after the other, each with a random magnitude.
 
-    They are drawn with replacement, and all of them are applied.
+    The operations are drawn with replacement; each is always applied.
     """
 
     def __init__(self, number: int = 3):
@@ -77,7 +77,9 @@ class Classic:
 
 
 class Cutout:
-    """RGB image -> RGB image with a square of one colour around any of its pixels (arXiv:1708.04552), cut at the edges.
+    """RGB image -> RGB image with a square of one colour at a random place (arXiv:1708.04552).
+
+    The square's centre is anywhere in the image; what lies outside of the image is cut off.
 
     Args:
         share: the square's side is drawn evenly from 0 to this share of the image's width.

@@ -1,22 +1,17 @@
 """Endless training batches and repeatable test batches.
 
-The law: what a training batch holds depends on (seed, stream, step) alone. Neither the number of workers nor an
-interruption changes a byte, and nothing is drawn from the main process's generators. Several processes divide among
-themselves the batch that one would have.
+The law: a training batch depends on (seed, stream, step) alone. Neither the number of workers nor an interruption
+changes a byte, and nothing is drawn from the main process's generators. Several processes share the batch that one
+process would have.
 
-What makes it fast, measured in docs/performance.md: workers live as long as their loader and send one uint8 tensor a
-batch; photographs are decoded once where they fit into memory, and test images resized once; on CUDA the next batch
-travels while the network trains on this one.
+What makes it fast is measured in docs/performance.md. Workers live as long as their loader and send one uint8 tensor
+per batch. Photographs are decoded once where they fit into memory, and test images are resized once. On CUDA, the next
+batch is copied while the network trains on this one.
 """
 
 import contextlib
 import itertools
 import logging
-import multiprocessing
-import os
-import signal
-import sys
-import threading
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -31,11 +26,11 @@ from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 
 from common.datasets.images import UNREADABLE, ImageSet
 from common.errors import UserError
+from common.loading import workers as worker_process
 from common.loading.augment import Transform
 from common.system import processes, seeding
 
 logger = logging.getLogger(__name__)
-LINUX = sys.platform == "linux"
 warnings.filterwarnings("ignore", "This DataLoader will create .* worker processes")  # -j is the user's decision
 
 
@@ -44,8 +39,9 @@ class Batch(NamedTuple):
 
     Attributes:
         views: one float32 [B, 3, H, W] per transform, normalised.
-        labels: int64 [B]; of unlabeled images for the meters only, -1 where nobody knows.
-        indices: int64 [B], positions in the loader's set, distinct within a batch.
+        labels: int64 [B]; of unlabeled images they are for the meters only, and -1 where unknown.
+        indices: int64 [B], each image's position in the loader's set. They are distinct within a batch, so that a
+            method may write to a row of its own for each: `bank[indices] = ...`.
     """
 
     views: tuple[Tensor, ...]
@@ -54,9 +50,10 @@ class Batch(NamedTuple):
 
 
 class TrainLoader:
-    """An endless stream of batches: each pass is a fresh permutation cut into full batches, and the rest is dropped.
+    """An endless stream of batches. Each pass is a new permutation, cut into full batches; the rest is dropped.
 
-    A batch never straddles two passes, so its indices are distinct. A set smaller than the batch is the batch.
+    A batch never spans two passes, so its indices are distinct. If the set is smaller than a batch, every batch is the
+    whole set.
 
     Args:
         images: the set to draw from.
@@ -64,11 +61,15 @@ class TrainLoader:
         batch_size: images per batch.
         stream: name of the set, for the random streams (`labeled`, `unlabeled`).
         seed: of the run.
-        workers: processes; they live until the loader goes.
-        cache: MiB, of all processes of a machine; files whose decoded images take no more are decoded once, before
-            the workers begin.
+        workers: how many processes make the views; they live as long as the iterator of `batches`.
+        cache: MiB for all processes of a machine. If the decoded images take no more, the files are decoded once,
+            before the workers start.
         normalizer: uint8 -> float32, applied on the device.
         device: where batches go.
+
+    Attributes:
+        batch_size: images per batch of the whole run: the argument, or the size of the set where that is smaller.
+            Scripts size their queues and banks by it.
 
     Raises:
         UserError: the set is empty, or a batch would hold one image, or cannot be divided among the run's processes.
@@ -130,23 +131,23 @@ class TrainLoader:
 
 
 class TestLoader:
-    """A set in order, as often as you like: (images float32 [B, 3, H, W], labels int64 [B]) on the device.
+    """A set in order, any number of times: batches of images float32 [B, 3, H, W] and labels int64 [B], on the device.
 
     Args:
         images: the test set, or any other.
         transform: the only view.
-        workers: processes; they leave when the whole set is in memory.
-        cache: MiB, of all processes of a machine; a set whose uint8 views take no more is kept from the first pass on.
+        workers: how many processes make the views; they end when the whole set is in memory.
+        cache: MiB for all processes of a machine. If the uint8 views take no more, the first pass keeps them.
         normalizer: uint8 -> float32, applied on the device.
         device: where batches go.
         batch_size: images per batch.
-        seed, stream: of the views, where the transform is a random one; every pass has the same.
+        seed, stream: of the views, where the transform is random; every pass has the same views.
 
     Raises:
         UserError: an image cannot be read (while iterating).
     """
 
-    __test__ = False  # the name begins with Test, but it is none of pytest's
+    __test__ = False  # pytest would collect it by its name
 
     def __init__(
         self,
@@ -176,7 +177,7 @@ class TestLoader:
 
     @property
     def order(self) -> Tensor:
-        """int64 [N]: the index of each image in the set, in the order in which they come."""
+        """int64 [N]: the index in the set of each image, in the order of the batches."""
         return torch.tensor([index for batch in self.keys for _, _, index in batch], dtype=torch.int64)
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
@@ -193,7 +194,7 @@ class TestLoader:
                 # A clone: in shared memory each tensor holds an open file, and pinned it takes a power of two.
                 kept.append((views.clone(), labels))
         if kept:
-            self.kept, self.loader = kept, None  # the workers leave
+            self.kept, self.loader = kept, None  # ends the workers
 
 
 class FileBatch(NamedTuple):
@@ -201,8 +202,8 @@ class FileBatch(NamedTuple):
 
     Attributes:
         images: float32 [B, 3, H, W] on the device, normalised; None where none of the batch could be read.
-        indices: int64 [B], which of the set they are.
-        errors: what is wrong with the others of the batch, by index.
+        indices: int64 [B], their positions in the set.
+        errors: index -> message, for those images of the batch that cannot be read.
     """
 
     images: Tensor | None
@@ -211,11 +212,11 @@ class FileBatch(NamedTuple):
 
 
 class FileLoader:
-    """A set of images in order, once, in the batches of a `TestLoader`; what cannot be read is told, and left out.
+    """A set of images in order, in the batches of a `TestLoader`. Images that cannot be read are reported and left out.
 
     Args:
         images: the set; its labels do not matter.
-        transform, workers, normalizer, device, batch_size: as a `TestLoader`'s.
+        transform, workers, normalizer, device, batch_size: see `TestLoader`.
     """
 
     def __init__(
@@ -263,17 +264,17 @@ def _data_loader(
         num_workers=workers,
         persistent_workers=workers > 0,
         collate_fn=collate or _collate,
-        worker_init_fn=_leave_signals_to_the_parent,
-        multiprocessing_context="fork" if LINUX and workers > 0 else None,  # decoded images are shared
+        worker_init_fn=worker_process.begin,
+        multiprocessing_context="fork" if worker_process.LINUX and workers > 0 else None,  # decoded images are shared
         pin_memory=device.type == "cuda",
         generator=torch.Generator(),  # its own: otherwise each iterator draws from the main process's
     )
 
 
 def _read(loader: DataLoader) -> Iterator:
-    """What the loader's collate function makes of each batch; a `UserError` that it gives back is raised."""
+    """The batches that the loader's collate function made. A `UserError` that it returned is raised."""
     iterator = iter(loader)
-    # Without workers, the views are made here.
+    # Without workers, views are made in this process.
     guard = contextlib.nullcontext if loader.num_workers else seeding.preserved
     try:
         while True:
@@ -283,16 +284,16 @@ def _read(loader: DataLoader) -> Iterator:
                 return
             yield _or_raise(batch)
     finally:
-        del iterator, loader  # the workers leave now, not when an error's traceback is forgotten
+        del iterator, loader  # ends the workers now, and not when an error's traceback is freed
 
 
 def _to(device: torch.device, tensor: Tensor) -> Tensor:
-    """Only from pinned memory does a copy not hold up the main process; what is pinned already is left as it is."""
+    """Copy to the device, from pinned memory: otherwise the main process would wait. What is pinned stays as it is."""
     return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
 
 
 def _one_ahead(batches: Iterator[Batch], device: torch.device) -> Iterator[Batch]:
-    """The next batch is copied and normalised, on a stream of its own, while the network works on this one."""
+    """Copy and normalise the next batch on a stream of its own, while the network trains on this one."""
     side = torch.cuda.Stream(device)
     side.wait_stream(torch.cuda.current_stream(device))  # the normalizer's table
 
@@ -305,24 +306,24 @@ def _one_ahead(batches: Iterator[Batch], device: torch.device) -> Iterator[Batch
         current = torch.cuda.current_stream(device)
         current.wait_stream(side)
         for tensor in (*batch.views, batch.labels, batch.indices):
-            tensor.record_stream(current)  # its memory is not the side stream's again before the network is done
+            tensor.record_stream(current)  # or the side stream would reuse its memory before the network is done
         ahead = following()
         yield batch
         batch = ahead
 
 
 class _Views(Dataset):
-    """(step, position, index) -> (views, label, index); an unreadable image comes back as its UserError."""
+    """(step, position, index) -> (views, label, index). For an unreadable image, its UserError is returned."""
 
     def __init__(self, images: ImageSet, transforms: Sequence[Transform], seed: int, stream: str):
         self.images, self.transforms, self.seed, self.stream = images, transforms, seed, stream
         self.decoded: list[Image.Image] = []  # all of them, or none
 
     def keep_decoded(self, room: int) -> None:
-        """Decode the files once and for all if that takes `room` bytes at most: forked workers share the memory."""
+        """Decode all files now if that takes `room` bytes at most. Forked workers share the memory."""
         if self.decoded or isinstance(self.images.images, np.ndarray) or not _fit(self.images.images, room):
             return
-        with contextlib.suppress(UserError), ThreadPoolExecutor() as pool:  # what is broken is named when it is drawn
+        with contextlib.suppress(UserError), ThreadPoolExecutor() as pool:  # a broken file is reported when it is drawn
             self.decoded = list(pool.map(self.images.load, range(len(self.images))))
 
     def __len__(self) -> int:
@@ -333,7 +334,7 @@ class _Views(Dataset):
         try:
             image = self.decoded[index] if self.decoded else self.images.load(index)
         except UserError as error:
-            return error  # raised in a worker, it would arrive as the worker's traceback
+            return error  # if a worker raised it, it would arrive with the worker's traceback
         views = []
         for number, transform in enumerate(self.transforms):
             seeding.seed_cpu(seeding.derive(self.seed, self.stream, step, position, number))
@@ -342,7 +343,7 @@ class _Views(Dataset):
 
 
 class _Passes(Sampler):
-    """The keys of each step's batch, from step `start` on, or of a process's share of it."""
+    """The keys of each step's batch, from step `start` on, or of one process's share of them."""
 
     def __init__(self, length: int, batch_size: int, seed: int, stream: str, start: int, share: slice = slice(None)):
         self.length, self.batch_size, self.share = length, batch_size, share
@@ -363,7 +364,7 @@ class _Passes(Sampler):
 class _InOrder(Sampler):
     """Every index once, in order, as the keys of `_Views`; the last batch may be smaller.
 
-    Of several processes each takes every so many-th batch: none is padded, and some may have one less.
+    Of N processes, each takes every N-th batch. Nothing is padded, so that some processes may have one batch less.
     """
 
     def __init__(self, length: int, batch_size: int):
@@ -379,21 +380,21 @@ class _InOrder(Sampler):
 
 
 def _collate(samples: list):
-    """uint8 views [V, B, 3, H, W], and int64 [2, B]: labels and indices. Of an error, the error.
+    """Samples -> uint8 views [V, B, 3, H, W], and labels and indices as int64 [2, B]; or the first error among them.
 
-    One tensor for all views: handing a tensor over to another process costs more than making a small image.
+    All views are one tensor: to hand a tensor to another process costs more than to make a small image.
     """
     errors = [sample for sample in samples if isinstance(sample, UserError)]
     if errors:
         return errors[0]
     views, labels, indices = zip(*samples, strict=True)
-    views = [view.movedim(0, -1) for column in zip(*views, strict=True) for view in column]  # as Pillow has them
+    views = [view.movedim(0, -1) for column in zip(*views, strict=True) for view in column]  # HWC, as Pillow has them
     views = default_collate(views).unflatten(0, (-1, len(samples))).movedim(-1, 2)
     return views, np.array([labels, indices], dtype=np.int64)
 
 
 def _collate_readable(samples: list) -> tuple[tuple[Tensor, np.ndarray] | None, dict[int, str]]:
-    """As `_collate`, of those that could be read; and the errors of the others, by position in the batch."""
+    """`_collate` of the samples that could be read, and position in the batch -> message for the others."""
     errors = {position: str(sample) for position, sample in enumerate(samples) if isinstance(sample, UserError)}
     readable = [sample for sample in samples if not isinstance(sample, UserError)]
     return _collate(readable) if readable else None, errors
@@ -401,12 +402,12 @@ def _collate_readable(samples: list) -> tuple[tuple[Tensor, np.ndarray] | None, 
 
 def _or_raise(batch):
     if isinstance(batch, UserError):
-        raise UserError(str(batch))  # a new one: raised itself, it would hold its frame, and that the workers
+        raise UserError(str(batch))  # a copy: the traceback of the original would keep the workers alive
     return batch
 
 
 def _fit(paths: Sequence[str | Path], room: int) -> bool:
-    """Whether all the images take `room` bytes at most once they are decoded. Reads no more than their headers."""
+    """Whether the decoded images take `room` bytes at most. Only their headers are read."""
     try:
         for path in paths:
             with Image.open(path) as image:
@@ -416,23 +417,3 @@ def _fit(paths: Sequence[str | Path], room: int) -> bool:
     except UNREADABLE:
         return False
     return True
-
-
-def _leave_signals_to_the_parent(worker: int) -> None:
-    """Ctrl-C and a scheduler's SIGTERM reach the whole process group; the main process decides what to do about them.
-
-    A worker heeds its parent's SIGTERM alone, and leaves within a second of its death: PyTorch's own watch takes five,
-    and misses a parent that dies before it begins.
-    """
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    if LINUX:  # macOS cannot tell who sent a signal: there a SIGTERM to the group ends its workers, and so the run
-        signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])  # threads begun from now on inherit this
-        threading.Thread(target=_obey, args=(multiprocessing.parent_process().pid,), daemon=True).start()
-
-
-def _obey(parent: int) -> None:
-    while os.getppid() == parent:
-        received = signal.sigtimedwait([signal.SIGTERM], 1)
-        if received is not None and received.si_pid == parent:
-            break
-    os._exit(0)

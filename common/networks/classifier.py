@@ -65,7 +65,8 @@ def passes(model: nn.Module, views: Sequence[Tensor], no_grad: Tensor, joint: bo
     Args:
         model: [B, 3, H, W] -> [B, C].
         views: of any numbers of images.
-        no_grad: the one of the views whose logits are targets: nothing flows back from them.
+        no_grad: the view whose logits are targets, so that no gradient flows back from them. It is found among the
+            views by identity (`is`): pass the same tensor object, not an equal one.
         joint: one pass for all.
     """
     if joint:

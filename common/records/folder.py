@@ -28,7 +28,7 @@ from torch import Tensor
 from common import cli
 from common.datasets import SPECS
 from common.errors import UserError
-from common.loading import augment
+from common.records import sheet
 from common.records.tensorboard import Events
 from common.system import checkpoint, processes
 from common.system.files import write_whole
@@ -211,8 +211,8 @@ class Folder:
         checkpoint.save(self.checkpoints / "best.pth", content)
 
     def save_sheet(self, samples: dict[str, Tensor]) -> None:
-        """Write `views.png`; see `augment.save_sheet`."""
-        augment.save_sheet(self.path / "views.png", samples)
+        """Write `views.png`; see `sheet.save`."""
+        sheet.save(self.path / "views.png", samples)
 
     def save_report(self, page: memoryview, per_class: list[dict[str, Any]]) -> None:
         """Write `report.png` and `per_class.csv`; see `confusion_page.report` and `confusion.per_class`."""

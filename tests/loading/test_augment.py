@@ -209,12 +209,3 @@ def test_randaugment_strings(config, layers):
 def test_other_strings_are_refused(config):
     with pytest.raises(UserError, match=f"--auto-augment '{config}'"):
         augment.rand_augment(config, FILL)
-
-
-def test_the_sheet_has_a_column_per_view(tmp_path):
-    views = torch.zeros(3, 3, 32, 32, dtype=torch.uint8)
-    augment.save_sheet(tmp_path / "sheet.png", {"weak": views, "strong": views + 255})
-    sheet = np.asarray(Image.open(tmp_path / "sheet.png"))
-    assert sheet.shape == (14 + 2 + 3 * 98, 2 + 2 * 98, 3)
-    assert (sheet[16:110, 2:98] == 0).all()
-    assert (sheet[16:110, 100:196] == 255).all()

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from common.loading import loaders
+from common.loading import workers
 from common.system import seeding
 from common.training import evaluate
 from tests.conftest import assert_same_run, final_state
@@ -107,7 +107,7 @@ def test_loader_processes_leave_with_a_killed_parent(stuck):
 
 
 def test_a_parent_killed_before_its_loaders_processes_have_begun(tmp_path, monkeypatch):
-    begin = loaders._leave_signals_to_the_parent
+    begin = workers.begin
 
     def late(worker):
         (tmp_path / "forked").touch()
@@ -115,7 +115,7 @@ def test_a_parent_killed_before_its_loaders_processes_have_begun(tmp_path, monke
             time.sleep(0.01)
         begin(worker)
 
-    monkeypatch.setattr(loaders, "_leave_signals_to_the_parent", late)
+    monkeypatch.setattr(workers, "begin", late)
     life = Life("fixmatch", tmp_path / "run", "-j", "1")
     assert life.wait_until((tmp_path / "forked").exists)
     assert life.kill()
