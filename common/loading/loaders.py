@@ -29,6 +29,7 @@ from common.errors import UserError
 from common.loading import workers as worker_process
 from common.loading.augment import Transform
 from common.system import processes, seeding
+from common.system.devices import sent
 
 logger = logging.getLogger(__name__)
 warnings.filterwarnings("ignore", "This DataLoader will create .* worker processes")  # -j is the user's decision
@@ -116,7 +117,7 @@ class TrainLoader:
         yield from _one_ahead(batches, self.device) if self.device.type == "cuda" else batches
 
     def _on_device(self, batch: tuple[Tensor, np.ndarray]) -> Batch:
-        views, facts = (_to(self.device, torch.as_tensor(part)) for part in batch)
+        views, facts = (sent(torch.as_tensor(part), self.device) for part in batch)
         return Batch(tuple(map(self.normalizer, views)), *facts)
 
     def sample(self, number: int) -> dict[str, Tensor]:
@@ -182,7 +183,7 @@ class TestLoader:
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         for batch in self.kept or self._read_and_keep():
-            views, labels = (_to(self.device, tensor) for tensor in batch)
+            views, labels = (sent(tensor, self.device) for tensor in batch)
             yield self.normalizer(views), labels
 
     def _read_and_keep(self) -> Iterator[tuple[Tensor, Tensor]]:
@@ -241,7 +242,7 @@ class FileLoader:
                 yield FileBatch(None, np.empty(0, dtype=np.int64), errors)
             else:
                 (views,), (_, indices) = readable
-                yield FileBatch(self.normalizer(_to(self.device, views)), indices, errors)
+                yield FileBatch(self.normalizer(sent(views, self.device)), indices, errors)
 
 
 def _check_divisible(batch_size: int, most: int, stream: str) -> None:
@@ -285,11 +286,6 @@ def _read(loader: DataLoader) -> Iterator:
             yield _or_raise(batch)
     finally:
         del iterator, loader  # ends the workers now, and not when an error's traceback is freed
-
-
-def _to(device: torch.device, tensor: Tensor) -> Tensor:
-    """Copy to the device, from pinned memory: otherwise the main process would wait. What is pinned stays as it is."""
-    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
 
 
 def _one_ahead(batches: Iterator[Batch], device: torch.device) -> Iterator[Batch]:

@@ -1,8 +1,9 @@
-"""Where to train."""
+"""Where to train, and how tensors get there."""
 
 import logging
 
 import torch
+from torch import Tensor
 
 from common.errors import UserError
 from common.system import processes
@@ -35,3 +36,11 @@ def find_device(name: str | None) -> torch.device:
         reason = str(error).split("\n")[0]
         raise UserError(f"--device {name} cannot be used ({reason}): try --device cpu") from None
     return device
+
+
+def sent(tensor: Tensor, device: torch.device) -> Tensor:
+    """Copy a tensor of the host to the device, without waiting for it.
+
+    Only from pinned memory does a copy not hold up the main process; what is pinned already is left as it is.
+    """
+    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)

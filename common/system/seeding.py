@@ -11,8 +11,10 @@ from collections.abc import Iterator
 
 import numpy as np
 import torch
+from torch import Tensor, nn
 
 from common.system import processes
+from common.system.devices import sent
 
 logger = logging.getLogger(__name__)
 
@@ -53,6 +55,50 @@ def preserved() -> Iterator[None]:
         random.setstate(state[0])
         np.random.set_state(state[1])
         torch.set_rng_state(state[2])
+
+
+class SharedRandom(nn.Module):
+    """Random numbers that are the same in all processes: for what a method draws once for a whole batch.
+
+    MixUp's coefficients, interpolations and permutations over all of a batch's images are such. The n-th draw depends
+    on (seed, stream, n) alone. A checkpoint that holds this module holds n, so a resumed run draws what the whole one
+    does, on any number of processes. Every process must draw the same, in the same order. The generators of the main
+    process are left alone, and nothing waits for the device.
+
+    Args:
+        seed: of the run.
+        stream: a name that no other stream of the method has.
+    """
+
+    def __init__(self, seed: int, stream: str):
+        super().__init__()
+        self.seed, self.stream, self.draws = seed, stream, 0
+        self.register_buffer("on_device", torch.empty(0), persistent=False)  # goes where the method's state goes
+
+    def permutation(self, number: int) -> Tensor:
+        """The numbers from 0 to `number - 1` in random order: int64 [number]."""
+        return self._sent(self._generator().permutation(number))
+
+    def uniform(self, *shape: int) -> Tensor:
+        """Float32 of that shape, from 0 to below 1."""
+        return self._sent(self._generator().random(shape, dtype=np.float32))
+
+    def beta(self, alpha: float, *shape: int) -> Tensor:
+        """Float32 of that shape, from Beta(alpha, alpha), with alpha above 0."""
+        return self._sent(np.asarray(self._generator().beta(alpha, alpha, shape), dtype=np.float32))
+
+    def get_extra_state(self) -> int:
+        return self.draws
+
+    def set_extra_state(self, state: int) -> None:
+        self.draws = int(state)
+
+    def _generator(self) -> np.random.Generator:
+        self.draws += 1
+        return np.random.default_rng(derive(self.seed, self.stream, self.draws))
+
+    def _sent(self, numbers: np.ndarray) -> Tensor:
+        return sent(torch.from_numpy(numbers), self.on_device.device)
 
 
 class Generators:

@@ -35,13 +35,27 @@ def parts(*tensors: Tensor) -> tuple[Tensor, ...]:
 
 @torch.no_grad()
 def gather(tensor: Tensor) -> Tensor:
-    """All shares [B / count, ...] of a batch, in its order: [B, ...]. No gradient flows back."""
+    """All shares [B / count, ...] of a batch, in its order: [B, ...]. No gradient flows back.
+
+    For what has no gradient: keys of a queue, labels, images to be mixed. See `gather_with_gradients`.
+    """
     if count() == 1:
         return tensor
     local = _travelling(tensor.contiguous())
     shares = [torch.empty_like(local) for _ in range(count())]
     dist.all_gather(shares, local, group=on_gpus())
     return torch.cat(shares).to(tensor.device)
+
+
+def gather_with_gradients(tensor: Tensor) -> Tensor:
+    """All shares [B / count, ...] of a batch, in its order: [B, ...]. Gradients flow back through it.
+
+    For a loss that compares the images of a batch with each other, features with features say. Each process gets, for
+    its share, the sum of all processes' gradients. So the gradients of the weights, once they are averaged, are those
+    of the mean of the processes' losses, as with one process. Every process's loss must depend on the result, since the
+    backward pass is a collective, too.
+    """
+    return _Gather.apply(tensor) if count() > 1 else tensor
 
 
 def share(number: int) -> slice:
@@ -58,6 +72,16 @@ class _Sum(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> Tensor:
         return _sum(gradient)
+
+
+class _Gather(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, tensor: Tensor) -> Tensor:
+        return gather(tensor)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        return _sum(gradient)[share(len(gradient))]
 
 
 def _sum(tensor: Tensor) -> Tensor:

@@ -1,0 +1,112 @@
+"""What a whole batch shares: a gather with gradients, and random numbers. By hand, and two processes against one."""
+
+import random
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from common.system import checkpoint, processes, seeding
+from tests.helpers.several import Several
+
+SIZE = 8  # of the whole batch
+
+
+def gathered() -> SimpleNamespace:
+    """The gather of [0, 1, 2, 3], and the gradient of the share, where process p weighs it by (1, 2, 3, 4) + 10 p."""
+    processes.join()
+    x = torch.arange(4.0)[processes.share(4)].requires_grad_()
+    whole = processes.gather_with_gradients(x)
+    (whole * (torch.arange(1.0, 5) + 10 * processes.rank())).sum().backward()
+    return SimpleNamespace(whole=whole.detach(), grad=x.grad)
+
+
+def trained() -> list[torch.Tensor]:
+    """Three steps of a loss that mixes images and compares each with all others: weights, gradients, what was drawn."""
+    processes.join()
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(5, 4), nn.Tanh(), nn.Linear(4, 3)).double()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.5)
+    if processes.count() > 1:
+        optimizer.register_step_pre_hook(processes.average_gradients)
+    mixing, found = seeding.SharedRandom(3, "mixing"), []
+    own, everything = processes.share(SIZE), torch.randn(3, SIZE, 5, dtype=torch.float64)
+    for batch in everything:
+        x = batch[own]
+        coefficient, order = mixing.beta(0.75), mixing.permutation(SIZE)
+        mixed = coefficient * x + (1 - coefficient) * processes.gather(x)[order[own]]
+        queries = model(mixed)
+        similarities = queries @ processes.gather_with_gradients(queries).T + mixing.uniform(SIZE, SIZE)[own]
+        loss = F.cross_entropy(similarities, order[own])
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        found += [coefficient, order, processes.mean(loss.detach()), *(p.grad.clone() for p in model.parameters())]
+    return [*found, *(p.detach() for p in model.parameters())]
+
+
+@pytest.fixture(scope="module")
+def both():
+    return Several(2, lambda: (gathered(), trained())).results()
+
+
+def test_a_gather_and_its_gradient_by_hand(both):
+    first, second = (own[0] for own in both)
+    assert first.whole.tolist() == second.whole.tolist() == [0, 1, 2, 3]
+    assert first.grad.tolist() == [1 + 11, 2 + 12]
+    assert second.grad.tolist() == [3 + 13, 4 + 14]
+
+
+def test_alone_a_gather_is_the_tensor_itself():
+    x = torch.arange(3.0)
+    assert processes.gather_with_gradients(x) is x
+
+
+def test_two_processes_that_mix_and_compare_are_one(both):
+    expected = trained()
+    for _, found in both:
+        for tensor, other in zip(found, expected, strict=True):
+            torch.testing.assert_close(tensor, other, rtol=1e-12, atol=1e-12)
+
+
+# Random numbers
+
+
+def test_they_are_of_their_seed_stream_and_number():
+    drawn = seeding.SharedRandom(5, "mixing")
+    generators = [np.random.default_rng(seeding.derive(5, "mixing", number)) for number in (1, 2, 3)]
+    assert drawn.permutation(9).tolist() == generators[0].permutation(9).tolist()
+    assert drawn.beta(0.75, 2).tolist() == generators[1].beta(0.75, 0.75, 2).astype(np.float32).tolist()
+    assert drawn.uniform(2, 3).tolist() == generators[2].random((2, 3), dtype=np.float32).tolist()
+    draws = [seeding.SharedRandom(*key).uniform().item() for key in ((5, "mixing"), (6, "mixing"), (5, "other"))]
+    assert len(set(draws)) == 3
+
+
+def test_their_distributions():
+    drawn = seeding.SharedRandom(0, "mixing")
+    assert sorted(drawn.permutation(50).tolist()) == list(range(50))
+    uniform, beta = drawn.uniform(10_000), drawn.beta(2.0, 10_000)
+    assert uniform.dtype == beta.dtype == torch.float32
+    assert uniform.mean().item() == pytest.approx(0.5, abs=0.01)
+    assert uniform.var().item() == pytest.approx(1 / 12, abs=0.003)
+    assert beta.mean().item() == pytest.approx(0.5, abs=0.01)
+    assert beta.var().item() == pytest.approx(1 / 20, abs=0.003)
+
+
+def test_they_go_on_from_a_checkpoint_and_leave_the_generators_alone(tmp_path):
+    drawn, state = seeding.SharedRandom(0, "mixing"), (random.getstate(), torch.get_rng_state().tolist())
+    drawn.uniform(3)
+    checkpoint.save(tmp_path / "latest.pth", checkpoint.snapshot({"mixing": drawn}))
+    expected = [drawn.uniform(3).tolist(), drawn.permutation(5).tolist()]
+    resumed = seeding.SharedRandom(0, "mixing")
+    checkpoint.restore({"mixing": resumed}, checkpoint.load(tmp_path / "latest.pth"), tmp_path)
+    assert [resumed.uniform(3).tolist(), resumed.permutation(5).tolist()] == expected
+    assert (random.getstate(), torch.get_rng_state().tolist()) == state
+
+
+def test_they_are_where_the_methods_state_is():
+    drawn = seeding.SharedRandom(0, "mixing").to("meta")
+    assert {drawn.permutation(3).device.type, drawn.uniform().device.type, drawn.beta(1.0).device.type} == {"meta"}
