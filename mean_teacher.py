@@ -26,7 +26,7 @@ from torch.nn import functional as F
 
 from common import build, cli
 from common.loading.loaders import TestLoader, TrainLoader
-from common.networks import batch_norm
+from common.networks import average, batch_norm
 from common.networks.classifier import ImageClassifier
 from common.run import Run
 from common.system import processes
@@ -89,13 +89,16 @@ class Teacher(nn.Module):
 
     @torch.no_grad()
     def update(self, student):
-        """At first the average over all steps (the first update copies the student), later the exponential one."""
+        """At first the average over all steps (the first update copies the student), later the exponential one.
+
+        `average.Average` has no such start, and rounds otherwise: it would change the last bits of old commands.
+        """
         self.updates += 1
         a = (1 - 1 / self.updates).clamp(max=self.alpha)
         parameters = list(self.network.parameters())
         torch._foreach_mul_(parameters, a)
         torch._foreach_add_(parameters, torch._foreach_mul(list(student.parameters()), 1 - a))
-        torch._foreach_copy_(list(self.network.buffers()), list(student.buffers()))
+        average.copy_buffers(student, self.network)
 
 
 def train_step(model, teacher, optimizer, batch_l, batch_u, weight_u, args):

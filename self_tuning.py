@@ -89,6 +89,7 @@ class KeyEncoder(nn.Module):
 
     @torch.no_grad()
     def update(self, encoder):
+        """Of the parameters alone. `average.Average` copies buffers, and rounds otherwise: not the same last bits."""
         parameters = list(self.encoder.parameters())
         torch._foreach_mul_(parameters, self.m)
         torch._foreach_add_(parameters, list(encoder.parameters()), alpha=1 - self.m)

@@ -3,7 +3,7 @@
 import copy
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 
 class Average(nn.Module):
@@ -11,6 +11,9 @@ class Average(nn.Module):
 
     average <- decay * average + (1 - decay) * parameter, from the first weights on (Mean Teachers, arXiv:1703.01780,
     without that paper's start). Buffers, such as the running statistics of BatchNorm, are copied as they are.
+
+    A method whose algorithm has an average of weights keeps it in its script. Each of them treats buffers and the first
+    steps in its own way, and each formula rounds in its own way, so that sharing this one would change its numbers.
 
     Args:
         network: is left alone; the copy has no gradients.
@@ -26,6 +29,19 @@ class Average(nn.Module):
     def update(self, network: nn.Module) -> None:
         """Take in the network's weights after a step. Does not wait for the device."""
         torch._foreach_lerp_(list(self.network.parameters()), list(network.parameters()), 1 - self.decay)
-        buffers = list(self.network.buffers())
-        if buffers:
-            torch._foreach_copy_(buffers, list(network.buffers()))
+        copy_buffers(network, self.network)
+
+
+@torch.no_grad()
+def copy_buffers(source: nn.Module, target: nn.Module) -> None:
+    """Copy all buffers of a network into a copy of it, those of one type at once. Does not wait for the device.
+
+    Of mixed types, as BatchNorm's means and counts are, PyTorch would copy one tensor after the other.
+    """
+    by_type: dict[torch.dtype, tuple[list[Tensor], list[Tensor]]] = {}
+    for buffer, copied in zip(source.buffers(), target.buffers(), strict=True):
+        sources, targets = by_type.setdefault(buffer.dtype, ([], []))
+        sources.append(buffer)
+        targets.append(copied)
+    for sources, targets in by_type.values():
+        torch._foreach_copy_(targets, sources)

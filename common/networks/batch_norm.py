@@ -3,9 +3,9 @@
 import contextlib
 from collections.abc import Iterator
 
-import timm.layers
 import torch
-from timm.layers import BatchNormAct2d
+import torch.distributed as dist
+from timm.layers import BatchNormAct2d, SyncBatchNormAct
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
@@ -16,23 +16,25 @@ from common.system import processes
 def over_processes(model: nn.Module) -> None:
     """Let every BatchNorm of a model take its statistics from all shares of a batch, gradients included.
 
-    With one process nothing is changed. Parameters, buffers and their names stay as they are.
+    With one process nothing is changed. Parameters, buffers and their names stay as they are. What is frozen, under
+    adapters, takes no statistics and is left alone.
+
+    Args:
+        model: in train mode, but for its frozen parts.
 
     Raises:
         UserError: a BatchNorm of a kind that this cannot be done for.
     """
     if processes.count() == 1:
         return
-    if processes.on_gpus() is not None:
-        timm.layers.convert_sync_batchnorm(model, processes.on_gpus())
-        return
+    kinds = KINDS if processes.on_gpus() is None else KINDS_ON_GPUS
     for name, module in model.named_modules():
-        if isinstance(module, _BatchNorm):
-            if type(module) not in KINDS:
+        if isinstance(module, _BatchNorm) and module.training:
+            if type(module) not in kinds:
                 raise UserError(
                     f"the {type(module).__name__} '{name}' cannot take its statistics from several processes: take one"
                 )
-            module.__class__ = KINDS[type(module)]  # in place: a copy would need to know each kind's arguments
+            module.__class__ = kinds[type(module)]  # in place: a copy would need to know each kind's arguments
 
 
 @contextlib.contextmanager
@@ -73,7 +75,24 @@ class WholeBatchNormAct(BatchNormAct2d):
         return self.act(self.drop(_normalize(self, x))) if self.training else super().forward(x)
 
 
+class _OnGpus:
+    """Looks the NCCL group up where SyncBatchNorm would hold it: a network that holds a group cannot be copied."""
+
+    @property
+    def process_group(self) -> dist.ProcessGroup | None:
+        return processes.on_gpus()
+
+
+class GpuBatchNorm(_OnGpus, nn.SyncBatchNorm):
+    """PyTorch's own, whose kernels do in one round what `WholeBatchNorm` does in two."""
+
+
+class GpuBatchNormAct(_OnGpus, SyncBatchNormAct):
+    """The same for timm's BatchNorm with an activation."""
+
+
 KINDS = {nn.BatchNorm1d: WholeBatchNorm, nn.BatchNorm2d: WholeBatchNorm, BatchNormAct2d: WholeBatchNormAct}
+KINDS_ON_GPUS = {nn.BatchNorm1d: GpuBatchNorm, nn.BatchNorm2d: GpuBatchNorm, BatchNormAct2d: GpuBatchNormAct}
 
 
 def _normalize(norm: _BatchNorm, x: Tensor) -> Tensor:

@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
-from common.networks.average import Average
-from tests.conftest import final_state, read_rows, train_small
+from common.networks.average import Average, copy_buffers
+from tests.conftest import assert_equal_states, final_state, read_rows, train_small
 from tests.methods.test_no_waiting import NoWaiting
 
 
@@ -49,6 +50,25 @@ def test_it_does_not_wait_for_its_device():
     average = Average(network, 0.9)
     with NoWaiting():
         average.update(network)
+
+
+def test_buffers_are_copied_in_one_piece_for_each_type():
+    """Of mixed types PyTorch copies one tensor after the other, all of them."""
+    copies = []
+
+    class Watching(TorchDispatchMode):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            if func.overloadpacket is torch.ops.aten._foreach_copy_:
+                copies.append({tensor.dtype for tensors in args for tensor in tensors})
+            return func(*args, **(kwargs or {}))
+
+    network = nn.Sequential(nn.BatchNorm1d(4), nn.BatchNorm1d(4))
+    other = copy.deepcopy(network)
+    network(torch.randn(8, 4))
+    with Watching():
+        copy_buffers(network, other)
+    assert copies == [{torch.float32}, {torch.int64}]
+    assert_equal_states(dict(other.named_buffers()), dict(network.named_buffers()))
 
 
 @pytest.fixture(scope="module")

@@ -5,18 +5,30 @@ import copy
 import numpy as np
 import pytest
 import torch
-from timm.layers import BatchNormAct2d, convert_sync_batchnorm
+import torch.distributed as dist
+from timm.layers import BatchNormAct2d
 from torch import nn
 
+from common.networks import adapters, batch_norm
+from common.networks.average import Average
 from common.networks.batch_norm import WholeBatchNorm, WholeBatchNormAct, frozen_statistics
+from common.system import processes
+from common.system.processes import groups
 from tests.conftest import assert_equal_states
+from tests.helpers.several import Several
+
+
+def on_gpus(norm: nn.Module) -> nn.Module:
+    norm.__class__ = batch_norm.KINDS_ON_GPUS[type(norm)]
+    return norm
+
 
 KINDS = {
     "1d": lambda: nn.BatchNorm1d(3),
     "2d, cumulative": lambda: nn.BatchNorm2d(3, momentum=None),
     "timm's": lambda: BatchNormAct2d(3, apply_act=False),
-    "torch's for several processes": lambda: nn.SyncBatchNorm(3),
-    "timm's for several processes": lambda: convert_sync_batchnorm(BatchNormAct2d(3, apply_act=False)),
+    "torch's for several GPUs": lambda: on_gpus(nn.BatchNorm2d(3)),
+    "timm's for several GPUs": lambda: on_gpus(BatchNormAct2d(3, apply_act=False)),
     "ours for several processes": lambda: WholeBatchNorm(3),
     "ours for several processes, as timm's": lambda: WholeBatchNormAct(3, apply_act=False),
 }
@@ -79,3 +91,41 @@ def test_an_error_within_leaves_the_network_as_it_was():
     with pytest.raises(ValueError, match="expected 2D"), frozen_statistics(model, True):
         model(torch.zeros(2, 3, 4, 5))
     assert model[0].track_running_stats
+
+
+class Mobile(nn.Module):
+    """A backbone with BatchNorms of both kinds, and a place for LoRA."""
+
+    def __init__(self):
+        super().__init__()
+        self.norm, self.act = nn.BatchNorm2d(3), BatchNormAct2d(3)
+        self.block = nn.ModuleDict({"qkv": nn.Linear(3, 6)})
+
+    def forward(self, x):
+        return self.block["qkv"](self.act(self.norm(x)).mean((2, 3)))
+
+
+def converted(lora: bool) -> list:
+    """Over two processes that take their group for one of GPUs; the network, and a copy of it, with its state."""
+    processes.join()
+    groups._State.on_gpus = dist.group.WORLD
+    torch.manual_seed(0)
+    backbone = Mobile()
+    if lora:
+        adapters.insert(backbone, 8, lora=2)
+    before = {name: tensor.clone() for name, tensor in (*backbone.named_parameters(), *backbone.named_buffers())}
+    batch_norm.over_processes(backbone)
+    network = Average(backbone, 0.9).network
+    after = dict((*network.named_parameters(), *network.named_buffers()))
+    groups._State.on_gpus = None
+    assert before.keys() == after.keys()
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    return [type(norm).__name__ for norm in (network.norm, network.act)]
+
+
+@pytest.mark.parametrize("lora", [False, True])
+def test_on_several_gpus_a_network_can_be_copied_and_what_is_frozen_stays(lora):
+    if lora:
+        pytest.importorskip("peft")
+    kinds = ["BatchNorm2d", "BatchNormAct2d"] if lora else ["GpuBatchNorm", "GpuBatchNormAct"]
+    assert Several(2, lambda: converted(lora)).results() == [kinds, kinds]
