@@ -4,7 +4,7 @@
 #
 #   DRY_RUN=1            print the commands, one a line, and run none
 #   SEEDS="0 1 2"        (default: 0) seed N writes into folders of its own, ..._seedN
-#   STEPS=10000          a shorter schedule for the runs of scratch.sh and fashion.sh, in proportion
+#   STEPS=10000          a shorter schedule for the runs of scratch.sh, fashion.sh and finetune.sh, in proportion
 #   ROWS="4 10 oracle"   (default: all) selects among the rows of erm.sh
 #   DATA, LOGS           (default: data, logs) folders of the datasets and of the runs
 #   JOBS=4               (default: 1) so many cells at a time, spread over the GPUs of CUDA_VISIBLE_DEVICES, or all GPUs
@@ -35,13 +35,14 @@ cells() {
     engine table "$@" <<<"$table"
 }
 
-# grid ARGUMENT...: run, or print, the selected cells of all methods from scratch. The grid comes on stdin:
+# grid ARGUMENT...: run, or print, the selected cells of all methods. The grid comes on stdin:
 #
 #   schedule 5000 25                        the steps of a run, and its epochs; STEPS=1000 sets others
 #   methods erm fixmatch oracle             in this order; oracle is erm with all labels
 #   dataset CIFAR10 cifar10 10 40 250       its folder in DATA, its classes, its numbers of labels
 #   all CIFAR10 -d CIFAR10 --wd 0.0005      methods, datasets, and flags that they have: names joined by commas, or all;
-#                                           a number with % is that share of the epochs
+#                                           a number with % is that share of the epochs, with %+ at least one;
+#                                           @METHOD is the folder of another method's run of the same cell
 #   erm CIFAR10:40 --lr 0.1                 of that dataset with that number of labels alone
 grid() {
     engine grid "$@"

@@ -4,6 +4,6 @@ This package stands alone, so that it starts at once: no torch, nothing of `comm
 
 * environment: what the user asks for, in environment variables and on the command line
 * tables: the published table, whose settings each method has in a shell file of its own
-* grids: all methods from scratch, with the settings in one shell file
+* grids: all methods together, with the settings in one shell file
 * jobs: running commands, several at a time
 """

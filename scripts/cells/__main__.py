@@ -4,7 +4,7 @@
     python -m scripts.cells grid [METHOD ...] [DATASET ...] [LABELS ...] [-- EXTRA FLAGS] <GRID
     python -m scripts.cells run [--collect LOGS] <COMMANDS
 
-`table` reads the settings of one method or of several, `grid` those of all methods from scratch. `run` reads commands,
+`table` reads the settings of one method or of several, `grid` those of all methods together. `run` reads commands,
 one a line, without the interpreter: `fixmatch.py data -d Digits ...`.
 """
 

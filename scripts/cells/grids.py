@@ -1,5 +1,6 @@
-"""Training from scratch: a grid of methods, datasets and numbers of labels, and the commands that it makes."""
+"""All methods together: a grid of methods, datasets and numbers of labels, and the commands that it makes."""
 
+import re
 import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -152,8 +153,10 @@ def _selected(names: list[str], words: list[str]) -> list[str]:
 
 def _command(grid: Grid, method: str, dataset: str, labels: str, seed: str) -> list[str]:
     images, is_oracle = grid.datasets[dataset], method == "oracle"
+    cell = f"_{dataset}" if len(grid.datasets) > 1 else ""
+    cell += f"_{'all' if is_oracle else labels}_labels_seed{seed}"
     flags = [
-        _share(flag, grid.epochs)
+        f"{logs_folder()}/{flag[1:]}{cell}" if flag.startswith("@") else _share(flag, grid.epochs)
         for setting in grid.settings
         if setting.holds_for(method, dataset, labels)
         for flag in setting.flags
@@ -161,12 +164,15 @@ def _command(grid: Grid, method: str, dataset: str, labels: str, seed: str) -> l
     flags += ["--epochs", str(grid.epochs), "--iters-per-epoch", str(grid.steps // grid.epochs)]
     if not is_oracle:
         flags += ["--num-samples-per-class", str(int(labels) // images.classes)]
-    name = f"{method}_{dataset}" if len(grid.datasets) > 1 else method
-    log = f"{logs_folder()}/{name}_{'all' if is_oracle else labels}_labels_seed{seed}"
+    log = f"{logs_folder()}/{method}{cell}"
     script = "erm.py" if is_oracle else f"{method}.py"
     return [*launcher(), script, f"{data_folder()}/{images.folder}", *flags, "--seed", seed, "--log", log]
 
 
 def _share(word: str, epochs: int) -> str:
-    """`40%` is that share of the epochs; any other word stays."""
-    return str(epochs * int(word[:-1]) // 100) if word.endswith("%") else word
+    """`40%` is that share of the epochs, rounded down, `40%+` one epoch at least; any other word stays."""
+    share = re.fullmatch(r"(\d+)%(\+?)", word)
+    if share is None:
+        return word
+    number = epochs * int(share[1]) // 100
+    return str(max(1, number) if share[2] else number)

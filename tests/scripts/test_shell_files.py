@@ -32,7 +32,7 @@ SHELL_FILES = sorted((ROOT / "scripts").glob("*.sh"))
 
 def shell(name: str, arguments: str = "", **environment: str) -> subprocess.CompletedProcess:
     taken = {"CUDA_VISIBLE_DEVICES", "METHODS", "ROWS", "SEEDS", "STEPS", "JOBS", "NPROC", "PYTHON", "DATA", "LOGS"}
-    taken.add("DRY_RUN")
+    taken |= {"DRY_RUN", "WEIGHTS", "JPEG"}
     clean = {key: value for key, value in os.environ.items() if key not in taken}
     command = ["bash", f"scripts/{name}.sh", *shlex.split(arguments)]
     return subprocess.run(command, cwd=ROOT, env=clean | environment, capture_output=True, text=True, check=False)
@@ -280,6 +280,67 @@ def test_ingredients_are_left_out_and_added_one_at_a_time():
                 assert (settings[base][key], settings[other][key]) == (({present, absent} - {value}).pop(), value)
         assert settings["all"]["method"] == method
         assert settings["all"]["seed"] == seed
+
+
+FINETUNE = [*FASHION[:-1], "noisy_student", "v_pet", "oracle"]
+SHORTER = {"epochs", "iters_per_epoch", "image_size", "arch", "norm_mean", "norm_std", "workers", "root", "log"}
+OWN = {"pi_model": {"warm_up_epochs"}, "mean_teacher": {"warm_up_epochs"}, "self_tuning": {"milestones"}}
+OWN |= {"noisy_student": {"rounds"}, "v_pet": {"sources", "passes"}, "oracle": {"oracle", "num_samples_per_class"}}
+
+
+def test_finetune_has_the_settings_of_the_published_table():
+    """Those of its column CIFAR10; what is shorter and smaller is the same for all, but for what OWN lists."""
+    for command, method in zip(dry_run("finetune", "CIFAR10", SEEDS="0"), FINETUNE, strict=True):
+        ours = parse(command)
+        (like,) = dry_run("erm" if method == "oracle" else method, "supervised CIFAR10", ROWS="4")
+        theirs = parse(like)
+        differing = {key for key in ours if ours[key] != theirs[key]}
+        assert differing <= SHORTER | OWN.get(method, set())
+        assert (ours["epochs"], ours["iters_per_epoch"], ours["image_size"]) == (2, 100, 64)
+        assert ours["finetune"]
+        assert ours.get("warm_up_epochs", 0) == (1 if "warm_up_epochs" in OWN.get(method, ()) else 0)
+
+
+def test_finetune_goes_seed_by_seed_and_dataset_by_dataset():
+    commands = [parse(command) for command in dry_run("finetune", LOGS="other logs", DATA="my data")]
+    runs = [(seed, name, method) for seed in (0, 1, 2) for name in ("FashionMNIST", "CIFAR10") for method in FINETUNE]
+    assert [args["log"] for args in commands] == [
+        f"other logs/{method}_{name}_{'all' if method == 'oracle' else 40}_labels_seed{seed}"
+        for seed, name, method in runs
+    ]
+    assert [args["seed"] for args in commands] == [seed for seed, *_ in runs]
+    for args in commands:
+        assert (args["root"], args["data"]) in {
+            ("my data/fashion_mnist", "FashionMNIST"),
+            ("my data/cifar10", "CIFAR10"),
+        }
+
+
+def test_v_pets_sources_are_the_runs_of_its_own_cell():
+    commands = [parse(command) for command in dry_run("finetune", "erm fixmatch v_pet", SEEDS="3 4")]
+    for erm, fixmatch, v_pet in zip(*[iter(commands)] * 3, strict=True):
+        assert v_pet["sources"] == [erm["log"], fixmatch["log"]]
+
+
+def test_finetune_begins_with_a_file_where_one_is_given():
+    (command,) = dry_run("finetune", "erm CIFAR10", SEEDS="0", WEIGHTS="checkpoints/lite0.pth", JPEG="1")
+    args = parse(command)
+    assert args["pretrained_backbone"] == "checkpoints/lite0.pth"
+    assert (args["root"], args["data"]) == ("data/cifar10_jpeg", "ImageFolder")
+    (command,) = dry_run("finetune", "erm CIFAR10", SEEDS="0", JPEG="0")
+    assert (parse(command)["pretrained_backbone"], parse(command)["data"]) == (None, "CIFAR10")
+    done = shell("finetune", "erm", WEIGHTS="my weights.pth", DRY_RUN="1")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == "error: WEIGHTS takes a path without spaces, not 'my weights.pth'\n"
+
+
+@pytest.mark.parametrize(("steps", "epochs"), [("100", 1), ("400", 2), ("300", 1)])
+def test_finetunes_milestones_and_ramps_are_in_proportion(steps, epochs):
+    for command in dry_run("finetune", "self_tuning pi_model FashionMNIST", SEEDS="0", STEPS=steps):
+        args = parse(command)  # which refuses a milestone of 0
+        assert (args["epochs"], args["epochs"] * args["iters_per_epoch"]) == (epochs, int(steps))
+        assert args.get("milestones", [1]) == [1]
+        assert args.get("warm_up_epochs", 1) == 1
 
 
 with open(ROOT / "tests" / "scratch_settings.csv") as _file:
