@@ -28,7 +28,7 @@ from torch.nn import functional as F
 
 from common import build, cli
 from common.loading.loaders import TestLoader, TrainLoader
-from common.networks.classifier import ImageClassifier
+from common.networks import ImageClassifier
 from common.run import Run
 from common.training.evaluate import accuracy, masked_accuracy
 

@@ -22,7 +22,7 @@ from torch.nn import functional as F
 
 from common import build, cli
 from common.loading.loaders import TestLoader, TrainLoader
-from common.networks.classifier import ImageClassifier, passes
+from common.networks import ImageClassifier, passes
 from common.run import Run
 from common.system import processes
 from common.training.evaluate import accuracy, masked_accuracy

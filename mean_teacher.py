@@ -26,8 +26,7 @@ from torch.nn import functional as F
 
 from common import build, cli
 from common.loading.loaders import TestLoader, TrainLoader
-from common.networks import average, batch_norm
-from common.networks.classifier import ImageClassifier
+from common.networks import ImageClassifier, average, frozen_statistics
 from common.run import Run
 from common.system import processes
 from common.training.evaluate import accuracy, evaluate
@@ -112,7 +111,7 @@ def train_step(model, teacher, optimizer, batch_l, batch_u, weight_u, args):
 
     with torch.no_grad():
         logits_teacher = teacher(x_u_weak_2)
-    with batch_norm.frozen_statistics(model, args.labeled_statistics):
+    with frozen_statistics(model, args.labeled_statistics):
         logits_student = model(x_u_weak_1)
     loss_u = consistency_loss(logits_student, logits_teacher)
     loss = loss_l + weight_u * loss_u

@@ -19,8 +19,7 @@ from torch.nn import functional as F
 
 from common import build, cli
 from common.loading.loaders import TestLoader, TrainLoader
-from common.networks import batch_norm
-from common.networks.classifier import ImageClassifier
+from common.networks import ImageClassifier, frozen_statistics
 from common.run import Run
 from common.training.evaluate import accuracy, masked_accuracy
 
@@ -73,7 +72,7 @@ def train_step(model, optimizer, batch_l, batch_u, weight_u, args):
     loss_l = F.cross_entropy(logits_l_weak, labels_l)
     loss_l = loss_l + args.trade_off_cls_strong * sum(F.cross_entropy(logits, labels_l) for logits in logits_l_strong)
 
-    with batch_norm.frozen_statistics(model, args.labeled_statistics):
+    with frozen_statistics(model, args.labeled_statistics):
         logits_u_weak = model(x_u_weak)
     loss_u, pseudo_labels, mask = self_training_loss(logits_u_weak, args.threshold)
     loss = loss_l + weight_u * loss_u

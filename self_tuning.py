@@ -30,7 +30,7 @@ from torch.optim.lr_scheduler import MultiStepLR
 
 from common import build, cli
 from common.loading.loaders import TestLoader, TrainLoader
-from common.networks.classifier import ImageClassifier
+from common.networks import ImageClassifier
 from common.run import Run
 from common.system import processes
 from common.training.evaluate import accuracy, masked_accuracy

@@ -31,7 +31,7 @@ from common import build, cli, trained
 from common.errors import UserError
 from common.loading import augment
 from common.loading.loaders import TestLoader, TrainLoader
-from common.networks.classifier import ImageClassifier
+from common.networks import ImageClassifier
 from common.records.folder import read_json
 from common.run import Run
 from common.system import processes, seeding

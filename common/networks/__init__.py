@@ -1,1 +1,6 @@
 """Everything that is an nn.Module, or changes one. Losses and a method's own state belong in its script."""
+
+from common.networks.batch_norm import frozen_statistics
+from common.networks.classifier import ImageClassifier, passes
+
+__all__ = ["ImageClassifier", "frozen_statistics", "passes"]

@@ -107,7 +107,7 @@ def test_joint_passes_are_one_batch(method, monkeypatch):
         whole = torch.cat([x for batch in data for x in batch.views])
         monkeypatch.setattr(torch.Tensor, "float", torch.Tensor.double)
         if not flag:
-            monkeypatch.setattr(setup.script.models, "passes", one_batch(whole))
+            monkeypatch.setattr(setup.script, "passes", one_batch(whole))
         metrics = steps.train_step(setup, args, *data)
         monkeypatch.undo()
         (only,) = setup.model.backbone.passes
