@@ -178,7 +178,7 @@ def test_adapters(flags, photo, tmp_path, capsys):
         with model.register_forward_hook(lambda *call: logits.append(call[2])):
             return evaluate(model, *args)
 
-    evaluate = importlib.import_module("common.evaluate").evaluate
+    evaluate = importlib.import_module("common.training.evaluate").evaluate
     with mock.patch("common.training.evaluate.evaluate", heard):
         train_small("erm", *flags, "--phase", "test", log=tmp_path / "run")
     network = trained.load(tmp_path / "run", "best")
