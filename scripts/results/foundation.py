@@ -1,13 +1,12 @@
 """The table of foundation models: our accuracies after the last epoch beside the published ones."""
 
-import csv
 import functools
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from scripts.results import tables
-from scripts.results.published import arguments, commands, differences
-from scripts.results.runs import ROOT, Cell, Place, Run
+from scripts.results.published import arguments, commands, differences, read_figures
+from scripts.results.runs import Cell, Place, Run
 
 VOTES = {1: "st", 2: "pet"}  # what the table calls a vote of so many sources; more of them are v_pet
 MISREAD = "? may be misread: see docs/foundation.md"
@@ -33,8 +32,7 @@ class Figure(NamedTuple):
 @functools.cache
 def figures() -> dict[Key, Figure]:
     """All published figures, in the order of the table."""
-    with open(ROOT / "scripts" / "results" / "published_foundation.csv", encoding="utf-8") as file:
-        rows = list(csv.DictReader(line for line in file if not line.startswith("#")))
+    rows = read_figures("published_foundation.csv")
     return {
         Key(row["method"], row["dataset"], int(row["labels_per_class"]), row["network"], row["adapter"]): Figure(
             float(row["accuracy"]), row["note"]

@@ -1,13 +1,12 @@
 """The classic table from scratch: our errors beside the published ones."""
 
-import csv
 import functools
 import statistics
 from typing import Any, NamedTuple
 
 from scripts.results import tables
-from scripts.results.published import arguments, commands, differences
-from scripts.results.runs import ROOT, Cell, Place, Run
+from scripts.results.published import arguments, commands, differences, read_figures
+from scripts.results.runs import Cell, Place, Run
 
 NAMES = {"SVHNExtra": "SVHN"}  # of datasets, in the table
 LAST = 20  # epochs whose median is shown, as FixMatch's paper reports
@@ -23,8 +22,7 @@ class Figure(NamedTuple):
 @functools.cache
 def errors() -> dict[tuple[str, str, int], Figure]:
     """(method or oracle, dataset, number of labels) -> the published figure, in the order of the table."""
-    with open(ROOT / "scripts" / "results" / "published_scratch.csv", encoding="utf-8") as file:
-        rows = list(csv.DictReader(line for line in file if not line.startswith("#")))
+    rows = read_figures("published_scratch.csv")
     return {
         (row["method"], row["dataset"], int(row["labels"])): Figure(float(row["error"]), float(row["deviation"]))
         for row in rows

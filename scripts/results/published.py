@@ -16,11 +16,16 @@ PRETRAININGS = {"supervised": "supervised", "moco": "moco_v2_800ep_backbone"}  #
 SELECTING = {"ROWS", "SEEDS", "STEPS", "JOBS", "NPROC"}  # variables of the shell files that change what they print
 
 
+def read_figures(name: str) -> list[dict[str, str]]:
+    """The lines of a file in figures/, but those of comments."""
+    with open(Path(__file__).parent / "figures" / name, encoding="utf-8") as file:
+        return list(csv.DictReader(line for line in file if not line.startswith("#")))
+
+
 @functools.cache
 def accuracies() -> dict[Place, float]:
     """All published figures, in the order of the table."""
-    with open(ROOT / "scripts" / "results" / "published.csv", encoding="utf-8") as file:
-        rows = list(csv.DictReader(line for line in file if not line.startswith("#")))
+    rows = read_figures("published.csv")
     return {
         Place(row["dataset"], ARCH, PRETRAININGS[row["pretraining"]], _row(row["method"])): float(row["accuracy"])
         for row in rows

@@ -20,7 +20,7 @@ import pytest
 from tests.conftest import ROOT
 from tests.helpers import datasets_on_disk
 
-with open(ROOT / "tests" / "cells.csv") as _file:
+with open(ROOT / "tests" / "figures" / "cells.csv") as _file:
     CELLS = list(csv.DictReader(_file))  # the published settings; blank: the method's or the dataset's default
 
 EPOCHS = {"erm": 20} | dict.fromkeys(["pseudo_label", "pi_model", "mean_teacher"], 40)
@@ -343,7 +343,7 @@ def test_finetunes_milestones_and_ramps_are_in_proportion(steps, epochs):
         assert args.get("warm_up_epochs", 1) == 1
 
 
-with open(ROOT / "tests" / "scratch_settings.csv") as _file:
+with open(ROOT / "tests" / "figures" / "scratch_settings.csv") as _file:
     SCRATCH = list(csv.DictReader(_file))  # of TorchSSL and USB, in their words
 NETWORKS = {("28", "2", "WideResNet"): "wrn_28_2_leaky", ("28", "8", "WideResNet"): "wrn_28_8_leaky"}
 NETWORKS |= {("28", "2", "WideResNetVar"): "wrn_37_2_leaky"}
