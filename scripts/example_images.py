@@ -9,9 +9,12 @@ FOLDER/test/CLASS/*.png     tiles of the right thirds
 
 import argparse
 import csv
+import os
 import random
 import sys
 from pathlib import Path
+
+os.environ["MPLBACKEND"] = "agg"  # without a notebook's own backend, matplotlib cannot be imported
 
 import matplotlib as mpl
 from PIL import Image

@@ -1,11 +1,15 @@
 """Plots: metrics over epochs, and our figures against the published ones."""
 
 import math
+import os
 import statistics
 import zlib
 from collections import defaultdict
 from collections.abc import Callable, Iterable
 from pathlib import Path
+
+# Notebooks set a backend of their own for the programs that they start. Without it, matplotlib cannot be imported.
+os.environ["MPLBACKEND"] = "agg"
 
 import matplotlib as mpl
 from matplotlib import pyplot as plt
@@ -17,7 +21,7 @@ from matplotlib.ticker import MaxNLocator
 from scripts.results import published, tables
 from scripts.results.runs import Cell, Place, differing, marked
 
-mpl.use("Agg")  # no screen needed
+mpl.use("Agg")  # where matplotlib was imported before; no screen needed
 
 # A method has one colour in all plots. A name that is not here gets one of SPARE.
 COLORS = {
