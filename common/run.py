@@ -53,7 +53,15 @@ class Run:
     def __init__(self, method: str, args: cli.Arguments, rounds: int = 1):
         self.method, self.args, self.rounds = method, args, rounds
         processes.join()
-        self.folder = Folder(method, args)
+        self.folder = Folder(
+            args.log,
+            method,
+            vars(args),
+            lambda saved, finished: cli.differences(args, saved, finished),
+            testing=args.phase == "test",
+            overwrite=args.overwrite,
+            tensorboard=args.tensorboard,
+        )
         progress.log_to(self.folder.log_file)
         self.device = find_device(args.device)
         processes.use(self.device)
@@ -117,7 +125,7 @@ class Run:
             self.folder.begin(self.fingerprints, np.sort(self.labeled).tolist(), np.sort(self.held_out).tolist())
             self._begin_alike()
         else:
-            self.folder.compare_images(self.fingerprints)
+            self.folder.compare_images(self.fingerprints, self.args.root)
             self._resume(*newest)
         self.folder.write_history(self.history)
         for optimizer in self.state.values():
@@ -340,7 +348,7 @@ class Run:
     def test(self, loader: TestLoader) -> dict[str, float]:
         """Load `--checkpoint` into the evaluated network, and print and return its scores."""
         content, path = self.folder.load(self.args.checkpoint)
-        self.folder.compare_tested(content, path, self.data.classes, self.fingerprints)
+        self.folder.compare_tested(content, path, self.data.classes, self.fingerprints, self.args.root)
         networks = {name: item for name, item in self.state.items() if isinstance(item, nn.Module)}
         if self.args.checkpoint == "best":
             # It holds no raw one.

@@ -110,7 +110,6 @@ def test_no_function_is_long():
     assert not long
 
 
-@pytest.mark.xfail(strict=True, reason="the run folder still reads them")
 def test_only_build_and_run_read_the_arguments():
     """Everything else in `common/` has explicit parameters; the command line makes the arguments."""
     readers = {

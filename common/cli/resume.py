@@ -1,9 +1,11 @@
 """What resume compares: the flags that can change a number must be those of the run that is there."""
 
 import argparse
+import os
 from pathlib import Path
 from typing import Any
 
+from common import datasets
 from common.cli.parsing import Arguments
 from common.cli.resolve import resolve
 from common.errors import UserError
@@ -25,10 +27,17 @@ def completed(args: Arguments, saved: dict[str, Any]) -> argparse.Namespace:
     return before
 
 
-def differences(args: Arguments, saved: dict[str, Any]) -> list[str]:
+def differences(args: Arguments, saved: dict[str, Any], finished: bool = False) -> list[str]:
     """The flags that can change a number and differ from those of a saved run, as `--lr 0.01 (was 0.03)`.
 
     A flag that the saved run does not know, because it is younger, takes its default there.
+
+    Args:
+        finished: whether the run's result would be shown without a look at the images. Any folder may be an
+            ImageFolder: then it must be the same one.
+
+    Raises:
+        UserError: the arguments are none that a run wrote.
     """
     try:
         before = completed(args, saved)
@@ -37,8 +46,12 @@ def differences(args: Arguments, saved: dict[str, Any]) -> list[str]:
         raise UserError(f"'{file}' is not what a run wrote ({error}): remove it, or choose another --log") from None
     free = FREE | START if args.phase == "test" else FREE
     keys = sorted((set(vars(args)) | set(saved)) - free)
-    return [
+    found = [
         f"--{key.replace('_', '-')} {getattr(args, key, None)} (was {getattr(before, key)})"
         for key in keys
         if getattr(args, key, None) != getattr(before, key)
     ]
+    root, old_root = str(args.root), str(saved.get("root"))
+    if finished and datasets.SPECS[args.data].counts is None and os.path.realpath(root) != os.path.realpath(old_root):
+        found.insert(0, f"root {root} (was {old_root})")
+    return found

@@ -20,13 +20,12 @@ import logging
 import os
 import shutil
 import weakref
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
-from common import cli
-from common.datasets import SPECS
 from common.errors import UserError
 from common.records import sheet
 from common.records.tensorboard import Events
@@ -40,51 +39,62 @@ class Folder:
     """The folder `--log` of one run.
 
     Args:
+        path: of the folder, which is made where there is none.
         method: the script's name.
-        args: all arguments; recorded whole, and compared with the recorded ones on resume.
+        arguments: all of them, to be recorded.
+        differences: takes the recorded arguments of the run that is there, and whether it is finished; names what is
+            different now, as `--lr 0.01 (was 0.03)`.
+        testing: whether a checkpoint is only tested. Then the folder must hold a run, and no file says otherwise after.
+        overwrite: whether the run that is there is to be discarded, by `discard`.
+        tensorboard: whether TensorBoard's events are written, too.
 
     Raises:
         UserError: it is unwritable, busy, no run's, or holds a run with other arguments.
     """
 
-    def __init__(self, method: str, args: cli.Arguments):
-        self.method, self.args = method, args
-        self.path = Path(args.log)
+    def __init__(
+        self,
+        path: str | Path,
+        method: str,
+        arguments: dict[str, Any],
+        differences: Callable[[dict[str, Any], bool], list[str]],
+        *,
+        testing: bool = False,
+        overwrite: bool = False,
+        tensorboard: bool = False,
+    ):
+        self.path, self.method, self.arguments = Path(path), method, arguments
+        self.testing, self.overwrite = testing, overwrite and not testing
         self.checkpoints = self.path / "checkpoints"
-        self._open()
-        wants_events = args.tensorboard and args.phase == "train" and processes.is_first()
+        self._open(differences)
+        wants_events = tensorboard and not testing and processes.is_first()
         self.events = Events(self.path / "tensorboard") if wants_events else None
 
     @processes.by_first
-    def _open(self) -> None:
+    def _open(self, differences: Callable[[dict[str, Any], bool], list[str]]) -> None:
         args_file = self.path / "args.json"
-        if self.args.phase == "test":
+        if self.testing:
             if not os.path.isfile(args_file):  # as Path's own, but false for names that are too long
                 raise UserError(f"'{self.path}' holds no run to test: train first, or name its folder with --log")
         else:
             self._make_and_lock()
-        if self.args.overwrite and self.args.phase == "train":
+        if self.overwrite:
             return
         if args_file.is_file():
             saved = read_json(args_file)
             if not isinstance(saved.get("args"), dict) or "method" not in saved:
                 raise UserError(f"'{args_file}' is not a run's: remove it, or choose another --log")
-            self._compare(saved["method"], saved["args"])
+            found = differences(saved["args"], self._is_finished())
+            if saved["method"] != self.method:
+                found.insert(0, f"method {self.method} (was {saved['method']})")
+            self._refuse_other_arguments(found)
         elif any((self.path / name).exists() for name in ("result.json", "metrics.jsonl", "checkpoints")):
             raise UserError(f"'{self.path}' holds files, but no args.json of a run: choose another --log")
 
-    def _compare(self, method: str, saved: dict[str, Any]) -> None:
-        differences = cli.differences(self.args, saved)
-        if self._is_finished() and SPECS[self.args.data].counts is None:
-            # Any folder may be an ImageFolder, and nobody looks into it before a result is shown.
-            root, before = str(self.args.root), str(saved.get("root"))
-            if os.path.realpath(root) != os.path.realpath(before):
-                differences.insert(0, f"root {root} (was {before})")
-        if method != self.method:
-            differences.insert(0, f"method {self.method} (was {method})")
+    def _refuse_other_arguments(self, differences: list[str]) -> None:
         if differences:
             remedy = "choose another --log, or discard it with --overwrite"
-            if self.args.phase == "test":
+            if self.testing:
                 remedy = "give the run's own, and --phase test"
             raise UserError(f"'{self.path}' holds a run with other arguments: {', '.join(differences)}; {remedy}")
 
@@ -103,7 +113,7 @@ class Folder:
     @property
     def log_file(self) -> Path | None:
         """Where the log goes; nowhere if nothing is trained."""
-        return self.path / "log.txt" if self.args.phase == "train" else None
+        return None if self.testing else self.path / "log.txt"
 
     @property
     @processes.by_first
@@ -112,14 +122,14 @@ class Folder:
         return self._is_finished()
 
     def _is_finished(self) -> bool:
-        return self.args.phase == "train" and not self.args.overwrite and (self.path / "result.json").is_file()
+        return not self.testing and not self.overwrite and (self.path / "result.json").is_file()
 
     # A run begins
 
     @processes.by_first
     def begin(self, fingerprints: dict[str, str], indices: list[int], held_out: list[int]) -> None:
         """Say whose folder this is (first of all), and which images are labeled, and which held out."""
-        _write_json(self.path / "args.json", {"method": self.method, "args": vars(self.args)})
+        _write_json(self.path / "args.json", {"method": self.method, "args": self.arguments})
         more = {"held_out": held_out} if held_out else {}
         _write_json(self.path / "labeled.json", fingerprints | {"indices": indices} | more)
         try:
@@ -128,8 +138,8 @@ class Folder:
             raise UserError(f"cannot make '{self.checkpoints}' ({error.strerror}): choose another --log") from None
 
     @processes.by_first
-    def compare_images(self, fingerprints: dict[str, str]) -> None:
-        """Whether the run was begun with the same images.
+    def compare_images(self, fingerprints: dict[str, str], root: str) -> None:
+        """Whether the run was begun with the same images as are below `root` now.
 
         Raises:
             UserError: it was not.
@@ -139,19 +149,19 @@ class Folder:
             before.setdefault(name, fingerprints[name])
         if any(before.get(name) != value for name, value in fingerprints.items()):
             raise UserError(
-                f"'{self.path}' was begun with other images than '{self.args.root}' holds now: restore them, or "
+                f"'{self.path}' was begun with other images than '{root}' holds now: restore them, or "
                 "choose another --log"
             )
 
     @processes.by_first
     def compare_tested(
-        self, content: dict[str, Any], path: Path, classes: list[str], fingerprints: dict[str, str]
+        self, content: dict[str, Any], path: Path, classes: list[str], fingerprints: dict[str, str], root: str
     ) -> None:
         """Whether a checkpoint is tested on classes and images of its own; of other images, a warning tells.
 
         Args:
             content, path: of the checkpoint.
-            classes, fingerprints: of the images that it is to be tested on.
+            classes, fingerprints, root: of the images that it is to be tested on.
 
         Raises:
             UserError: the classes have other names, or another order.
@@ -159,14 +169,14 @@ class Folder:
         trained = content.get("classes", classes)  # an older latest.pth lacks them
         if trained != classes:
             raise UserError(
-                f"checkpoint '{path}' was trained for other classes than '{self.args.root}' has "
+                f"checkpoint '{path}' was trained for other classes than '{root}' has "
                 f"({_first_difference(trained, classes)}): give the classes their old names, or the run's own root"
             )
         file = self.path / "labeled.json"
         before = read_json(file).get("test_sha256") if file.is_file() else None
         if before not in (None, fingerprints["test_sha256"]):
             logger.warning(
-                f"WARNING: the test images in '{self.args.root}' are others than those that '{self.path}' was tested "
+                f"WARNING: the test images in '{root}' are others than those that '{self.path}' was tested "
                 "on in training: its scores there and these do not compare"
             )
 

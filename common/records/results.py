@@ -21,7 +21,7 @@ from common.system import processes
 
 def result(
     method: str,
-    args: dict[str, Any],
+    arguments: dict[str, Any],
     history: list[dict[str, Any]],
     *,
     data: Data,
@@ -37,27 +37,27 @@ def result(
     accuracy on them. Of a run in rounds all these are the last round's, and `rounds` holds those of each.
 
     Args:
-        args, history, data: all the flags; the epochs' rows of `metrics.jsonl`; what was trained on.
+        arguments, history, data: all the flags; the epochs' rows of `metrics.jsonl`; what was trained on.
         fingerprints: `labeled_sha256`, see `splits`; `data_sha256` and `test_sha256`, see `Data`.
         seconds: of training and testing, over all resumptions.
     """
     return {
         "schema": 1,
         "method": method,
-        "dataset": args["data"],
-        "arch": args["arch"],
-        **_pretraining(args["arch"], args["scratch"], args["pretrained_backbone"]),
-        **{key: args[key] for key in ("num_samples_per_class", "seed", "split_seed", "epochs", "iters_per_epoch")},
-        "oracle": args.get("oracle", False),
+        "dataset": arguments["data"],
+        "arch": arguments["arch"],
+        **_pretraining(arguments["arch"], arguments["scratch"], arguments["pretrained_backbone"]),
+        **{key: arguments[key] for key in ("num_samples_per_class", "seed", "split_seed", "epochs", "iters_per_epoch")},
+        "oracle": arguments.get("oracle", False),
         **_scores_of_rounds(history),
         "official_split": data.official_split,
         "any_counts": data.any_counts,
         **fingerprints,
         "seconds": seconds,
-        "steps_per_second": len(history) * args["iters_per_epoch"] / seconds,
+        "steps_per_second": len(history) * arguments["iters_per_epoch"] / seconds,
         "device": _device_name(device),
         "processes": processes.count(),
-        "precision": args["precision"],
+        "precision": arguments["precision"],
         "versions": _versions(),
         "git_commit": _git_commit(),
         "command": shlex.join(["python", *sys.argv]),
