@@ -5,14 +5,16 @@ from torch import Tensor
 
 from common.system import processes
 
-Metric = Tensor | tuple[Tensor, Tensor]
+Value = Tensor | float
+Metric = Value | tuple[Value, Value]
 
 
 class Meters:
     """Running averages of the dictionaries that a training step returns.
 
-    A metric is a scalar tensor, averaged over steps, or a pair (sum, weight), whose average is sum of sums / sum of
-    weights. Updating never waits for the device; reading does. Of several processes each adds up its share's, and
+    A metric is a scalar, averaged over steps, or a pair (sum, weight), whose average is sum of sums / sum of weights.
+    A scalar is a tensor on the device, or a number of Python's. Each step of an epoch has the same metrics, in any
+    order. Updating never waits for the device; reading does. Of several processes each adds up its share's, and
     reading, which all of them must do, adds up theirs.
     """
 
@@ -27,16 +29,35 @@ class Meters:
         self._bad_values = self.totals
 
     def update(self, metrics: dict[str, Metric], step: int) -> None:
-        """Add the metrics of the run's step number `step`, counted from 1."""
-        one = torch.ones((), device=self.device)
-        pairs = [metric if isinstance(metric, tuple) else processes.parts(metric, one) for metric in metrics.values()]
-        values = torch.stack([value.detach() for pair in pairs for value in pair]).double().view(-1, 2)
+        """Add the metrics of the run's step number `step`, counted from 1.
+
+        Raises:
+            ValueError: they have other names than those of the epoch's steps before.
+        """
+        names = self.names or list(metrics)
+        if metrics.keys() != set(names):
+            raise ValueError(
+                f"step {step} has the metrics {', '.join(metrics)}, but the epoch's steps before had "
+                f"{', '.join(names)}: return the same ones in every step of an epoch"
+            )
+        values = torch.stack([value for name in names for value in self._pair(metrics[name])]).double().view(-1, 2)
         if not self.names:
-            self.names, self.totals, self._bad_values = list(metrics), torch.zeros_like(values), values
+            self.names, self.totals, self._bad_values = names, torch.zeros_like(values), values
         self.totals += values
         is_first_bad = ~values.isfinite().all() & (self._bad_step == 0)
         self._bad_step = torch.where(is_first_bad, step, self._bad_step)
         self._bad_values = torch.where(is_first_bad, values, self._bad_values)
+
+    def _pair(self, metric: Metric) -> tuple[Tensor, ...]:
+        """The sum and the weight that it adds."""
+        if isinstance(metric, tuple):
+            return tuple(self._on_device(value) for value in metric)
+        return processes.parts(self._on_device(metric), torch.ones((), device=self.device))
+
+    def _on_device(self, value: Value) -> Tensor:
+        if isinstance(value, Tensor):
+            return value.detach()
+        return torch.full((), value, dtype=torch.float64, device=self.device)  # filled there: nothing waits
 
     def averages(self) -> dict[str, float | None]:
         """name -> average; None where the weights sum to zero."""

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from common import evaluate as ev
+from common.training import evaluate as ev
 from common.training.meters import Meters
 from tests.helpers.reference import cross_entropy
 
@@ -114,3 +114,27 @@ def test_meters_go_through_a_checkpoint():
     for meters in (a, b):
         meters.update({"loss": torch.tensor(4.0)}, 1)
     assert a.averages() == b.averages() == {"loss": 2.5}
+
+
+def test_meters_go_by_name():
+    """Also where a step gives them in another order, after a resumption, and as numbers of Python's."""
+    meters, resumed = Meters(CPU), Meters(CPU)
+    meters.update({"a": torch.tensor(1.0), "b": 5}, 1)
+    resumed.load_state_dict(copy.deepcopy(meters.state_dict()))
+    for each in (meters, resumed):
+        each.update({"b": torch.tensor(5.0), "a": 1.0}, 2)
+        each.update({"b": 6.5, "a": (3.0, 2)}, 3)
+        assert each.averages() == {"a": 1.25, "b": 5.5}
+    meters.update({"b": torch.tensor(0.0), "a": float("nan")}, 4)
+    assert meters.first_not_finite()[0] == 4
+
+
+@pytest.mark.parametrize("metrics", [{"a": 1.0}, {"a": 1.0, "b": 2.0, "c": 3.0}, {"a": 1.0, "c": 2.0}])
+def test_meters_refuse_other_metrics_than_before(metrics):
+    meters = Meters(CPU)
+    meters.update({"a": 1.0, "b": 2.0}, 7)
+    told = f"step 8 has the metrics {', '.join(metrics)}, but the epoch's steps before had a, b: return the same"
+    with pytest.raises(ValueError, match=told):
+        meters.update(metrics, 8)
+    meters.reset()
+    meters.update(metrics, 9)
