@@ -18,12 +18,12 @@ from common.errors import Interrupted, UserError
 from common.loading.loaders import Batch, TestLoader, TrainLoader
 from common.networks.adapters import Merged
 from common.networks.average import Average
-from common.records import confusion_page, progress, results
+from common.records import progress, results
+from common.records.evaluation import Evaluation
 from common.records.folder import Folder
 from common.system import checkpoint, processes, seeding
 from common.system.devices import find_device
 from common.system.signals import Signals
-from common.training import confusion, evaluate
 from common.training.guard import Guard
 from common.training.meters import Meters, Metric
 
@@ -45,6 +45,10 @@ class Run:
         device: where to train.
         step: optimizer steps done so far, over all epochs.
         history: the finished epochs' rows of `metrics.jsonl`.
+        seconds: of training and testing until the newest checkpoint, over all resumptions.
+        labeled, held_out, fingerprints: what `describe` was told, and the fingerprints of it.
+        state: what a checkpoint holds, as `start` was told; with `--ema`, the average, too.
+        average: with `--ema`, the average of the evaluated network's weights.
 
     Raises:
         UserError: the folder is unwritable, busy, or holds a run with other arguments; the device does not exist.
@@ -66,12 +70,20 @@ class Run:
         self.device = find_device(args.device)
         processes.use(self.device)
         self.generators = seeding.Generators(self.device)
-        self.step, self.history, self.seconds = 0, [], 0.0
         self.meters = Meters(self.device)
         self.guard = Guard(self.meters)
         self.signals = Signals()
-        self.confusion: confusion.Confusion | None = None
-        self._val_loader: TestLoader | None = None
+        self.step, self.history, self.seconds = 0, [], 0.0
+        # Known when the images have been read, see `describe`:
+        self.labeled = self.held_out = np.empty(0, dtype=np.int64)
+        self.fingerprints: dict[str, str] = {}
+        self._evaluation: Evaluation | None = None
+        # Known when the networks are made, see `start`:
+        self.state: dict[str, Any] = {}
+        self.average: Average | None = None
+        self._evaluated: nn.Module | None = None
+        self._beginning: dict[str, Any] = {}  # the state before the first of several rounds
+        self._started = 0.0  # the clock's time at which a training without pauses would have begun
         self._streams: list[Iterator[Batch]] | None = None
         seeding.seed_all(args.seed, "model")
 
@@ -87,7 +99,8 @@ class Run:
             labeled, held_out: int64, indices into `data.train`; see `splits`. Images that are held out choose the best
                 epoch in place of the test set.
         """
-        self.data, self.labeled, self.held_out = data, labeled, np.asarray(held_out, dtype=np.int64)
+        self.labeled, self.held_out = labeled, np.asarray(held_out, dtype=np.int64)
+        self._evaluation = Evaluation(data, self.held_out)
         if self.args.val_per_class and not len(held_out):
             raise UserError("--val-per-class: this script holds no images out; give them to run.describe, or drop it")
         self.fingerprints = {"labeled_sha256": splits.sha256(labeled), "data_sha256": data.sha256}
@@ -97,6 +110,18 @@ class Run:
         if any(other != self.fingerprints for other in processes.gather_objects(self.fingerprints)):
             raise UserError(f"the machines of this run have different images in '{self.args.root}': copy one's to all")
 
+    @property
+    def evaluation(self) -> Evaluation:
+        """The tests of the data that `describe` was told of."""
+        if self._evaluation is None:
+            raise RuntimeError("the run knows no images: call run.describe before run.start")
+        return self._evaluation
+
+    @property
+    def data(self) -> Data:
+        """The dataset that `describe` was told of."""
+        return self.evaluation.data
+
     # Beginning and going on
 
     def start(self, state: dict[str, Any], evaluated: nn.Module) -> None:
@@ -104,20 +129,22 @@ class Run:
 
         Args:
             state: name -> object with `state_dict` and `load_state_dict`: all that a checkpoint holds besides the
-                run's own step, history, meters and random generators.
+                run's own step, history, meters and random generators. The learning rates of the optimizers among them
+                are told where a loss is not finite; several processes average their gradients before their steps.
             evaluated: the network that is tested after every epoch, kept as `best.pth`, and filled by `--phase test`;
                 the modules that it is made of must be in `state`. With `--ema`, an average of its weights is.
 
         Raises:
             UserError: the checkpoint does not fit, it and the one before are damaged, or the labeled images are others.
         """
-        self.state, self.evaluated, self.average = state, evaluated, None
+        self.state, self._evaluated = state, evaluated
         if self.args.ema is not None:
             self.average = Average(evaluated, self.args.ema)
             self.state = state | {"ema": self.average}
         if self.args.phase == "test":
             return
-        self._beginning = copy.deepcopy(checkpoint.snapshot(self.state)) if self.rounds > 1 else {}
+        if self.rounds > 1:
+            self._beginning = copy.deepcopy(checkpoint.snapshot(self.state))
         if self.args.overwrite:
             self.folder.discard()
         newest = self.folder.load_newest()
@@ -188,6 +215,11 @@ class Run:
         return self.rounds * self.args.epochs
 
     @property
+    def total_steps(self) -> int:
+        """Of all epochs of all rounds."""
+        return self.total_epochs * self.args.iters_per_epoch
+
+    @property
     def round(self) -> int:
         """The number, from 0, of the round in progress."""
         return self.epoch // self.args.epochs
@@ -209,6 +241,9 @@ class Run:
 
     def steps(self, *loaders: TrainLoader) -> Iterator[tuple[Batch, ...]]:
         """One batch of each loader for every step that the epoch still lacks. A round has the same loaders throughout.
+
+        A batch's `indices` are positions in the images of its loader, the same in every epoch and process: what a
+        method keeps for each image it finds by them.
 
         Raises:
             UserError: the loss is not finite, an image cannot be read, or a checkpoint cannot be written.
@@ -241,8 +276,19 @@ class Run:
         self.folder.save_sheet({title: views[:number] for title, views in samples.items()})
 
     def update(self, metrics: dict[str, Metric]) -> None:
-        """Add a step's metrics to the epoch's averages; does not wait for the device."""
+        """Add a step's metrics to the epoch's averages; does not wait for the device.
+
+        Args:
+            metrics: the same names in every step of an epoch; see `Meters`.
+        """
         self.meters.update(metrics, self.step + 1)
+
+    @property
+    def evaluated(self) -> nn.Module:
+        """The network that `start` was told to evaluate."""
+        if self._evaluated is None:
+            raise RuntimeError("the run knows no network: call run.start first")
+        return self._evaluated
 
     @property
     def tested(self) -> nn.Module:
@@ -255,19 +301,9 @@ class Run:
         With `--ema` they are the average's, and those of the network itself stand beside them as `raw_*`; those of the
         images that are held out are `val_*`.
         """
-        classes = len(self.data.classes)
-        if self.args.phase == "test" or self.epoch + 1 == self.total_epochs:
-            self.confusion = confusion.Confusion(classes, loader.order, loader.device)
-        scores = evaluate.evaluate(self.tested, loader, classes, self.confusion)
-        if self.average is not None:
-            raw = evaluate.evaluate(self.evaluated, loader, classes)
-            scores |= {f"raw_{name}": value for name, value in raw.items()}
-        if len(self.held_out):
-            if self._val_loader is None:
-                self._val_loader = loader.of(self.data.train.subset(self.held_out))
-            held_out = evaluate.evaluate(self.tested, self._val_loader, classes)
-            scores |= {"val_top1": held_out["top1"], "val_loss": held_out["test_loss"]}
-        return scores
+        last = self.args.phase == "test" or self.epoch + 1 == self.total_epochs
+        raw = None if self.average is None else self.evaluated
+        return self.evaluation.scores(loader, self.tested, raw, count=last)
 
     def end_epoch(self, scores: dict[str, float]) -> None:
         """Append the epoch's row, keep the best network, and save.
@@ -295,19 +331,10 @@ class Run:
         logger.info(f"epoch {epoch}/{self.total_epochs} tested: {shown}{' (best so far)' if is_best else ''}")
         self._stop_if_asked()
 
-    def _report(self, scores: dict[str, float], what: str) -> None:
-        """Draw what the last evaluation confused; before the checkpoint that says there is nothing left to do."""
-        if self.confusion is None:  # the script has an evaluation of its own
-            return
-        matrix, errors = self.confusion.read()
-        if not processes.is_first():
-            return
-        title = [
-            f"{self.method} on {self.args.data}, {self.args.arch}: {what}",
-            f"top-1 {scores['top1']:.2f} %, mean per class {scores['mean_per_class']:.2f} %; {matrix.sum():,} images",
-        ]
-        page = confusion_page.report(matrix, errors, self.data.classes, self.data.test, title)
-        self.folder.save_report(page, confusion.per_class(matrix, self.data.classes))
+    def _report(self, scores: dict[str, float], network: str) -> None:
+        """Of the last epoch before its checkpoint, which says that there is nothing left to do."""
+        title = f"{self.method} on {self.args.data}, {self.args.arch}: {network}"
+        self.evaluation.report(self.folder, scores, title)
 
     def _stop_if_asked(self) -> None:
         signum = processes.largest(self.signals.received)
@@ -352,7 +379,7 @@ class Run:
         networks = {name: item for name, item in self.state.items() if isinstance(item, nn.Module)}
         if self.args.checkpoint == "best":
             # It holds no raw one.
-            networks, self.evaluated, self.average = {"model": Merged(self.tested)}, self.tested, None
+            networks, self._evaluated, self.average = {"model": Merged(self.tested)}, self.tested, None
         checkpoint.restore(networks, content, path)
         scores = self.evaluate(loader)
         logger.info(f"'{path}': " + ", ".join(f"{name} {value:.2f}" for name, value in scores.items()))

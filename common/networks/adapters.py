@@ -159,6 +159,9 @@ def _sha256(backbone: nn.Module) -> str:
 class Inserted(nn.Module):
     """What a backbone knows of its adapters; in a checkpoint, the fingerprint of what was frozen.
 
+    So the `state_dict` of a network with adapters has one value that is no tensor but a string. Whoever walks through
+    a state has to skip it.
+
     Args:
         names: of the backbone's state without adapters.
         fingerprint: of that state.

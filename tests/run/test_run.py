@@ -92,3 +92,19 @@ def test_testing_neither_begins_nor_resumes(tmp_path):
     before = contents(tmp_path / "run")
     train(tmp_path / "run", "--phase", "test")
     assert contents(tmp_path / "run") == before
+
+
+def test_a_run_knows_how_long_it_is_and_has_all_its_attributes_from_the_beginning(tmp_path):
+    args = erm.parse_args([*SMALL, "--log", str(tmp_path / "run")])
+    run = Run("mine", args, rounds=3)
+    assert (run.total_epochs, run.total_steps) == (6, 18)
+    before = set(vars(run))
+    for name, call in (("data", "describe"), ("evaluation", "describe"), ("evaluated", "start"), ("tested", "start")):
+        with pytest.raises(RuntimeError, match=f"call run.{call}"):
+            getattr(run, name)
+    data = datasets.load("Digits", ".")
+    run.describe(data, splits.split(data.train.labels, data.classes, 4, 0)[0])
+    network = ImageClassifier(steps.Backbone(), len(data.classes), 8)
+    run.start({"network": network, "optimizer": SGD(network.parameters(), 0.1)}, evaluated=network)
+    assert run.evaluated is run.tested is network
+    assert set(vars(run)) == before

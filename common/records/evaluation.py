@@ -1,0 +1,74 @@
+"""What a run tests, after every epoch and at its end: the scores, and the report of what is confused."""
+
+import numpy as np
+from torch import nn
+
+from common.datasets import Data
+from common.loading.loaders import TestLoader
+from common.records import confusion_page
+from common.records.folder import Folder
+from common.system import processes
+from common.training import confusion, evaluate
+
+
+class Evaluation:
+    """The tests of one run, all on the same images.
+
+    Args:
+        data: the dataset that is tested on.
+        held_out: int64, indices into `data.train`: images that are not trained on, but scored. May be none.
+    """
+
+    def __init__(self, data: Data, held_out: np.ndarray):
+        self.data, self.held_out = data, held_out
+        self._confusion: confusion.Confusion | None = None
+        self._val_loader: TestLoader | None = None
+
+    def scores(
+        self, loader: TestLoader, tested: nn.Module, raw: nn.Module | None = None, count: bool = False
+    ) -> dict[str, float]:
+        """The scores of a network; see `evaluate.evaluate`.
+
+        Args:
+            loader: of the test set.
+            tested: the network.
+            raw: where `tested` is an average of weights: the network whose weights they are. Its scores stand beside
+                the others as `raw_*`.
+            count: whether confusions are counted, too, for `report`.
+
+        Returns:
+            The scores on the test set, and as `val_top1` and `val_loss` those on the images that are held out.
+        """
+        classes = len(self.data.classes)
+        if count:
+            self._confusion = confusion.Confusion(classes, loader.order, loader.device)
+        scores = evaluate.evaluate(tested, loader, classes, self._confusion)
+        if raw is not None:
+            scores |= {f"raw_{name}": value for name, value in evaluate.evaluate(raw, loader, classes).items()}
+        if len(self.held_out):
+            if self._val_loader is None:
+                self._val_loader = loader.of(self.data.train.subset(self.held_out))
+            held_out = evaluate.evaluate(tested, self._val_loader, classes)
+            scores |= {"val_top1": held_out["top1"], "val_loss": held_out["test_loss"]}
+        return scores
+
+    def report(self, folder: Folder, scores: dict[str, float], title: str) -> None:
+        """Draw what the test that counted confused; nothing where none did: the script has a test of its own.
+
+        Args:
+            scores: of that test.
+            title: of the page.
+
+        Raises:
+            UserError: the folder cannot be written to.
+        """
+        if self._confusion is None:
+            return
+        matrix, errors = self._confusion.read()
+        if not processes.is_first():
+            return
+        figures = (
+            f"top-1 {scores['top1']:.2f} %, mean per class {scores['mean_per_class']:.2f} %; {matrix.sum():,} images"
+        )
+        page = confusion_page.report(matrix, errors, self.data.classes, self.data.test, [title, figures])
+        folder.save_report(page, confusion.per_class(matrix, self.data.classes))
