@@ -28,12 +28,17 @@ def read_checkpoint(file: str | Path) -> Any:
         what = "is a folder" if os.path.isdir(file) else "does not exist"
         raise UserError(f"file '{file}' {what}: give the path of a .pth or .safetensors file")
     try:
-        return load_file(file) if file.suffix == ".safetensors" else checkpoint.load_safely(file)
+        return read_unchecked(file)
     except (*checkpoint.UNREADABLE, SafetensorError) as error:
         reason = checkpoint.why(error)
         raise UserError(
             f"'{file}' is not a checkpoint that can be loaded safely ({reason}): download or convert it again"
         ) from None
+
+
+def read_unchecked(file: Path) -> Any:
+    """What a .pth or .safetensors file holds. Raises a `SafetensorError` or one of `checkpoint.UNREADABLE`."""
+    return load_file(file) if file.suffix == ".safetensors" else checkpoint.load_safely(file)
 
 
 def read_state_dict(file: str | Path) -> dict[str, Tensor]:

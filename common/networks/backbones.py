@@ -8,12 +8,12 @@ import timm
 import torch
 from timm.layers import DropPath
 from timm.models import PretrainedCfg, get_deprecated_models, get_pretrained_cfg
-from torch import nn
+from torch import Tensor, nn
 
 from common.errors import UserError
 from common.loading.augment import Normalizer
+from common.networks import downloads
 from common.networks.backbone_files import load_backbone
-from common.system import processes
 from common.wide_resnet import WideResNet  # the import also registers its networks with timm
 
 logger = logging.getLogger(__name__)
@@ -94,8 +94,8 @@ def backbone(
             the first one; None: the model's own rate.
 
     Raises:
-        UserError: unknown model, no such weights, a failed download, an unfit file or image size, `no_pool` refused,
-            no residual branches to leave out.
+        UserError: unknown model, one that is no classifier, no such weights, a failed download, an unfit file or image
+            size, `no_pool` refused, no residual branches to leave out.
     """
     name = timm_name(arch)
     download = not scratch and file is None
@@ -129,14 +129,14 @@ def _of_size(name: str, image_size: int, download: bool, options: dict[str, floa
     generator = torch.get_rng_state()
     model = _create(name, download, options)
     try:
-        model.feature_dim = _feature_dim(model, image_size)
+        model.feature_dim = _feature_dim(model, name, image_size)
         return model
     except (AssertionError, RuntimeError) as error:  # ViT and Swin are made for one size, Inception takes no small ones
         size, reason = model.pretrained_cfg["input_size"][-1], str(error).split("\n")[0]
     try:
         torch.set_rng_state(generator)
         model = _create(name, download, options | {"img_size": image_size})
-        model.feature_dim = _feature_dim(model, image_size)
+        model.feature_dim = _feature_dim(model, name, image_size)
         return model
     except (AssertionError, RuntimeError, TypeError, ValueError, ArithmeticError):  # no such option, or no such size
         raise UserError(
@@ -146,20 +146,17 @@ def _of_size(name: str, image_size: int, download: bool, options: dict[str, floa
 
 
 def _create(name: str, download: bool, options: dict[str, float]) -> nn.Module:
+    rate = options.get("drop_path_rate")
     try:
-        with processes.first_of_machine_first() if download else contextlib.nullcontext():
+        with downloads.of_weights(name) if download else contextlib.nullcontext():
             model = timm.create_model(name, pretrained=download, num_classes=0, **options)
-    except OSError as error:  # the hub's errors are OSErrors
-        reason = str(error).split("\n")[0]
-        raise UserError(
-            f"the weights of '{name}' could not be downloaded ({reason}): connect to the internet once, "
-            "or give --pretrained-backbone FILE or --scratch"
-        ) from None
     except TypeError as error:
         if "drop_path_rate" not in str(error):
             raise
+        if rate == 0:  # as it is without the option
+            return _create(name, download, {key: value for key, value in options.items() if key != "drop_path_rate"})
         model = None
-    if options.get("drop_path_rate") and not (model and any(isinstance(m, DropPath) for m in model.modules())):
+    if rate and not (model and any(isinstance(m, DropPath) for m in model.modules())):
         raise UserError(f"--drop-path: '{name}' has no residual branches to leave out: drop the flag")
     return model
 
@@ -172,9 +169,15 @@ def _warn_of_other_statistics(model: nn.Module, name: str, normalizer: Normalize
 
 
 @torch.no_grad()
-def _feature_dim(model: nn.Module, image_size: int) -> int:
+def _feature_dim(model: nn.Module, name: str, image_size: int) -> int:
     """Ask the model itself: timm's `num_features` is not what every family returns."""
     was_training = model.training
     features = model.eval()(torch.zeros(1, 3, image_size, image_size))
     model.train(was_training)
+    if not isinstance(features, Tensor) or features.ndim != 2:
+        shape = f" of the shape {list(features.shape[1:])}" if isinstance(features, Tensor) else ""
+        raise UserError(
+            f"'{name}' is no classifier: it gives tokens or maps{shape} for an image in place of one row of features; "
+            "choose another --arch"
+        )
     return features.shape[1]

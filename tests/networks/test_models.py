@@ -233,6 +233,23 @@ def test_drop_path_without_branches_is_refused():
             scratch(arch, 32, drop_path=0.1)
 
 
+@pytest.mark.parametrize("arch", ["vgg11", "wrn_10_1", "resnet18"])
+def test_a_drop_path_of_0_is_taken_by_every_network(arch):
+    torch.manual_seed(0)
+    model = scratch(arch, 32, drop_path=0)
+    torch.manual_seed(0)
+    assert_equal_states(dict(model.state_dict()), dict(scratch(arch, 32).state_dict()))
+
+
+@pytest.mark.parametrize(
+    ("arch", "size", "shape"), [("test_vit", 160, r"\[101, 64\]"), ("resnet18", 64, r"\[512, 2, 2\]")]
+)
+def test_encoders_that_give_tokens_or_maps_are_refused(monkeypatch, arch, size, shape):
+    monkeypatch.setattr(timm, "create_model", functools.partial(timm.create_model, global_pool=""))
+    with pytest.raises(UserError, match=f"^'.*' is no classifier: it gives tokens or maps of the shape {shape} for an"):
+        scratch(arch, size)
+
+
 def test_no_pool_is_for_models_that_pool():
     for arch in ("resnet18", "wrn_10_1"):
         with pytest.raises(UserError, match="drop --no-pool"):

@@ -1,17 +1,21 @@
 """timm's pretrained weights: which ones a name means, and what is said where they cannot be had."""
 
+import errno
+import http.client
 import socket
 from pathlib import Path
+from unittest import mock
 
 import huggingface_hub.constants
 import pytest
 import timm
 import torch
+from huggingface_hub.errors import HfHubHTTPError
 from safetensors.torch import save_file
 
 from common.errors import UserError
 from common.loading.augment import Normalizer
-from common.networks import backbones
+from common.networks import backbones, downloads
 from common.records import results
 from tests.conftest import SMALL, train_small
 
@@ -20,7 +24,10 @@ NORMALIZER = Normalizer((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 
 @pytest.fixture(autouse=True)
 def cache(tmp_path, monkeypatch) -> Path:
-    """An empty cache of the hub and of PyTorch, and no network."""
+    """An empty cache of the hub and of PyTorch, no network, and none of the variables that concern it."""
+    for name in (*downloads.VARIABLES, "SSL_CERT_FILE"):
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(name.lower(), raising=False)
 
     def offline(*args, **kwargs):
         raise OSError("Network is unreachable")
@@ -51,7 +58,7 @@ FAMILIES = {
     "vit_tiny_patch16_224": "augreg_in21k_ft_in1k",
     "swin_tiny_patch4_window7_224": "ms_in1k",
     "mobilenetv3_small_050": "lamb_in1k",
-    "vgg11": "tv_in1k",
+    "ghostnet_100": "in1k",
     "densenet121": "ra_in1k",
     "regnety_002": "pycls_in1k",
     "gcvit_xxtiny": "in1k",
@@ -109,3 +116,91 @@ def test_a_name_that_timm_has_given_up_means_its_present_one():
     assert backbones.own_config("convnext_tiny_in22ft1k", False, None).tag == "fb_in22k_ft_in1k"
     with pytest.raises(UserError, match=r"^unknown model 'vit_base_patch32_224_sam': did you mean .*\.sam_in1k"):
         backbones.timm_name("vit_base_patch32_224_sam")  # timm's own table names a tag that does not exist
+
+
+def write_weights(file: Path) -> None:
+    save_file(timm.create_model("test_resnet").state_dict(), file)
+
+
+LFS = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 1234\n"
+
+
+@pytest.mark.parametrize("content", [b"", LFS, "cut off"])
+@pytest.mark.parametrize("file", ["model.safetensors", "pytorch_model.bin"])
+def test_damaged_weights_in_the_hubs_cache_are_named(file, content, cache):
+    path = blob(cache, "test_resnet.r160_in1k", file)
+    if content == "cut off":
+        save = save_file if file.endswith("safetensors") else torch.save
+        save(timm.create_model("test_resnet").state_dict(), path)
+        content = path.read_bytes()[:-100]
+    path.write_bytes(content)
+    with pytest.raises(UserError) as error:
+        backbones.backbone("test_resnet", 160, NORMALIZER)
+    message = str(error.value)
+    assert message.startswith(f"'{path}', where the weights of 'test_resnet.r160_in1k' are kept, is damaged (")
+    assert message.endswith("): delete it, and they are downloaded again")
+    assert "\n" not in message
+
+
+@pytest.mark.parametrize("content", [b"", LFS, b"PK\x03\x04"])
+def test_damaged_weights_in_pytorchs_cache_are_named(content, cache):
+    path = cache / "torch" / "hub" / "checkpoints" / "seresnet18-4bb0ce65.pth"
+    path.parent.mkdir(parents=True)
+    path.write_bytes(content)
+    with pytest.raises(
+        UserError, match=f"^'{path}', where the weights of 'legacy_seresnet18.in1k' are kept, is damaged"
+    ):
+        backbones.backbone("legacy_seresnet18", 64, NORMALIZER)
+
+
+VARIABLES = [
+    ("ALL_PROXY", "socks5://127.0.0.1:1", "test_resnet"),
+    ("ALL_PROXY", "foo://127.0.0.1:1", "test_resnet"),
+    ("all_proxy", "http://127.0.0.1:port", "test_resnet"),
+    ("HTTPS_PROXY", "http://127.0.0.1:port", "legacy_seresnet18"),
+    ("SSL_CERT_FILE", "/nowhere", "test_resnet"),
+]
+
+
+@pytest.mark.parametrize("is_kept", [False, True], ids=["not kept", "kept"])
+@pytest.mark.parametrize(("variable", "value", "arch"), VARIABLES)
+def test_a_variable_that_cannot_be_right_is_named(variable, value, arch, is_kept, cache, monkeypatch):
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
+    huggingface_hub.close_session()
+    monkeypatch.setenv(variable, value)
+    if is_kept:
+        write_weights(blob(cache, "test_resnet.r160_in1k"))
+    with pytest.raises(UserError) as error:
+        backbones.backbone(arch, 64, NORMALIZER)
+    message = str(error.value)
+    assert "' could not be downloaded (" in message
+    assert f"): check or unset {variable}, or give --pretrained-backbone FILE or --scratch" in message
+    huggingface_hub.close_session()
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device"), "cannot be kept in the cache or read there .*: free some"),
+        (http.client.BadStatusLine("rubbish"), "could not be downloaded .rubbish.: connect to the internet once"),
+        (RuntimeError("Data processing error: CAS service error"), "could not be downloaded .Data processing error"),
+        (HfHubHTTPError("500 Server Error", response=mock.Mock()), "could not be downloaded .500 Server Error.: conn"),
+    ],
+)
+def test_whatever_ends_a_download_is_one_line(error, message, monkeypatch):
+    def fail(*args, **kwargs):
+        raise error
+
+    monkeypatch.setattr(timm, "create_model", fail)
+    with pytest.raises(UserError, match=f"^the weights of 'test_resnet.r160_in1k' {message}"):
+        backbones.backbone("test_resnet", 64, NORMALIZER)
+
+
+def test_an_error_that_is_no_downloads_stays_what_it_is(cache, monkeypatch):
+    def fail(*args, **kwargs):
+        raise ValueError("of the network itself")
+
+    write_weights(blob(cache, "test_resnet.r160_in1k"))
+    monkeypatch.setattr(timm, "create_model", fail)
+    with pytest.raises(ValueError, match="of the network itself"):
+        backbones.backbone("test_resnet", 64, NORMALIZER)

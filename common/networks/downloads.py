@@ -1,0 +1,100 @@
+"""timm's pretrained weights on their way into a network, and what is said where they cannot be had."""
+
+import contextlib
+import errno
+import http.client
+import importlib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NoReturn
+from urllib.parse import urlparse
+
+import torch
+from huggingface_hub import constants
+from huggingface_hub.errors import HfHubHTTPError
+from huggingface_hub.file_download import repo_folder_name
+from safetensors import SafetensorError
+from timm.models import get_pretrained_cfg
+
+from common.errors import UserError
+from common.networks import backbone_files
+from common.system import checkpoint, processes
+
+
+def _http_errors() -> tuple[type[Exception], ...]:
+    """Those of the library that the hub's client uses: requests, httpx or a later one, by its version."""
+    library = importlib.import_module(HfHubHTTPError.__bases__[0].__module__.partition(".")[0])
+    names = ("HTTPError", "RequestException", "InvalidURL", "StreamError")
+    return tuple(getattr(library, name) for name in names if hasattr(library, name))
+
+
+UNREACHABLE = (OSError, http.client.HTTPException, *_http_errors())
+NOT_KEPT = {errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS}
+# The hub's client and urllib heed them, in small letters, too.
+VARIABLES = ("ALL_PROXY", "HTTPS_PROXY", "HTTP_PROXY", "HF_ENDPOINT", "HF_HUB_OFFLINE")
+
+
+@contextlib.contextmanager
+def of_weights(name: str) -> Iterator[None]:
+    """Within, timm makes the network `name` with its pretrained weights, in one process of each machine first.
+
+    Args:
+        name: of timm, with a tag.
+
+    Raises:
+        UserError: they cannot be downloaded, kept, or read where they are kept.
+    """
+    try:
+        with processes.first_of_machine_first():
+            yield
+    except (*UNREACHABLE, *checkpoint.UNREADABLE, SafetensorError) as error:
+        _explain(error, name)
+
+
+def _explain(error: Exception, name: str) -> NoReturn:
+    files = _cached(name)
+    for file in files:
+        _check(file, name)
+    reason = checkpoint.why(error)
+    if isinstance(error, OSError) and error.errno in NOT_KEPT:
+        raise UserError(
+            f"the weights of '{name}' cannot be kept in the cache or read there ({reason}): free some space, change "
+            "its permissions, or name another folder in the variables HF_HOME and TORCH_HOME"
+        ) from None
+    # A proxy is looked at even where the weights are kept. Without them, reading cannot be what failed.
+    has_bad_proxy = isinstance(error, ImportError | ValueError) and "proxy" in reason.lower()
+    never_came = not files and isinstance(error, ImportError | ValueError | RuntimeError)
+    if not (isinstance(error, UNREACHABLE) or has_bad_proxy or never_came):
+        raise error
+    present = [key for key in os.environ if key.upper() in VARIABLES and os.environ[key]]
+    if not os.path.exists(os.environ.get("SSL_CERT_FILE", os.devnull)):
+        present.append("SSL_CERT_FILE")
+    remedy = f"check or unset {', '.join(present)}" if present else "connect to the internet once"
+    raise UserError(
+        f"the weights of '{name}' could not be downloaded ({reason}): {remedy}, "
+        "or give --pretrained-backbone FILE or --scratch"
+    ) from None
+
+
+def _cached(name: str) -> list[Path]:
+    """The files that timm would read the weights from, as far as they have been downloaded."""
+    config = get_pretrained_cfg(name)
+    if config.hf_hub_id:
+        repository = config.hf_hub_id.partition("@")[0]
+        folder = Path(constants.HF_HUB_CACHE) / repo_folder_name(repo_id=repository, repo_type="model")
+        found = folder.glob("snapshots/*/*")
+        return [file for file in found if file.suffix in (".safetensors", ".bin", ".pth") and file.is_file()]
+    file = Path(torch.hub.get_dir(), "checkpoints", Path(urlparse(config.url).path).name)
+    return [file] if file.is_file() else []
+
+
+def _check(file: Path, name: str) -> None:
+    try:
+        backbone_files.read_unchecked(file)
+    except (*checkpoint.UNREADABLE, SafetensorError) as error:
+        # The hub's files are links; without the link alone, the hub would link to the same damaged file again.
+        raise UserError(
+            f"'{file.resolve()}', where the weights of '{name}' are kept, is damaged ({checkpoint.why(error)}): "
+            "delete it, and they are downloaded again"
+        ) from None
