@@ -334,12 +334,14 @@ def test_finetune_begins_with_a_file_where_one_is_given():
     assert done.stderr == "error: WEIGHTS takes a path without spaces, not 'my weights.pth'\n"
 
 
-@pytest.mark.parametrize(("steps", "epochs"), [("100", 1), ("400", 2), ("300", 1)])
-def test_finetunes_milestones_and_ramps_are_in_proportion(steps, epochs):
+@pytest.mark.parametrize(
+    ("steps", "epochs", "milestones"), [("100", 1, [1, 1]), ("400", 2, [1, 1]), ("300", 3, [1, 2])]
+)
+def test_finetunes_milestones_and_ramps_are_in_proportion(steps, epochs, milestones):
     for command in dry_run("finetune", "self_tuning pi_model FashionMNIST", SEEDS="0", STEPS=steps):
         args = parse(command)  # which refuses a milestone of 0
         assert (args["epochs"], args["epochs"] * args["iters_per_epoch"]) == (epochs, int(steps))
-        assert args.get("milestones", [1]) == [1]
+        assert args.get("milestones", milestones) == milestones
         assert args.get("warm_up_epochs", 1) == 1
 
 
