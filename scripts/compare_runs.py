@@ -3,9 +3,10 @@
     python scripts/compare_runs.py BASE OTHER [OTHER ...] [--score last_top1] [--markdown FILE]
 
 Each of them is a folder that holds the finished runs of one setting, one for each seed. Two runs of one seed have the
-same labels and the same first weights, so that their difference varies less than either score. The interval is
-Student's t over the seeds that both settings have; it holds for these data and this schedule. Time is the median over
-the seeds of the seconds of a step, evaluations included, relative to the base's: on a busy machine it says little.
+same labels and the same first weights, so that their difference varies less than either score. Means and differences
+are over the seeds that both settings have. The interval is Student's t over these seeds; it holds for these data and
+this schedule. Time is the median over the seeds of the seconds of a step, evaluations included, relative to the base's:
+on a busy machine it says little.
 """
 
 import argparse
@@ -15,13 +16,12 @@ import sys
 from pathlib import Path
 from typing import NamedTuple
 
-from scipy import stats
-
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from common import cli
 from common.errors import UserError
 from scripts.results import tables
+from scripts.results.intervals import half_width
 from scripts.results.runs import Cell, cells, differing, read_runs
 
 
@@ -30,6 +30,7 @@ class Comparison(NamedTuple):
 
     Attributes:
         seeds: how many they are.
+        base: mean of the base's scores, in percent.
         mean: of the setting's scores, in percent.
         difference: of the means, in points; positive where the setting is better.
         half_width: of its interval; infinite with one seed.
@@ -37,6 +38,7 @@ class Comparison(NamedTuple):
     """
 
     seeds: int
+    base: float
     mean: float
     difference: float
     half_width: float
@@ -90,29 +92,26 @@ def compare(base: Cell, other: Cell, score: str) -> Comparison:
             )
     differences = [b[score] - a[score] for a, b in pairs]
     times = [a["steps_per_second"] / b["steps_per_second"] for a, b in pairs]
-    mean = statistics.fmean(b[score] for _, b in pairs)
+    means = [statistics.fmean(pair[i][score] for pair in pairs) for i in (0, 1)]
     return Comparison(
-        len(pairs), mean, statistics.fmean(differences), half_width(differences), statistics.median(times)
+        len(pairs), *means, statistics.fmean(differences), half_width(differences), statistics.median(times)
     )
 
 
-def half_width(values: list[float]) -> float:
-    """Of the 95 % interval of the mean, by Student's t."""
-    if len(values) < 2:
-        return math.inf
-    return float(stats.t.ppf(0.975, len(values) - 1)) * statistics.stdev(values) / math.sqrt(len(values))
-
-
 def main(args):
-    base, rows, notes = setting(args.base), [["setting", "seeds", args.score, "difference, 95 %", "time"]], []
-    for folder, other in [(args.base, base), *((folder, setting(folder)) for folder in args.others)]:
+    base, notes = setting(args.base), []
+    rows = [["setting", "seeds", args.score, f"{args.base.name}'s", "difference, 95 %", "time"]]
+    for folder in args.others:
+        other = setting(folder)
         found = compare(base, other, args.score)
         interval = "" if math.isinf(found.half_width) else f" ± {found.half_width:.1f}"
-        difference = tables.MISSING if other is base else f"{found.difference:+.1f}{interval}"
-        rows.append([folder.name, str(found.seeds), f"{found.mean:.1f}", difference, f"{found.time:.2f}"])
-        if other is not base:
-            was, now = differing([base, other])
-            notes.append(f"* {folder.name}: {now or 'the same settings'} ({args.base.name}: {was or 'the same'})")
+        means = [f"{found.mean:.1f}", f"{found.base:.1f}", f"{found.difference:+.1f}{interval}"]
+        rows.append([folder.name, str(found.seeds), *means, f"{found.time:.2f}"])
+        was, now = differing([base, other])
+        notes.append(f"* {folder.name}: {now or 'the same settings'} ({args.base.name}: {was or 'the same'})")
+        left_out = sorted({*base.seeds, *other.seeds} - ({*base.seeds} & {*other.seeds}))
+        if left_out:
+            notes.append(f"  left out, not both have it: seed {', '.join(map(str, left_out))}")
     print("\n".join([tables.text(rows), "", *map(tables.wrapped, notes)]))
     if args.markdown:
         try:

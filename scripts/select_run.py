@@ -2,29 +2,31 @@
 
     python scripts/select_run.py RUNS [RUNS ...] [--by val|clusters]
 
-Every folder below RUNS that holds an args.json is a run; runs that differ by the seed alone are one setting, with the
-mean of their scores. What settings are ranked by:
+Every folder below RUNS that holds an args.json is a run. Runs that differ by the seed alone are one setting. Settings
+are ranked by the mean of their scores over the seeds that all of them have. The score is one of two:
 
-val       their accuracy after the last epoch on the images that --val-per-class held out; of equals, that with the
+val       the accuracy after the last epoch on the images that --val-per-class held out; of equals, that with the
           smaller loss is first. A run's maximum over epochs would favor the runs that fluctuate most. Within the chosen
           run the images choose the epoch, too: its best.pth.
 clusters  where no label can be spared: how well the predictions after the last epoch agree with k-means clusters of the
           network's features, as many as there are classes, on unlabeled training images; their adjusted mutual
           information, 0 by chance and 100 at most (proposed by Zhang et al., arXiv:2503.09707).
 
-Without --by it is val where all runs held images out, and clusters otherwise. Either choice is uncertain: a 95 %
-interval stands beside each score, over the images (Wilson's for an accuracy, otherwise by resampling), and the settings
-are counted that may as well be the best one. How well a score stands for the accuracy is another matter: see
-docs/choosing.md. The test accuracy is shown of the chosen setting alone.
+Without --by it is val where all runs held images out, and clusters otherwise.
+
+Beside each setting stands how far it is below the first, with a 95 % interval. With several seeds the interval is over
+the seeds: Student's t of the paired differences, as in compare_runs.py, or Tukey's for more than two settings. With
+one seed it is over the images, and says nothing about another seed. A setting whose interval holds 0 may as well be
+the best.
+docs/choosing.md says how often equal settings are told apart, and how well a score stands for the accuracy. The test
+accuracy is shown of the chosen setting alone.
 """
 
 import argparse
-import math
 import statistics
 import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import numpy as np
 
@@ -33,28 +35,44 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 from common import cli, datasets, trained
 from common.errors import UserError
 from common.system.devices import find_device
-from scripts.results import agreement, tables
-from scripts.results.runs import Cell, Run, cells, differing, held_out, known_images, read_runs
+from scripts.results import agreement, intervals, tables
+from scripts.results.runs import Cell, Run, cells, differing, held_out, known_images, outcomes, read_runs
 
 FEWEST = 10  # unlabeled images for a class: clusters of fewer say little
-Z = 1.959964  # 95 % of a normal distribution are within so many deviations
 
 
-class Score(NamedTuple):
-    """Of a setting, in percent.
+class Criterion(Protocol):
+    """What settings are ranked by.
 
     Attributes:
-        value: the larger the better.
-        low, high: the ends of its interval.
-        images: how many the interval comes from.
-        loss: decides between equal values; 0 where there is none.
+        discrete: whether scores have few values, so that differences may be equal over the seeds by chance.
+        paired: whether no error so far is larger than it need be, since a run did not record which images it has right.
     """
 
-    value: float
-    low: float
-    high: float
-    images: int
-    loss: float = 0.0
+    discrete: bool
+    paired: bool
+
+    def score(self, run: Run) -> tuple[float, float]:
+        """In percent, the larger the better; and a loss, which decides between equal ones."""
+
+    def images(self, run: Run) -> np.ndarray:
+        """The training images that the score comes from, as indices; the same for the same labels."""
+
+    def error(self, first: Run, other: Run, least: bool) -> float:
+        """The standard error of the difference of two scores on the same images, in points.
+
+        Args:
+            least: where it cannot be known, give the least that it may be, rather than the most.
+        """
+
+
+class Ranked(NamedTuple):
+    """A setting, its mean score and loss, and how far it is below the first."""
+
+    setting: Cell
+    score: float
+    loss: float
+    below: intervals.Difference
 
 
 def parse_args(argv=None):
@@ -83,48 +101,94 @@ def finished(runs: list[Run]) -> list[Run]:
     runs = [run for run in runs if run.result is not None]
     if len(runs) < 2:
         raise UserError(f"{len(runs)} finished runs are no choice: name the folders of two or more")
-    facts = [_problem(run) for run in runs]
-    for run, fact in zip(runs, facts, strict=True):
-        for key, value in fact.items():
-            if value != facts[0][key]:
-                raise UserError(
-                    f"'{run.folder}' has {key} {value}, but '{runs[0].folder}' has {facts[0][key]}: "
-                    "name runs of one method with the same images and labels"
-                )
+    for run in runs:
+        _compare(runs[0], run, ("method", "dataset", "num_samples_per_class", "oracle", "test_sha256"))
+        # This fingerprint holds the images' size, too, where --train-resizing looks it up.
+        alike = next(other for other in runs if other.args["train_resizing"] == run.args["train_resizing"])
+        _compare(alike, run, ("data_sha256",))
     return runs
 
 
-def _problem(run: Run) -> dict[str, object]:
-    """What has to be the same in runs that are compared."""
-    keys = ("method", "dataset", "num_samples_per_class", "oracle", "data_sha256")
-    return {key: run.result.get(key) for key in keys} | {"val_per_class": run.args.get("val_per_class", 0)}
+def _compare(first: Run, run: Run, keys: tuple[str, ...]) -> None:
+    facts = [{key: each.result.get(key) for key in keys} for each in (first, run)]
+    if "method" in keys:
+        facts = [
+            fact | {"val_per_class": r.args.get("val_per_class", 0)}
+            for fact, r in zip(facts, (first, run), strict=True)
+        ]
+    for key in facts[0]:
+        here, there = (str(fact[key])[:8] if key.endswith("sha256") else fact[key] for fact in facts)
+        if facts[0][key] != facts[1][key]:
+            raise UserError(
+                f"'{run.folder}' has {key} {there}, but '{first.folder}' has {here}: "
+                "name runs of one method with the same images and labels"
+            )
 
 
-def on_held_out_images(setting: Cell) -> Score:
-    """The mean over the runs. Those with one split seed have the same images, which count once."""
-    missing = [run for run in setting.runs if "val_top1" not in run.result]
-    if missing:
-        raise UserError(f"'{missing[0].folder}' held no images out to choose by: train with --val-per-class N")
-    number = sum({run.result["split_seed"]: held_out(run) for run in setting.runs}.values())
-    try:
-        value, loss = (
-            statistics.fmean(run.history[-1][key] for run in setting.runs) for key in ("val_top1", "val_loss")
-        )
-    except (LookupError, TypeError):
-        raise UserError(f"'{setting.runs[0].folder / 'metrics.jsonl'}' is damaged: run its command again") from None
-    return Score(value, *wilson(value, number), number, loss)
+def on_common_seeds(settings: list[Cell]) -> list[Cell]:
+    """The settings with the runs of the seeds that all have. What is left out is said.
+
+    Raises:
+        UserError: no seed is common to all; or runs of one seed have other labels, or held other images out.
+    """
+    common = set.intersection(*(set(setting.seeds) for setting in settings))
+    if not common:
+        seeds = "; ".join(sorted({", ".join(map(str, setting.seeds)) for setting in settings}))
+        raise UserError(f"the settings have no seed in common ({seeds}): run all with the same seeds, or name fewer")
+    for setting in settings:
+        for run in setting.runs:
+            if run.result["seed"] not in common:
+                print(f"left out, not all settings have seed {run.result['seed']}: {run.folder}", file=sys.stderr)
+    kept = [Cell(each.place, [run for run in each.runs if run.result["seed"] in common]) for each in settings]
+    for setting in kept[1:]:
+        for first, run in zip(kept[0].runs, setting.runs, strict=True):
+            if known_images(first) != known_images(run):
+                raise UserError(
+                    f"'{run.folder}' has other labeled or held-out images than '{first.folder}' of the same seed: "
+                    "name runs with the same --split-seed"
+                )
+    return kept
 
 
-def wilson(percent: float, number: int) -> tuple[float, float]:
-    """The 95 % interval of a share that was seen in `number` trials (Wilson, 1927), in percent."""
-    share = percent / 100
-    middle = share + Z**2 / (2 * number)
-    half = Z * math.sqrt(share * (1 - share) / number + Z**2 / (4 * number**2))
-    return tuple(100 * (middle + sign * half) / (1 + Z**2 / number) for sign in (-1, 1))
+class HeldOut:
+    """Ranks by the accuracy on the images that were held out."""
+
+    discrete = True
+
+    def __init__(self):
+        self.paired = True
+
+    def score(self, run: Run) -> tuple[float, float]:
+        if "val_top1" not in run.result:
+            raise UserError(f"'{run.folder}' held no images out to choose by: train with --val-per-class N")
+        try:
+            last = run.history[-1]
+            return float(last["val_top1"]), float(last["val_loss"])
+        except (LookupError, TypeError, ValueError):
+            raise UserError(f"'{run.folder / 'metrics.jsonl'}' is damaged: run its command again") from None
+
+    def images(self, run: Run) -> np.ndarray:
+        return np.array(held_out(run))
+
+    def error(self, first: Run, other: Run, least: bool) -> float:
+        images = held_out(first)
+        right = [outcomes(run) for run in (first, other)]
+        if None not in right:
+            try:
+                return intervals.paired_error(*(np.array([each[image] for image in images]) for each in right))
+            except KeyError:
+                raise UserError(
+                    f"'{other.folder}' or '{first.folder}' has a held_out.csv of other images: remove it"
+                ) from None
+        scores = (self.score(first)[0], self.score(other)[0])
+        if least:
+            return intervals.least_error(*scores, len(images))
+        self.paired = False
+        return intervals.unpaired_error(*scores, len(images))
 
 
 class Clusters:
-    """Scores settings by the agreement of their runs' predictions with clusters of the features.
+    """Ranks by the agreement of predictions with clusters of the features.
 
     Args:
         runs: all that are compared; they are of one dataset.
@@ -133,6 +197,8 @@ class Clusters:
     Raises:
         UserError: the dataset is another now, or has too few unlabeled images.
     """
+
+    discrete, paired = False, True
 
     def __init__(self, runs: list[Run], root: str | None, number: int, workers: int, device: str | None):
         args = argparse.Namespace(**runs[0].args)
@@ -150,22 +216,23 @@ class Clusters:
                 f"'{root or args.root}' holds other images than the runs had: name their folder with --root"
             )
         self.number, self.workers, self.device = number, workers, find_device(device)
+        self.found: dict[Path, agreement.Agreement] = {}
 
-    def __call__(self, setting: Cell) -> Score:
-        """The mean over the runs. As they need not have the same images, the interval is of the mean of as many."""
-        scores = [self._of_run(run) for run in setting.runs]
-        value = statistics.fmean(score.value for score in scores)
-        half = math.sqrt(sum((score.high - score.value) ** 2 for score in scores)) / len(scores)
-        return Score(value, value - half, value + half, scores[0].images)
+    def score(self, run: Run) -> tuple[float, float]:
+        return self._of(run).value, 0.0
 
-    def _of_run(self, run: Run) -> Score:
-        indices = self._unlabeled(run)
-        network = trained.load(run.folder, "latest")
-        found = agreement.features_and_predictions(network, self.data.train.subset(indices), self.device, self.workers)
-        return Score(*agreement.with_clusters(*found, len(self.data.classes)), len(indices))
+    def error(self, first: Run, other: Run, least: bool) -> float:
+        return agreement.error_over_images(self._of(first), self._of(other))
 
-    def _unlabeled(self, run: Run) -> np.ndarray:
-        """Some of the training images whose label the run did not use; the same for the same labels."""
+    def _of(self, run: Run) -> agreement.Agreement:
+        if run.folder not in self.found:
+            network, images = trained.load(run.folder, "latest"), self.data.train.subset(self.images(run))
+            found = agreement.features_and_predictions(network, images, self.device, self.workers)
+            self.found[run.folder] = agreement.Agreement(*found, len(self.data.classes))
+        return self.found[run.folder]
+
+    def images(self, run: Run) -> np.ndarray:
+        """Some of those whose label the run did not use."""
         free = np.setdiff1d(np.arange(len(self.data.train)), known_images(run))
         if len(free) < FEWEST * len(self.data.classes):
             raise UserError(
@@ -175,23 +242,58 @@ class Clusters:
         return np.sort(np.random.default_rng(0).permutation(free)[: self.number])
 
 
-def ranked(settings: list[Cell], criterion: Callable[[Cell], Score]) -> list[tuple[Score, Cell]]:
-    """The best one first."""
-    scored = [(criterion(setting), setting) for setting in settings]
-    return sorted(scored, key=lambda pair: (-pair[0].value, pair[0].loss))
+def ranked(settings: list[Cell], criterion: Criterion) -> list[Ranked]:
+    """The best one first.
+
+    Args:
+        settings: with the same seeds; see `on_common_seeds`.
+    """
+    scored = []
+    for setting in settings:
+        scores, losses = zip(*map(criterion.score, setting.runs), strict=True)
+        scored.append((statistics.fmean(scores), statistics.fmean(losses), scores, setting))
+    scored.sort(key=lambda each: (-each[0], each[1]))
+    first, *others = [setting.runs for *_, setting in scored]
+    shared = have_the_same_images([criterion.images(run) for run in first])
+    errors = np.zeros((len(scored), len(first)))
+    if criterion.discrete or shared:
+        pairs = [zip(first, runs, strict=True) for runs in others]
+        errors[1:] = [[criterion.error(*pair, least=not shared) for pair in each] for each in pairs]
+    below = intervals.to_first(np.array([scores for _, _, scores, _ in scored]), errors, shared)
+    return [Ranked(setting, *means, each) for (*means, _, setting), each in zip(scored, below, strict=True)]
 
 
-def doubt(scores: list[Score]) -> str:
-    """How much the first score says over the others."""
-    first, *others = scores
-    near = sum(score.value >= first.low for score in others)
-    if near == 0:
-        return f"No other setting is within the first one's interval, over {first.images:,} images."
+def have_the_same_images(by_seed: list[np.ndarray]) -> bool:
+    """Whether the seeds share more than half of their images. One seed does."""
+    common = set.intersection(*(set(images.tolist()) for images in by_seed))
+    return 2 * len(common) > len(by_seed[0])
+
+
+def doubt(ranking: list[Ranked], images: int, paired: bool = True) -> list[str]:
+    """How much the ranking says, in sentences."""
+    first, *others = ranking
+    seeds = first.setting.seeds
+    near = sum(not each.below.is_clear for each in others)
     of = f"{near} of the {len(others)} others" if len(others) > 1 else "The other setting"
-    return (
-        f"{of} may as well be the best: within the first one's interval, over {first.images:,} images. "
-        "More images or seeds would tell them apart."
-    )
+    together = ", and hold for all settings together" if len(others) > 1 else ""
+    if len(seeds) > 1:
+        lines = [
+            f"Means over the seeds {', '.join(map(str, seeds))}. The 95 % intervals are over these seeds{together}."
+        ]
+        more = "More seeds or images would tell them apart."
+    else:
+        lines = [
+            f"The 95 % intervals are over {images:,} images{together}. Seed {seeds[0]} is the only one: what another "
+            "would change is not in them, and may be more. Train each setting with several seeds."
+        ]
+        more = "More images or seeds would tell them apart."
+    if not paired:
+        lines.append(
+            "Not all runs have a held_out.csv, which says what they name rightly. The intervals take their images for "
+            "different ones, and are too wide."
+        )
+    lines.append(f"{of} may as well be the best. {more}" if near else "No other setting may as well be the best.")
+    return lines
 
 
 def main(args):
@@ -200,25 +302,39 @@ def main(args):
     settings = [setting for several in table.values() for setting in several]
     if len(settings) < 2:
         raise UserError("all these runs have the same settings: there is nothing to choose")
-    names = dict(zip(map(id, settings), differing(settings), strict=True))
     by = args.by or ("val" if all("val_top1" in run.result for run in runs) else "clusters")
-    clusters = Clusters(runs, args.root, args.images, args.workers, args.device) if by == "clusters" else None
-    ranking = ranked(settings, clusters or on_held_out_images)
-    what = {"val": "held-out accuracy, %", "clusters": "agreement with clusters, %"}[by]
-    rows = [["rank", what, "95 % interval", "seeds", "setting"]]
-    for rank, (score, setting) in enumerate(ranking, 1):
-        interval = f"{score.low:.1f} to {score.high:.1f}"
-        rows.append([str(rank), f"{score.value:.1f}", interval, str(len(setting.runs)), f"[{rank}]"])
-    print(f"\n{tables.text(rows)}\n")
-    for rank, (_, setting) in enumerate(ranking, 1):
-        print(tables.wrapped(f"[{rank}] {names[id(setting)]}"))
+    criterion = HeldOut() if by == "val" else Clusters(runs, args.root, args.images, args.workers, args.device)
+    names = differing(settings)
+    settings = on_common_seeds(settings)
+    names = {id(setting): name for setting, name in zip(settings, names, strict=True)}
+    ranking = ranked(settings, criterion)
+    show(ranking, [names[id(each.setting)] for each in ranking], by)
     print("".join(f"\n{note}" for note in notes))
-    chosen = ranking[0][1]
-    print(tables.wrapped(doubt([score for score, _ in ranking])))
+    first = ranking[0].setting
+    for line in doubt(ranking, len(criterion.images(first.runs[0])), criterion.paired):
+        print(tables.wrapped(line))
     field, file = ("val_best_top1", "best.pth") if by == "val" else ("last_top1", "latest.pth")
-    print(tables.wrapped(f"chosen: {names[id(chosen)]}; its test accuracy: {chosen.show(field)}"))
-    for run in chosen.runs:
+    print(tables.wrapped(f"chosen: {names[id(first)]}; its test accuracy: {first.show(field)}"))
+    for run in first.runs:
         print(f"    {run.folder / 'checkpoints' / file}")
+
+
+def show(ranking: list[Ranked], names: list[str], by: str) -> None:
+    """Print the ranking, and what its settings are."""
+    rows = [
+        [
+            "rank",
+            {"val": "held-out accuracy, %", "clusters": "agreement with clusters, %"}[by],
+            "below the first",
+            "setting",
+        ]
+    ]
+    for rank, each in enumerate(ranking, 1):
+        below = tables.MISSING if rank == 1 else f"{each.below.mean:.1f} ± {each.below.half_width:.1f}"
+        rows.append([str(rank), f"{each.score:.1f}", below, f"[{rank}]"])
+    print(f"\n{tables.text(rows)}\n")
+    for rank, name in enumerate(names, 1):
+        print(tables.wrapped(f"[{rank}] {name}"))
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """Run folders, and the cells that they make up: runs that differ by their seed and nothing else."""
 
+import csv
 import functools
 import importlib
 import json
@@ -138,13 +139,27 @@ def _read_run(folder: Path) -> Run:
     return Run(folder, args, result, history)
 
 
-def held_out(run: Run) -> int:
-    """How many images a run held out.
+def held_out(run: Run) -> list[int]:
+    """The training images that a run held out.
 
     Raises:
         UserError: its labeled.json does not say.
     """
-    return _read(run.folder / "labeled.json", lambda text: len(json.loads(text)["held_out"]))
+    return _read(run.folder / "labeled.json", lambda text: [int(index) for index in json.loads(text)["held_out"]])
+
+
+def outcomes(run: Run) -> dict[int, bool] | None:
+    """Whether the network of the last epoch names each held-out image rightly; None of runs that did not record it.
+
+    Raises:
+        UserError: the record is damaged.
+    """
+    file = run.folder / "held_out.csv"
+    if not file.exists():
+        return None
+    return _read(
+        file, lambda text: {int(r["index"]): r["label"] == r["predicted"] for r in csv.DictReader(text.splitlines())}
+    )
 
 
 def known_images(run: Run) -> list[int]:
@@ -222,6 +237,11 @@ def differing(cells: list[Cell]) -> list[str]:
     settings = [cell.runs[0].settings | {"split_seed": _split(cell.runs[0], _all(cells))} for cell in cells]
     keys = sorted(set().union(*settings))
     keys = [key for key in keys if len({_frozen(each.get(key)) for each in settings}) > 1]
+    if {"train_resizing", "data_sha256"} <= {*keys}:
+        # The fingerprint holds the images' size where the resizing looks it up: then it says nothing of its own.
+        hashes = {(each["train_resizing"], each["data_sha256"]) for each in settings}
+        if len(hashes) == len({resizing for resizing, _ in hashes}):
+            keys.remove("data_sha256")
     return [", ".join(f"{key} {_shown(key, each.get(key))}" for key in keys) for each in settings]
 
 

@@ -97,8 +97,8 @@ def test_the_rates_of_fashion_are_what_held_out_images_chose(labels, rates, tune
         (settings,) = cells(read_runs(folder.glob(f"*/{run.name}")))[0].values()
         name, number = name_of(settings[0].runs[0].result)
         if number in tuned:
-            ranked = select_run.ranked(settings, select_run.on_held_out_images)
-            scores = {f"{cell.runs[0].args['lr']:g}": f"{score.value:.1f}" for score, cell in ranked}
+            ranked = select_run.ranked(settings, select_run.HeldOut())
+            scores = {f"{each.setting.runs[0].args['lr']:g}": f"{each.score:.1f}" for each in ranked}
             assert scores.keys() == set(rates)
             best = chosen[name] = next(iter(scores))
             shown[name] = tuple(f"**{scores[rate]}**" if rate == best else scores[rate] for rate in rates)

@@ -1,6 +1,7 @@
-"""The choice among runs: never by the test set, with an interval by hand, and refused where it is none."""
+"""The choice among runs: never by the test set, with intervals of differences, and refused where it is none."""
 
 import json
+import math
 import re
 import shutil
 
@@ -19,16 +20,33 @@ FAR = ("--lr", "0.2")
 
 @pytest.fixture
 def write_run(tmp_path):
-    """`write_run("name", 80.0, "--lr", "0.1")`: a finished run with this accuracy on held-out images in the end."""
+    """`write_run("name", 80.0, "--lr", "0.1")`: a finished run with this accuracy on held-out images in the end.
 
-    def write(name: str, val: float, *flags: str, test: float = 50.0, loss: float = 1.0, number: int = 2, **facts):
+    With `right`, a string of 0 and 1, it recorded which of them it names rightly.
+    """
+
+    def write(
+        name: str,
+        val: float,
+        *flags: str,
+        test: float = 50.0,
+        loss: float = 1.0,
+        number: int = 2,
+        right: str = "",
+        labeled: tuple[int, ...] = (1000, 1001),
+        **facts,
+    ):
         args = vars(fixmatch.parse_args(["data", "-d", "Digits", "--val-per-class", str(number), *flags]))
         folder = tmp_path / name
         folder.mkdir()
         (folder / "args.json").write_text(json.dumps({"method": "fixmatch", "args": args}))
         rows = [{"val_top1": 170 - val, "val_loss": 1 / loss}, {"val_top1": val, "val_loss": loss}]
         (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-        (folder / "labeled.json").write_text(json.dumps({"held_out": list(range(10 * number))}))
+        held_out = [args["split_seed"] * 10_000 + i for i in range(10 * number)]
+        (folder / "labeled.json").write_text(json.dumps({"indices": labeled, "held_out": held_out}))
+        lines = [f"{image},3,{'35'[bit == '0']}" for image, bit in zip(held_out, right, strict=False)]
+        if right:
+            (folder / "held_out.csv").write_text("\n".join(["index,label,predicted", *lines, ""]))
         keys = ("arch", "num_samples_per_class", "seed", "split_seed", "epochs", "iters_per_epoch")
         result = {key: args[key] for key in keys} | {"method": "fixmatch", "dataset": "Digits", "oracle": False}
         result |= {"pretraining": "supervised", "last_top1": 1.0, "best_top1": 99.0, "seconds": 1.0}
@@ -43,34 +61,140 @@ def select(*argv) -> None:
     select_run.main(select_run.parse_args([str(word) for word in argv]))
 
 
+def rows_of(out: str) -> list[tuple[str, ...]]:
+    """Of the ranking: score, points below the first and half of the interval, number of the setting."""
+    return re.findall(r"^\d+ +([\d.]+) +(?:–|([\d.]+) ± ([\d.]+)) +\[(\d+)\]$", out, re.MULTILINE)
+
+
 def test_the_best_on_the_held_out_images_is_chosen_whatever_the_test_set_says(write_run, tmp_path, capsys):
     write_run("low", 70.0, "--lr", "0.1", test=90.0)
     best = write_run("high", 80.0, *FAR, test=60.0)
     select(tmp_path)
     out = capsys.readouterr().out
-    assert re.search(r"^1 +80\.0 +58\.4 to 91\.9 +1 +\[1\]\n2 +70\.0 +48\.1 to 85\.5 +1 +\[2\]$", out, re.MULTILINE)
+    assert [row[0] for row in rows_of(out)] == ["80.0", "70.0"]
     assert re.search(r"^\[1\] lr 0\.2\n\[2\] lr 0\.1$", out, re.MULTILINE)
     assert "chosen: lr 0.2; its test accuracy: 60.0\n" in out
     assert "90.0" not in out
     assert out.endswith(f"{best / 'checkpoints' / 'best.pth'}\n")
 
 
-def test_wilsons_interval_by_hand():
-    """8 of 10: the middle is (0.8 + 1.9208 / 10) / 1.38415, the half 1.96 sqrt(0.016 + 0.009604) / 1.38415."""
-    assert select_run.wilson(80, 10) == pytest.approx((49.02, 94.33), abs=0.01)
-    assert select_run.wilson(100, 20) == pytest.approx((83.89, 100.0), abs=0.01)
-    assert select_run.wilson(0, 20) == pytest.approx((0.0, 16.11), abs=0.01)
-
-
-def test_seeds_are_averaged_and_their_images_counted_once_for_each_split(write_run, tmp_path, capsys):
-    for seed in (0, 1):
-        write_run(f"own{seed}", 80.0 + 10 * seed, *FAR, "--seed", str(seed))
-        write_run(f"fixed{seed}", 70.0, "--lr", "0.1", "--seed", str(seed), "--split-seed", "3")
+def test_one_seed_is_compared_over_its_images_and_says_so(write_run, tmp_path, capsys):
+    """20 images: 16 and 10 right, all of the latter among the former, so that 6 tell them apart."""
+    write_run("a", 80.0, *FAR, right="1" * 16 + "0" * 4)
+    write_run("b", 50.0, "--lr", "0.1", right="1" * 10 + "0" * 10)
     select(tmp_path)
-    own, fixed = (select_run.wilson(85, 40), select_run.wilson(70, 20))
+    out = " ".join(capsys.readouterr().out.split())
+    gained, lost = 7 / 22, 1 / 22
+    half = 1.96 * 100 * math.sqrt((gained + lost - (gained - lost) ** 2) / 22)
+    assert f"50.0 30.0 ± {half:.1f} [2]" in out
+    assert "are over 20 images. Seed 0 is the only one: what another would change is not in them" in out
+    assert "No other setting may as well be the best." in out
+    assert "held_out.csv" not in out
+
+
+def test_runs_without_a_record_of_their_images_have_a_wider_interval(write_run, tmp_path, capsys):
+    """16 and 10 of 20, as if of different images: not told apart."""
+    write_run("a", 80.0, *FAR, right="1" * 16 + "0" * 4)
+    write_run("b", 50.0, "--lr", "0.1")
+    select(tmp_path)
+    out = " ".join(capsys.readouterr().out.split())
+    half = 1.96 * 100 * math.sqrt((17 * 5 + 11 * 11) / 22**3)
+    assert f"50.0 30.0 ± {half:.1f} [2]" in out
+    assert "Not all runs have a held_out.csv, which says what they name rightly." in out
+
+
+def test_several_seeds_are_compared_in_pairs(write_run, tmp_path, capsys):
+    """Differences of 8, 10 and 12: 10 ± 4.30 * 2 / sqrt(3), though either setting varies by 30 points."""
+    for seed, (high, low) in enumerate([(40.0, 32.0), (60.0, 50.0), (70.0, 58.0)]):
+        write_run(f"a{seed}", high, *FAR, "--seed", str(seed), number=500)
+        write_run(f"b{seed}", low, "--lr", "0.1", "--seed", str(seed), number=500)
+    select(tmp_path)
     out = capsys.readouterr().out
-    assert re.search(rf"^1 +85\.0 +{own[0]:.1f} to {own[1]:.1f} +2 ", out, re.MULTILINE)
-    assert re.search(rf"^2 +70\.0 +{fixed[0]:.1f} to {fixed[1]:.1f} +2 ", out, re.MULTILINE)
+    assert rows_of(out) == [("56.7", "", "", "1"), ("46.7", "10.0", "5.0", "2")]
+    assert "Means over the seeds 0, 1, 2. The 95 % intervals are over these seeds.\n" in out
+    assert "No other setting may as well be the best." in out
+
+
+def test_equal_differences_of_few_images_are_not_taken_for_certain(write_run, tmp_path, capsys):
+    """One image more in each of two seeds is no deviation at all over the seeds, but 40 images cannot tell.
+
+    Without a record of the images it is the least that they can differ by.
+    """
+    for right, gained, lost in [("", 2, 1), ("0" * 5 + "1" * 15, 6, 5)]:
+        for seed in (0, 1):
+            shutil.rmtree(tmp_path / f"a{seed}", ignore_errors=True)
+            shutil.rmtree(tmp_path / f"b{seed}", ignore_errors=True)
+            write_run(f"a{seed}", 80.0, *FAR, "--seed", str(seed), right=right and "1" * 16 + "0" * 4)
+            write_run(f"b{seed}", 75.0, "--lr", "0.1", "--seed", str(seed), right=right)
+        select(tmp_path)
+        out = capsys.readouterr().out
+        error = 100 * math.sqrt(((gained + lost) / 22 - (1 / 22) ** 2) / 22)
+        assert rows_of(out)[1] == ("75.0", "5.0", f"{1.96 * error / 2**0.5:.1f}", "2")
+        assert "The other setting may as well be the best." in out
+        assert "held_out.csv" not in out
+
+
+def test_seeds_that_share_their_held_out_images_do_not_average_them_out(write_run, tmp_path, capsys):
+    for seed in (0, 1):
+        flags = ("--seed", str(seed), "--split-seed", "0")
+        write_run(f"a{seed}", 80.0, *FAR, *flags, right="1" * 16 + "0" * 4)
+        write_run(f"b{seed}", 75.0, "--lr", "0.1", *flags, right="1" * 15 + "0" * 5)
+    select(tmp_path)
+    error = 100 * math.sqrt((3 / 22 - (1 / 22) ** 2) / 22)
+    assert rows_of(capsys.readouterr().out)[1] == ("75.0", "5.0", f"{1.96 * error:.1f}", "2")
+
+
+def test_settings_are_ranked_over_the_seeds_that_all_have(write_run, tmp_path, capsys):
+    """A's other seeds were easy: over the common one, B is better."""
+    for seed, val in enumerate([95.0, 95.0, 60.0]):
+        write_run(f"a{seed}", val, *FAR, "--seed", str(seed))
+    write_run("b2", 62.5, "--lr", "0.1", "--seed", "2", number=4)
+    args = json.loads((tmp_path / "b2" / "args.json").read_text())
+    args["args"]["val_per_class"] = 2
+    (tmp_path / "b2" / "args.json").write_text(json.dumps(args))
+    shutil.copy(tmp_path / "a2" / "labeled.json", tmp_path / "b2")
+    select(tmp_path)
+    out, err = capsys.readouterr()
+    assert [(row[0], row[3]) for row in rows_of(out)] == [("62.5", "1"), ("60.0", "2")]
+    assert "chosen: lr 0.1;" in out
+    left_out = "".join(f"left out, not all settings have seed {seed}: {tmp_path / f'a{seed}'}\n" for seed in (0, 1))
+    assert err == left_out
+    shutil.rmtree(tmp_path / "a2")
+    with pytest.raises(
+        UserError, match=r"the settings have no seed in common \(0, 1; 2\): run all with the same seeds"
+    ):
+        select(tmp_path)
+
+
+def test_runs_of_one_seed_with_other_labels_are_refused(write_run, tmp_path):
+    first = write_run("a", 80.0, *FAR)
+    for name, flags, facts in [
+        ("labels", (), {"labeled": (1000, 1002)}),
+        ("held_out", ("--split-seed", "3"), {}),
+    ]:
+        other = write_run(name, 80.0, "--lr", "0.1", *flags, **facts)
+        with pytest.raises(UserError, match=r"has other labeled or held-out images than '.*/a' of the same seed"):
+            select(first, other)
+
+
+def test_another_resizing_of_the_same_images_is_compared(write_run, tmp_path, capsys):
+    """The fingerprint of the dataset then holds the images' size; that of the test images does not."""
+    first = write_run("a", 80.0, *FAR, data_sha256="1" * 64, test_sha256="7" * 64)
+    native = ("--train-resizing", "native", "--val-resizing", "native")
+    second = write_run("b", 70.0, *FAR, *native, data_sha256="2" * 64, test_sha256="7" * 64)
+    select(first, second)
+    assert re.findall(r"^\[\d\] .*$", capsys.readouterr().out, re.MULTILINE) == [
+        "[1] image_size 224, train_resizing cifar, val_resizing cifar",
+        "[2] image_size 32, train_resizing native, val_resizing native",
+    ]
+    third = write_run("c", 70.0, "--lr", "0.1", *native, data_sha256="3" * 64, test_sha256="7" * 64)
+    with pytest.raises(
+        UserError, match=r"c' has data_sha256 33333333, but '.*/b' has 22222222: name runs of one method"
+    ):
+        select(first, second, third)
+    fourth = write_run("d", 70.0, "--lr", "0.1", data_sha256="1" * 64, test_sha256="8" * 64)
+    with pytest.raises(UserError, match="d' has test_sha256 88888888, but"):
+        select(first, fourth)
 
 
 def test_of_equals_the_smaller_loss_is_first(write_run, tmp_path, capsys):
@@ -81,14 +205,14 @@ def test_of_equals_the_smaller_loss_is_first(write_run, tmp_path, capsys):
 
 
 def test_how_uncertain_the_choice_is(write_run, tmp_path, capsys):
-    for i, val in enumerate([95.0, 90.0, 70.0]):
+    for i, val in enumerate([95.0, 90.0, 40.0]):
         write_run(str(i), val, "--lr", f"0.{i + 1}", number=10)
     select(tmp_path)
     text = " ".join(capsys.readouterr().out.split())
-    assert "1 of the 2 others may as well be the best: within the first one's interval, over 100 images." in text
+    assert "The 95 % intervals are over 100 images, and hold for all settings together." in text
+    assert "1 of the 2 others may as well be the best. More images or seeds would tell them apart." in text
     select(tmp_path / "0", tmp_path / "2")
-    text = " ".join(capsys.readouterr().out.split())
-    assert "No other setting is within the first one's interval, over 100 images." in text
+    assert "No other setting may as well be the best." in capsys.readouterr().out
 
 
 def test_what_cannot_be_compared_is_refused(write_run, tmp_path, capsys):
@@ -127,6 +251,17 @@ def test_damaged_metrics_are_one_line(write_run, tmp_path, text):
         select(tmp_path)
 
 
+def test_a_damaged_record_of_images_is_one_line(write_run, tmp_path):
+    folders = [write_run(str(i), 80.0, "--lr", f"0.{i}", right="1" * 20) for i in (1, 2)]
+    for text, message in [
+        ("index\n1\n", r"held_out\.csv' is damaged"),
+        ("index,label,predicted\n5,1,1\n", r"has a held_out\.csv of other images: remove it"),
+    ]:
+        (folders[1] / "held_out.csv").write_text(text)
+        with pytest.raises(UserError, match=message):
+            select(tmp_path)
+
+
 @pytest.mark.parametrize("text", ["{}", "{", '{"held_out": 3}'])
 def test_a_damaged_list_of_images_is_one_line(write_run, tmp_path, text):
     for i in (1, 2):
@@ -138,21 +273,44 @@ def test_a_damaged_list_of_images_is_one_line(write_run, tmp_path, text):
 # Without labels
 
 
+def some_clusters(number: int, noise: float, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Features in three groups, and the groups."""
+    rng = np.random.default_rng(seed)
+    groups = rng.integers(3, size=number)
+    return np.eye(3)[groups] + noise * rng.normal(size=(number, 3)), groups
+
+
 def test_agreement_by_hand():
     """Predictions that are the clusters under other names agree wholly, and random ones not at all."""
-    rng = np.random.default_rng(0)
-    groups = rng.integers(3, size=300)
-    features = np.eye(3)[groups] + 0.01 * rng.normal(size=(300, 3))
-    value, low, high = agreement.with_clusters(features, (groups + 1) % 3, 3)
-    assert (value, low, high) == pytest.approx((100, 100, 100))
+    features, groups = some_clusters(300, 0.01)
+    same = agreement.Agreement(features, (groups + 1) % 3, 3)
+    assert same.value == pytest.approx(100)
+    rng = np.random.default_rng(1)
     wrong = np.where(rng.random(300) < 0.1, rng.integers(3, size=300), groups)
-    value, low, high = agreement.with_clusters(features, wrong, 3)
-    assert value == pytest.approx(100 * adjusted_mutual_info_score(wrong, groups))
-    assert (low + high) / 2 == pytest.approx(value)
-    assert 5 < high - low < 20
-    value, low, high = agreement.with_clusters(features, rng.integers(3, size=300), 3)
-    assert abs(value) < 2
-    assert low < 0 < high
+    some = agreement.Agreement(features, wrong, 3)
+    assert some.value == pytest.approx(100 * adjusted_mutual_info_score(wrong, groups))
+    none = agreement.Agreement(features, rng.integers(3, size=300), 3)
+    assert abs(none.value) < 2
+    assert agreement.error_over_images(same, same) == 0
+    assert agreement.error_over_images(same, some) == pytest.approx(np.std(some.on_halves(), ddof=1))
+
+
+def test_the_error_over_images_is_the_deviation_over_other_images():
+    """Of the difference of two networks, where the clusters are uncertain, too."""
+
+    def networks(seed: int) -> list[agreement.Agreement]:
+        rng = np.random.default_rng(1000 + seed)
+        found = []
+        for noise in (0.2, 0.25):
+            features, groups = some_clusters(120, noise, seed)
+            predictions = np.where(rng.random(120) < 0.2, rng.integers(3, size=120), groups)
+            found.append(agreement.Agreement(features, predictions, 3))
+        return found
+
+    pairs = [networks(seed) for seed in range(24)]
+    deviation = np.std([first.value - other.value for first, other in pairs], ddof=1)
+    errors = [agreement.error_over_images(*pair) for pair in pairs[:4]]
+    assert np.mean(errors) == pytest.approx(deviation, rel=0.4)
 
 
 @pytest.fixture(scope="module")
@@ -167,10 +325,11 @@ def trained_runs(tmp_path_factory):
 def test_without_held_out_images_the_clusters_choose(trained_runs, capsys):
     select(trained_runs, "--images", "300", "-j", "0", "--device", "cpu")
     out = capsys.readouterr().out
-    assert re.search(r"^rank +agreement with clusters, % +95 % interval", out, re.MULTILINE)
+    assert re.search(r"^rank +agreement with clusters, % +below the first ", out, re.MULTILINE)
     scores = [float(x) for x in re.findall(r"^\d +([-\d.]+) ", out, re.MULTILINE)]
     assert scores == sorted(scores, reverse=True)
     assert "chosen: lr 0.05; its test accuracy: " in out
+    assert re.search(r"± \d+\.\d +\[2\]$", out, re.MULTILINE)
     assert "over 300 images" in out
     assert out.endswith("latest.pth\n")
 
