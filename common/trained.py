@@ -107,15 +107,13 @@ EXPECTED = {
 
 def _weights(content: dict[str, Any], file: Path) -> dict[str, Tensor]:
     """Of the network that is tested: the whole `model` of best.pth, or the part of latest.pth that it names."""
-    place = content.get("evaluated", "model")
-    if place is None:
+    name = content.get("evaluated", "model")
+    if name is None:
         raise UserError(f"checkpoint '{file}' does not hold the tested network in one piece: use --checkpoint best")
-    name, _, inner = str(place).partition(".")
-    state = content.get(name)
-    prefix = f"{inner}." if inner else ""
-    if not isinstance(state, dict) or not all(isinstance(key, str) for key in state):
-        raise UserError(f"checkpoint '{file}' holds no '{place}': name another run")
-    return {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
+    state = checkpoint.part(content, str(name))
+    if state is None:
+        raise UserError(f"checkpoint '{file}' holds no '{name}': name another run")
+    return state
 
 
 def _classes(content: dict[str, Any], file: Path) -> list[str]:

@@ -1,8 +1,10 @@
 """Backbone files: read without running code, and loaded strictly."""
 
 import hashlib
+import logging
 import math
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,15 @@ from torch import Tensor, nn
 
 from common.errors import UserError
 from common.system import checkpoint
+
+logger = logging.getLogger(__name__)
+
+ENTRIES = ("state_dict", "model", "model_state_dict")  # under these names a training's checkpoint holds the weights
+# What pretraining adds to a backbone (masked tokens of DINOv2 and iBOT, heads of SwAV and SimCLR), and tables that
+# older files of Swin hold, which a network works out for itself.
+EXTRAS = re.compile(
+    r"^(mask_token|masked_embed)$|^(projection_head|projector|predictor|prototypes)\.|\.(relative_position_index|attn_mask)$"
+)
 
 
 def read_checkpoint(file: str | Path) -> Any:
@@ -42,16 +53,34 @@ def read_unchecked(file: Path) -> Any:
 
 
 def read_state_dict(file: str | Path) -> dict[str, Tensor]:
-    """The tensors of a .pth or .safetensors file.
+    """The weights that a .pth or .safetensors file holds, alone or in a training's checkpoint.
+
+    Of a run of this project they are those of the network that was tested.
 
     Raises:
-        UserError: see `read_checkpoint`; or it holds other things than tensors.
+        UserError: see `read_checkpoint`; or it holds other things than tensors, or a network only in part.
     """
-    state = read_checkpoint(file)
-    state = state.get("state_dict", state) if isinstance(state, dict) else state
+    content = read_checkpoint(file)
+    state = content
+    if isinstance(content, dict):
+        is_own = isinstance(content.get("args"), dict) and "bottleneck_dim" in content["args"]
+        inner = next((content[key] for key in ENTRIES if isinstance(content.get(key), dict)), content)
+        state = _tested_network(content, file) if is_own else inner
     if not isinstance(state, dict) or not all(isinstance(key, str) and is_plain(state[key]) for key in state):
         raise UserError(f"'{file}' does not hold a dictionary of tensors: save the state_dict of a backbone")
     return state
+
+
+def _tested_network(content: dict[str, Any], file: str | Path) -> dict[str, Any] | None:
+    """Of a best.pth or latest.pth; the latter has steps."""
+    flags = content["args"]
+    if flags.get("adapter"):
+        raise UserError(f"'{file}' is of a run with --adapter, whose parts no other network has: take another run's")
+    name = content.get("evaluated", "model")
+    if "step" in content and (flags.get("lora") or name is None):
+        raise UserError(f"'{file}' does not hold the whole network that was tested: take the run's best.pth")
+    logger.info(f"'{file}' is of a run of this project with --arch {flags.get('arch')}: its tested network is taken")
+    return checkpoint.part(content, str(name))
 
 
 def is_plain(value: Any) -> bool:
@@ -62,23 +91,24 @@ def is_plain(value: Any) -> bool:
 
 
 def load_backbone(model: nn.Module, file: str | Path) -> None:
-    """Load a backbone file strictly: it must hold every tensor of the model, and beyond them only a classifier.
+    """Load a backbone file strictly: it must hold every tensor of the model.
 
-    A ViT's position embeddings are resampled to the model's, where only their number differs.
+    The names may have a common prefix, `module.` or `backbone.` say; what stands beside that is left out. So are a
+    classifier and `EXTRAS`, but nothing else may be left over. A ViT's position embeddings are resampled to the
+    model's, where only their number differs.
 
     Raises:
-        UserError: see `read_state_dict`; or keys are missing, left over, of other shapes or types, or not finite.
+        UserError: see `read_state_dict`; or keys are missing, left over, of other shapes or types, or not finite; or
+            there are several such networks.
     """
     state = read_state_dict(file)
-    if any(".encoder_q." in key or key.startswith(("module.encoder", "module.base_encoder")) for key in state):
+    if any(".encoder_q." in key or key.startswith(("module.encoder_", "module.base_encoder")) for key in state):
         raise UserError(
             f"'{file}' is an unconverted MoCo checkpoint: run "
             f"python convert_moco_to_pretrained.py {file} BACKBONE_OUT FC_OUT and pass BACKBONE_OUT"
         )
-    heads = model.pretrained_cfg["classifier"] or ()  # timm gives one name, several, or none
-    heads = tuple(f"{head}." for head in ((heads,) if isinstance(heads, str) else heads))
-    state = {key: value for key, value in state.items() if not key.startswith(heads)}
     wanted = model.state_dict()
+    state = _without_extras(_without_prefix(state, [*wanted], file), model, file)
     state = _with_resampled_positions(state, model)
     # Buffers that count batches came with PyTorch 0.4.1; older files lack them, and they do not change a result.
     missing = [key for key in wanted if key not in state and not key.endswith("num_batches_tracked")]
@@ -94,12 +124,46 @@ def load_backbone(model: nn.Module, file: str | Path) -> None:
     }
     for problem, keys in problems.items():
         if keys:
-            more = f" and {len(keys) - 3} more" if len(keys) > 3 else ""
-            raise UserError(f"'{file}' {problem} {', '.join(keys[:3])}{more}: it is a file for another --arch")
+            raise UserError(f"'{file}' {problem} {_some(keys)}: it is a file for another --arch")
     broken = checkpoint.not_finite(state)
     if broken is not None:
         raise UserError(f"'{file}' holds NaN or infinity in {broken}: train, convert or download it again")
     model.load_state_dict(state, strict=False)
+
+
+def _without_prefix(state: dict[str, Tensor], wanted: list[str], file: str | Path) -> dict[str, Tensor]:
+    """What is wanted, where the file has it under a longer name, and all else that has the same prefix."""
+    names = [name for name in wanted if not name.endswith("num_batches_tracked")]
+    found = {prefix: sum(prefix + name in state for name in names) for prefix in _prefixes(state, names[0])}
+    whole = sorted(prefix for prefix in found if found[prefix] == len(names))
+    if all(name in state for name in names) or (not whole and any(name in state for name in names)) or not found:
+        return state
+    if len(whole) > 1:
+        raise UserError(f"'{file}' holds several networks ({_some(whole)}): save the state_dict of one of them")
+    prefix = max(found, key=found.__getitem__)  # where it is not whole, load_backbone says what is missing
+    outside = [key for key in state if not key.startswith(prefix)]
+    beside = f"; {_some(outside)} left out" if outside else ""
+    logger.info(f"'{file}': names are taken without their prefix '{prefix}'{beside}")
+    return {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
+
+
+def _prefixes(state: dict[str, Tensor], name: str) -> set[str]:
+    return {key.removesuffix(name) for key in state if key.endswith(f".{name}")}
+
+
+def _without_extras(state: dict[str, Tensor], model: nn.Module, file: str | Path) -> dict[str, Tensor]:
+    heads = model.pretrained_cfg["classifier"] or ()  # timm gives one name, several, or none
+    heads = tuple(f"{head}." for head in ((heads,) if isinstance(heads, str) else heads))
+    state = {key: value for key, value in state.items() if not key.startswith(heads)}
+    wanted = model.state_dict()
+    extras = [key for key in state if key not in wanted and EXTRAS.search(key)]
+    if extras:
+        logger.info(f"'{file}' has parts that only its pretraining needed: {_some(extras)} left out")
+    return {key: value for key, value in state.items() if key not in extras}
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
 
 def _with_resampled_positions(state: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:

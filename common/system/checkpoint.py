@@ -108,6 +108,16 @@ def snapshot(objects: dict[str, Any]) -> dict[str, Any]:
     return {name: item.state_dict() for name, item in objects.items()}
 
 
+def part(content: dict[str, Any], name: str) -> dict[str, Any] | None:
+    """The state that a checkpoint holds under a dotted name such as `teacher.network`; None where it holds none."""
+    entry, _, inner = name.partition(".")
+    state = content.get(entry)
+    if not isinstance(state, dict) or not all(isinstance(key, str) for key in state):
+        return None
+    prefix = f"{inner}." if inner else ""
+    return {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
+
+
 def not_finite(state: dict[str, Any]) -> str | None:
     """The dotted name of a floating-point tensor in a nested state that holds NaN or infinity, or None."""
     finite = {name: tensor.isfinite().all() for name, tensor in _tensors(state, "") if tensor.is_floating_point()}

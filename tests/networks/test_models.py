@@ -233,7 +233,7 @@ def test_drop_path_without_branches_is_refused():
             scratch(arch, 32, drop_path=0.1)
 
 
-@pytest.mark.parametrize("arch", ["vgg11", "wrn_10_1", "resnet18"])
+@pytest.mark.parametrize("arch", ["ghostnet_050", "wrn_10_1", "resnet18"])
 def test_a_drop_path_of_0_is_taken_by_every_network(arch):
     torch.manual_seed(0)
     model = scratch(arch, 32, drop_path=0)
@@ -363,14 +363,13 @@ def test_backbone_files_are_loaded_whole(tmp_path, change, name):
         (lambda s: s | {"layer5.weight": torch.zeros(1)}, r"beyond the backbone, layer5\.weight"),
         (lambda s: s | {"conv1.weight": torch.zeros(64, 3, 3, 3)}, r"other shapes for conv1\.weight"),
         (lambda s: s | {"bn1.bias": torch.zeros(64, dtype=torch.int8)}, r"whole numbers for bn1\.bias"),
-        (lambda s: {f"module.{k}": v for k, v in s.items()}, "lacks"),
         (lambda s: {"state_dict": s, "more": 1} and [1, 2], "does not hold a dictionary of tensors"),
         (
             lambda s: {"state_dict": {f"module.encoder_q.{k}": v for k, v in s.items()}},
             r"unconverted MoCo checkpoint: run python convert_moco_to_pretrained\.py .*weights\.pth ",
         ),
     ],
-    ids=["conv", "buffer", "empty", "surplus", "shape", "type", "prefix", "list", "moco"],
+    ids=["conv", "buffer", "empty", "surplus", "shape", "type", "list", "moco"],
 )
 def test_unfit_backbone_files_are_refused(tmp_path, change, message):
     _, file = backbone_file(tmp_path, change)
