@@ -41,9 +41,9 @@ ARCHITECTURES = [*sorted(backbones.TORCHVISION_V1), "vit_small_patch16_224", "vi
 
 def parse_args(argv=None):
     parser = cli.Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("input", type=Path, metavar="INPUT", help="checkpoint of the pretraining")
-    parser.add_argument("backbone_out", type=Path, metavar="BACKBONE_OUT", help="where the backbone goes")
-    parser.add_argument("fc_out", type=Path, metavar="FC_OUT", help="where the projection head goes")
+    parser.add_argument("input", type=cli.filepath, metavar="INPUT", help="checkpoint of the pretraining")
+    parser.add_argument("backbone_out", type=cli.filepath, metavar="BACKBONE_OUT", help="where the backbone goes")
+    parser.add_argument("fc_out", type=cli.filepath, metavar="FC_OUT", help="where the projection head goes")
     return parser.parse_args(argv)
 
 

@@ -113,7 +113,7 @@ def parse_args(argv=None):
     parser.add_argument(
         "--photographs", type=cli.positive_int, default=60, help="training images per class (default: %(default)s)"
     )
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write everything there")
+    parser.add_argument("--json", type=cli.filepath, metavar="FILE", help="write everything there")
     parser.add_argument("--quick", action="store_true", help="one short round of everything, to see that it runs")
     parser.add_argument("flags", nargs="*", metavar="-- FLAGS", help="further flags of the methods' scripts")
     args = parser.parse_args(argv)

@@ -25,10 +25,12 @@ from scripts.results.runs import Cell, Place, Run, cells, differing, footnotes, 
 
 def parse_args(argv=None):
     parser = cli.Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("logs", nargs="+", type=Path, metavar="LOGS", help="folders to search")
-    parser.add_argument("--csv", type=Path, metavar="FILE", help="write a line per cell, with full precision")
-    parser.add_argument("--markdown", type=Path, metavar="FILE", help="write the tables as Markdown")
-    parser.add_argument("--plots", type=Path, metavar="FOLDER", help="where the plots go (default: the first LOGS)")
+    parser.add_argument("logs", nargs="+", type=cli.filepath, metavar="LOGS", help="folders to search")
+    parser.add_argument("--csv", type=cli.filepath, metavar="FILE", help="write a line per cell, with full precision")
+    parser.add_argument("--markdown", type=cli.filepath, metavar="FILE", help="write the tables as Markdown")
+    parser.add_argument(
+        "--plots", type=cli.filepath, metavar="FOLDER", help="where the plots go (default: the first LOGS)"
+    )
     return parser.parse_args(argv)
 
 

@@ -47,12 +47,12 @@ class Comparison(NamedTuple):
 
 def parse_args(argv=None):
     parser = cli.Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("base", type=Path, metavar="BASE", help="folder with the runs to compare with")
-    parser.add_argument("others", nargs="+", type=Path, metavar="OTHER", help="folders with the runs to compare")
+    parser.add_argument("base", type=cli.filepath, metavar="BASE", help="folder with the runs to compare with")
+    parser.add_argument("others", nargs="+", type=cli.filepath, metavar="OTHER", help="folders with runs to compare")
     parser.add_argument(
         "--score", default="last_top1", metavar="NAME", help="a percentage of result.json (default: %(default)s)"
     )
-    parser.add_argument("--markdown", type=Path, metavar="FILE", help="write the table as Markdown")
+    parser.add_argument("--markdown", type=cli.filepath, metavar="FILE", help="write the table as Markdown")
     return parser.parse_args(argv)
 
 

@@ -30,7 +30,7 @@ LABELS = {"dahlia": 2, "officer": 7, "palace": 31}
 
 def parse_args(argv=None):
     parser = cli.Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folder", type=Path, metavar="FOLDER", help="where to write; must not exist")
+    parser.add_argument("folder", type=cli.filepath, metavar="FOLDER", help="where to write; must not exist")
     parser.add_argument("--size", type=cli.positive_int, default=32, metavar="PIXELS", help="of a tile (default: 32)")
     return parser.parse_args(argv)
 

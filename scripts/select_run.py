@@ -77,7 +77,7 @@ class Ranked(NamedTuple):
 
 def parse_args(argv=None):
     parser = cli.Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("runs", nargs="+", type=Path, metavar="RUNS", help="folders to search")
+    parser.add_argument("runs", nargs="+", type=cli.filepath, metavar="RUNS", help="folders to search")
     parser.add_argument("--by", choices=("val", "clusters"), default=None, help="what ranks the runs; see above")
     group = parser.add_argument_group("clusters")
     group.add_argument("--root", type=cli.path, default=None, help="folder of the dataset (default: where it was)")

@@ -12,6 +12,7 @@ from common.cli.launching import launch
 from common.cli.parsing import Arguments, Parser, parse, parser
 from common.cli.resume import FREE, completed, differences
 from common.cli.values import (
+    filepath,
     finite,
     fraction,
     non_negative,
@@ -29,6 +30,7 @@ __all__ = [
     "Parser",
     "completed",
     "differences",
+    "filepath",
     "finite",
     "fraction",
     "launch",

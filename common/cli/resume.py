@@ -24,6 +24,8 @@ def completed(args: Arguments, saved: dict[str, Any]) -> argparse.Namespace:
     """
     before = argparse.Namespace(**{key: args.parser.get_default(key) for key in vars(args)} | saved)
     resolve(before)
+    if isinstance(before.labeled_list, str):  # older runs kept a `~` as it was
+        before.labeled_list = os.path.expanduser(before.labeled_list)
     return before
 
 
@@ -51,7 +53,7 @@ def differences(args: Arguments, saved: dict[str, Any], finished: bool = False) 
         for key in keys
         if getattr(args, key, None) != getattr(before, key)
     ]
-    root, old_root = str(args.root), str(saved.get("root"))
+    root, old_root = str(args.root), os.path.expanduser(str(saved.get("root")))
     if finished and datasets.SPECS[args.data].counts is None and os.path.realpath(root) != os.path.realpath(old_root):
         found.insert(0, f"root {root} (was {old_root})")
     return found

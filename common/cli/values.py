@@ -2,15 +2,25 @@
 
 import argparse
 import math
+import os
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, Literal
 
 
 def path(text: str) -> str:
-    """An empty path, from a variable that the shell does not know, would silently mean the current folder."""
+    """A file or folder; `~` is the home folder also where the shell does not see it, as in `--log=~/runs`.
+
+    An empty path, from a variable that the shell does not know, would silently mean the current folder.
+    """
     if not text:
         raise argparse.ArgumentTypeError("must be the name of a file or folder, got ''")
-    return text
+    return os.path.expanduser(text)
+
+
+def filepath(text: str) -> Path:
+    """As `path`, and gives a `Path`: for programs that record no arguments."""
+    return Path(path(text))
 
 
 def number_or_all(text: str) -> int | Literal["all"]:

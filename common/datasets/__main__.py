@@ -24,7 +24,7 @@ from common.errors import UserError
 def parse_args(argv=None) -> argparse.Namespace:
     parser = cli.Parser("python -m common.datasets", description=__doc__, allow_abbrev=False)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.add_argument("root", nargs="?", help="folder that holds the datasets")
+    parser.add_argument("root", nargs="?", type=cli.path, help="folder that holds the datasets")
     action = parser.add_mutually_exclusive_group()
     action.add_argument("--check", metavar="NAME", choices=SPECS, help="verify this dataset")
     action.add_argument("--download", metavar="NAME", choices=SPECS, help="download this dataset, and count it")
@@ -94,7 +94,7 @@ def _with_extra(counts: Counts) -> str:
 
 
 def _is_present(spec: Spec, root: Path) -> bool:
-    return download.is_present(root.expanduser(), spec.paths)
+    return download.is_present(root, spec.paths)
 
 
 if __name__ == "__main__":

@@ -249,3 +249,35 @@ def test_a_real_process_ends_with_one_line_and_code_2(tmp_path, script, flags, m
     assert done.returncode == 2
     assert done.stderr.count("\n") == 1
     assert done.stderr.startswith(f"error: {message}")
+
+
+PATHS = {
+    "erm": "~/data -d ImageFolder --log=~/log --labeled-list=~/list.csv --pretrained-backbone=~/file.pth",
+    "v_pet": "data -d Digits --sources=~/run",
+    "predict": "~/run ~/photos '~/*.png' --out=~/out.csv",
+    "export": "~/run ~/out.safetensors",
+    "convert_moco_to_pretrained": "~/in.pth ~/out.pth ~/fc.pth",
+    "common.datasets.__main__": "~/data",
+    "scripts.collect_results": "~/logs --csv=~/csv --markdown=~/md --plots=~/plots",
+    "scripts.compare_runs": "~/a ~/b --markdown=~/md",
+    "scripts.select_run": "~/logs --root=~/data",
+    "scripts.example_images": "~/photos",
+    "scripts.benchmark": "--json=~/x.json",
+}
+
+
+@pytest.mark.parametrize("program", PATHS)
+def test_a_tilde_is_the_home_folder_in_every_path(program, monkeypatch):
+    """The shell leaves it as it is after `=` and in quotes."""
+    monkeypatch.setenv("HOME", "/home/me")
+    args = vars(importlib.import_module(program).parse_args(shlex.split(PATHS[program])))
+    words = [str(word) for value in args.values() for word in (value if isinstance(value, list) else [value])]
+    assert not [word for word in words if "~" in word]
+    assert sum(word.startswith("/home/me/") for word in words) == PATHS[program].count("~")
+
+
+def test_a_run_that_kept_a_tilde_is_the_same(monkeypatch):
+    monkeypatch.setenv("HOME", "/home/me")
+    args = importlib.import_module("erm").parse_args("~/data -d ImageFolder --labeled-list=~/list.csv".split())
+    saved = vars(args) | {"root": "~/data", "labeled_list": "~/list.csv"}
+    assert cli.differences(args, saved, finished=True) == []
