@@ -10,6 +10,7 @@ from tqdm import tqdm
 
 from common.errors import UserError
 from common.system import processes
+from common.system.files import refuse_special
 
 logger = logging.getLogger("common")
 
@@ -72,6 +73,7 @@ def log_to(path: Path | None, console: TextIO | None = None) -> None:
         return
     logger.addHandler(_Console(console))
     if path is not None:
+        refuse_special(path)
         try:
             logger.addHandler(_File(path, encoding="utf-8"))
         except OSError as error:

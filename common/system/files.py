@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import os
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TextIO
@@ -21,7 +22,8 @@ def write_whole(path: Path, content: bytes | memoryview, previous: Path | None =
         previous: where the old file goes, if it is to be kept.
 
     Raises:
-        UserError: the disk is full or not writable; the old file is as it was.
+        UserError: the disk is full or not writable; the old file is as it was. Or there is no file at that path but
+            a folder, a device, a pipe.
     """
     with _beside(path, previous) as temporary, open(temporary, "wb") as stream:
         stream.write(content)
@@ -42,9 +44,23 @@ def writing(path: Path) -> Iterator[TextIO]:
         os.fsync(stream.fileno())
 
 
+def refuse_special(path: Path) -> None:
+    """Where a device, a pipe or a socket stands, no file of ours is put in its place, nor written into it.
+
+    Raises:
+        UserError: such a one is there, or a link to it.
+    """
+    with contextlib.suppress(OSError):  # there is nothing, or whoever opens it says what is wrong
+        mode = os.stat(path).st_mode
+        if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
+            raise UserError(f"cannot save '{path}' (it is no regular file): choose another name, or remove it")
+
+
 @contextlib.contextmanager
 def _beside(path: Path, previous: Path | None = None) -> Iterator[Path]:
     temporary = path.with_name(path.name + ".tmp")
+    for file in (path, temporary):
+        refuse_special(file)
     try:
         yield temporary
         if previous is not None and path.is_file():
