@@ -208,7 +208,7 @@ def main(args):
     optimizer = build.optimizer(model, args)
     scheduler = build.schedule(optimizer, args)
 
-    if args.phase == "train":
+    if args.phase == "train" and not run.resumable:  # a checkpoint holds their votes
         check_sources(args.sources, run.fingerprints)
     run.start({"model": model, "votes": votes, "optimizer": optimizer, "scheduler": scheduler}, evaluated=model)
     if args.phase == "test":

@@ -16,6 +16,7 @@ from common import cli
 from common.datasets import Data, splits
 from common.errors import Interrupted, UserError
 from common.loading.loaders import Batch, TestLoader, TrainLoader
+from common.networks import backbone_files
 from common.networks.adapters import Merged
 from common.networks.average import Average
 from common.records import progress, results
@@ -46,6 +47,8 @@ class Run:
         step: optimizer steps done so far, over all epochs.
         history: the finished epochs' rows of `metrics.jsonl`.
         seconds: of training and testing until the newest checkpoint, over all resumptions.
+        sessions: with what the training began, and what it went on with; see `results.session`.
+        pretraining_sha256: of the backbone file that it began with.
         labeled, held_out, fingerprints: what `describe` was told, and the fingerprints of it.
         state: what a checkpoint holds, as `start` was told; with `--ema`, the average, too.
         average: with `--ema`, the average of the evaluated network's weights.
@@ -74,6 +77,8 @@ class Run:
         self.guard = Guard(self.meters)
         self.signals = Signals()
         self.step, self.history, self.seconds = 0, [], 0.0
+        self.sessions: list[dict[str, Any]] = []
+        self.pretraining_sha256: str | None = None
         # Known when the images have been read, see `describe`:
         self.labeled = self.held_out = np.empty(0, dtype=np.int64)
         self.fingerprints: dict[str, str] = {}
@@ -91,6 +96,11 @@ class Run:
     def finished(self) -> bool:
         """Whether there is nothing left to train."""
         return self.folder.finished
+
+    @property
+    def resumable(self) -> bool:
+        """Whether there is a checkpoint to go on from: then `start` will load it."""
+        return self.folder.resumable
 
     def describe(self, data: Data, labeled: np.ndarray, held_out: Sequence[int] | np.ndarray = ()) -> None:
         """Remember the data for the reports: class names, fingerprints, whether the split is official.
@@ -135,7 +145,8 @@ class Run:
                 the modules that it is made of must be in `state`. With `--ema`, an average of its weights is.
 
         Raises:
-            UserError: the checkpoint does not fit, it and the one before are damaged, or the labeled images are others.
+            UserError: the checkpoint does not fit, it and the one before are damaged, all of them are gone, or the
+                labeled images are others.
         """
         self.state, self._evaluated = state, evaluated
         if self.args.ema is not None:
@@ -145,15 +156,19 @@ class Run:
             return
         if self.rounds > 1:
             self._beginning = copy.deepcopy(checkpoint.snapshot(self.state))
+        if self.args.pretrained_backbone is not None:
+            self.pretraining_sha256 = _sha256_of_first(self.args.pretrained_backbone)
         if self.args.overwrite:
             self.folder.discard()
         newest = self.folder.load_newest()
         if newest is None:
-            self.folder.begin(self.fingerprints, np.sort(self.labeled).tolist(), np.sort(self.held_out).tolist())
+            indices = {"indices": np.sort(self.labeled).tolist(), "held_out": np.sort(self.held_out).tolist()}
+            self.folder.begin(self.fingerprints, **indices, pretraining_sha256=self.pretraining_sha256)
             self._begin_alike()
         else:
             self.folder.compare_images(self.fingerprints, self.args.root)
             self._resume(*newest)
+        self.sessions.append(results.session(self.step, self.device))
         self.folder.write_history(self.history)
         for optimizer in self.state.values():
             if isinstance(optimizer, Optimizer) and processes.count() > 1:
@@ -177,7 +192,31 @@ class Run:
         if not isinstance(self.step, int) or not isinstance(self.history, list) or self.step < 0:
             raise UserError(f"checkpoint '{path}' is another script's: choose another --log")
         self.guard.saved_step = self.step
+        self._compare_conditions(content)
+        self.folder.settle_best(self._best_epoch)
+        if path.name == "previous.pth" and (self.folder.best_epoch() or 0) > self.epoch:
+            logger.warning(
+                f"WARNING: best.pth is of epoch {self.folder.best_epoch()}, which is repeated now: where it scores "
+                "otherwise, best.pth may be of another epoch than the result says"
+            )
         logger.info(f"resuming '{self.folder.path}' at step {self.step}, epoch {self.epoch + 1}")
+
+    def _compare_conditions(self, content: dict[str, Any]) -> None:
+        """Whether the run goes on from the same backbone file, and with the same software. Older runs do not say."""
+        began_with = content.get("pretraining_sha256", self.pretraining_sha256)
+        if began_with != self.pretraining_sha256:
+            raise UserError(
+                f"'{self.folder.path}' was begun with another file than '{self.args.pretrained_backbone}' is now: "
+                "restore it, or choose another --log"
+            )
+        self.sessions = content.get("sessions", [])
+        if self.sessions:
+            others = results.other_conditions(self.sessions[-1], results.session(self.step, self.device))
+            if others:
+                logger.warning(
+                    f"WARNING: the run goes on with {', '.join(others)}: its numbers may not be those of a run without "
+                    "a stop"
+                )
 
     def start_anew(self, *names: str) -> None:
         """Put parts of the state, and an average of the weights, back to what they were before the first round."""
@@ -196,6 +235,7 @@ class Run:
         content = checkpoint.snapshot(self.state)
         self.guard.check_weights(content, self.step)
         content |= {"step": self.step, "history": self.history, "seconds": self.seconds, "args": vars(self.args)}
+        content |= {"sessions": self.sessions, "pretraining_sha256": self.pretraining_sha256}
         content |= {"classes": self.data.classes, "evaluated": _place(self.tested, self.state)}
         content |= {"meters": self.meters.state_dict(), "rng": self.generators.state_dict()}
         self.folder.save_latest(content)
@@ -312,12 +352,13 @@ class Run:
             scores: of the test set; `top1` chooses the best network, or `val_top1` where images are held out.
         """
         self.guard.check_metrics(self.step)
+        self.guard.check_scores(scores, self.step)
         averages = self.meters.averages()
-        epoch, round_start = self.epoch + 1, self.round * self.args.epochs
+        epoch = self.epoch + 1
         number = {"round": self.round} if self.rounds > 1 else {}
         self.history.append({"epoch": epoch, "step": self.step, **number, **averages, **scores})
         self.meters.reset()
-        is_best = results.chosen(self.history[round_start:]) is self.history[-1]
+        is_best = self._best_epoch == epoch
         if is_best:
             content = {"model": Merged(self.tested).state_dict()}
             self.guard.check_weights(content, self.step)
@@ -326,10 +367,20 @@ class Run:
         if epoch == self.total_epochs:
             self._report(scores, f"epoch {epoch}, the last")
         self.save()
+        if is_best:
+            self.folder.adopt_best()
         self.folder.write_history(self.history)
         shown = ", ".join(f"{name} {value:.2f}" for name, value in scores.items())
         logger.info(f"epoch {epoch}/{self.total_epochs} tested: {shown}{' (best so far)' if is_best else ''}")
         self._stop_if_asked()
+
+    @property
+    def _best_epoch(self) -> int | None:
+        """Counted from 1: the best one so far of the last finished epoch's round."""
+        if not self.history:
+            return None
+        round_start = (self.epoch - 1) // self.args.epochs * self.args.epochs
+        return results.chosen(self.history[round_start:])["epoch"]
 
     def _report(self, scores: dict[str, float], network: str) -> None:
         """Of the last epoch before its checkpoint, which says that there is nothing left to do."""
@@ -356,8 +407,9 @@ class Run:
             self.history,
             data=self.data,
             fingerprints=self.fingerprints,
+            pretraining_sha256=self.pretraining_sha256,
             seconds=self.seconds,
-            device=self.device,
+            sessions=self.sessions,
         )
         self.folder.write_result(result)
         return self.show()
@@ -382,6 +434,7 @@ class Run:
             networks, self._evaluated, self.average = {"model": Merged(self.tested)}, self.tested, None
         checkpoint.restore(networks, content, path)
         scores = self.evaluate(loader)
+        self.guard.check_scores(scores, self.step)
         logger.info(f"'{path}': " + ", ".join(f"{name} {value:.2f}" for name, value in scores.items()))
         try:
             epoch = content.get("epoch", len(content.get("history", ())))
@@ -389,6 +442,12 @@ class Run:
         except UserError as error:  # the folder may be another's, and not ours to write to
             logger.warning(str(error))
         return scores
+
+
+@processes.by_first
+def _sha256_of_first(file: str) -> str:
+    """The file's, as the first process has it: the others take its weights."""
+    return backbone_files.sha256(file)
 
 
 def _place(network: nn.Module, state: dict[str, Any]) -> str | None:

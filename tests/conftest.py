@@ -105,13 +105,14 @@ def assert_same_run(a: Path, b: Path) -> None:
     for name in ("latest.pth", "best.pth"):
         states = [torch.load(folder / "checkpoints" / name, weights_only=True) for folder in (a, b)]
         for state in states:
-            state.pop("seconds", None)
+            for key in ("seconds", "sessions"):
+                state.pop(key, None)
             state["args"] = {key: value for key, value in state["args"].items() if key not in cli.FREE}
         assert_equal_states(*states)
     assert read_rows(a) == read_rows(b)
     results = [json.loads((folder / "result.json").read_text()) for folder in (a, b)]
     for result in results:
-        for key in ("seconds", "steps_per_second", "command"):
+        for key in ("seconds", "steps_per_second", "command", "sessions"):
             del result[key]
     assert results[0] == results[1]
     assert (a / "labeled.json").read_bytes() == (b / "labeled.json").read_bytes()

@@ -182,6 +182,13 @@ def _with_resampled_positions(state: dict[str, Tensor], model: nn.Module) -> dic
 
 
 def sha256(file: str | Path) -> str:
-    """SHA-256 of a file's bytes."""
-    with open(file, "rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
+    """SHA-256 of a file's bytes.
+
+    Raises:
+        UserError: it cannot be read.
+    """
+    try:
+        with open(file, "rb") as stream:
+            return hashlib.file_digest(stream, "sha256").hexdigest()
+    except OSError as error:
+        raise UserError(f"'{file}' cannot be read ({error.strerror}): restore it") from None

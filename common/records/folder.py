@@ -7,18 +7,20 @@ sources.json        where a run learns from others: which they are, and what the
 views.png           a sheet of augmented samples
 metrics.jsonl       one object per epoch
 tensorboard/        the same, where --tensorboard asks for it
-checkpoints/        latest.pth (everything, to resume from; previous.pth, the one before), best.pth (the model, to use)
+checkpoints/        latest.pth (everything, to resume from; previous.pth, the one before), best.pth (the model, to use;
+                    next_best.pth, until latest.pth knows of it)
 report.png, per_class.csv   what the network confuses, after the last epoch, or in --phase test
 result.json         written last: its presence means that the run is finished
 """
 
+import contextlib
 import csv
+import errno
 import fcntl
 import io
 import json
 import logging
 import os
-import shutil
 import weakref
 from collections.abc import Callable
 from pathlib import Path
@@ -28,11 +30,19 @@ from torch import Tensor
 
 from common.errors import UserError
 from common.records import sheet
-from common.records.tensorboard import Events
+from common.records.tensorboard import EVENTS, Events
 from common.system import checkpoint, processes
-from common.system.files import write_whole
+from common.system.files import refuse_special, write_whole
 
 logger = logging.getLogger("common")
+
+# All that a run writes, but for log.txt. What says that it is finished comes first, what says whose it is comes last.
+FILES = (
+    *("result.json", "metrics.jsonl", "labeled.json", "sources.json", "views.png", "report.png", "per_class.csv"),
+    "args.json",
+)
+CHECKPOINTS = ("latest.pth", "previous.pth", "best.pth", "next_best.pth", "damaged.pth")
+NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP}  # what some network disks say to a lock
 
 
 class Folder:
@@ -78,18 +88,38 @@ class Folder:
                 raise UserError(f"'{self.path}' holds no run to test: train first, or name its folder with --log")
         else:
             self._make_and_lock()
-        if self.overwrite:
-            return
         if args_file.is_file():
             saved = read_json(args_file)
             if not isinstance(saved.get("args"), dict) or "method" not in saved:
                 raise UserError(f"'{args_file}' is not a run's: remove it, or choose another --log")
+            if self.overwrite:
+                self._look_before_discarding()
+                return
             found = differences(saved["args"], self._is_finished())
             if saved["method"] != self.method:
                 found.insert(0, f"method {self.method} (was {saved['method']})")
             self._refuse_other_arguments(found)
-        elif any((self.path / name).exists() for name in ("result.json", "metrics.jsonl", "checkpoints")):
-            raise UserError(f"'{self.path}' holds files, but no args.json of a run: choose another --log")
+            return
+        for name in (*FILES, "checkpoints", "tensorboard"):
+            if os.path.lexists(self.path / name):
+                raise UserError(
+                    f"'{self.path}' holds files, but no args.json of a run ('{name}' is one): choose another --log"
+                )
+
+    def _look_before_discarding(self) -> None:
+        """Nothing is removed unless all of it can be told to be the run's."""
+        for file in self._own_files():
+            if file.is_dir() and not file.is_symlink():
+                raise UserError(f"'{file}' is a folder, which no run makes: remove it, or choose another --log")
+        for folder in (self.checkpoints, self.path / "tensorboard"):
+            if os.path.lexists(folder) and not folder.is_dir():
+                raise UserError(f"'{folder}' is no folder, as a run's is: remove it, or choose another --log")
+
+    def _own_files(self) -> list[Path]:
+        """Where a run's files are or would be, in the order in which they are removed."""
+        files = [self.path / name for name in FILES[:-1]] + [self.checkpoints / name for name in CHECKPOINTS]
+        files.append(self.path / FILES[-1])
+        return [other for file in files for other in (file.with_name(f"{file.name}.tmp"), file)]
 
     def _refuse_other_arguments(self, differences: list[str]) -> None:
         if differences:
@@ -101,6 +131,7 @@ class Folder:
     def _make_and_lock(self) -> None:
         try:
             self.path.mkdir(parents=True, exist_ok=True)
+            refuse_special(self.path / ".lock")
             lock = open(self.path / ".lock", "w")  # noqa: SIM115 (open as long as the run)
             weakref.finalize(self, lock.close)
             # A lock of the process: it goes with it however it ends, and forked workers do not hold it.
@@ -108,6 +139,12 @@ class Folder:
         except BlockingIOError:
             raise UserError(f"another process is using '{self.path}': wait for it, or choose another --log") from None
         except OSError as error:
+            if error.errno in NO_LOCKS:
+                logger.warning(
+                    f"WARNING: the disk of '{self.path}' knows no locks ({error.strerror}): see to it yourself that no "
+                    "other process trains there"
+                )
+                return
             raise UserError(f"cannot write to '{self.path}' ({error.strerror}): choose another --log") from None
 
     @property
@@ -127,9 +164,18 @@ class Folder:
     # A run begins
 
     @processes.by_first
-    def begin(self, fingerprints: dict[str, str], indices: list[int], held_out: list[int]) -> None:
-        """Say whose folder this is (first of all), and which images are labeled, and which held out."""
-        _write_json(self.path / "args.json", {"method": self.method, "args": self.arguments})
+    def begin(
+        self, fingerprints: dict[str, str], indices: list[int], held_out: list[int], pretraining_sha256: str | None
+    ) -> None:
+        """Say whose folder this is (first of all), and which images are labeled, and which held out.
+
+        Args:
+            fingerprints: see `Run.describe`.
+            indices, held_out: of the images that are labeled, and of those that are held out.
+            pretraining_sha256: of the backbone file that the training begins with.
+        """
+        file = {} if pretraining_sha256 is None else {"pretraining_sha256": pretraining_sha256}
+        _write_json(self.path / "args.json", {"method": self.method, "args": self.arguments} | file)
         more = {"held_out": held_out} if held_out else {}
         _write_json(self.path / "labeled.json", fingerprints | {"indices": indices} | more)
         try:
@@ -182,27 +228,55 @@ class Folder:
 
     @processes.by_first
     def discard(self) -> None:
-        """Remove what a run wrote, and nothing else: first what says it is finished, last what says whose it is."""
-        (self.path / "result.json").unlink(missing_ok=True)
-        for name in ("checkpoints", "tensorboard"):
-            shutil.rmtree(self.path / name, ignore_errors=True)
-        for name in (
-            "metrics.jsonl",
-            "labeled.json",
-            "sources.json",
-            "views.png",
-            "report.png",
-            "per_class.csv",
-            "args.json",
-        ):
-            (self.path / name).unlink(missing_ok=True)
+        """Remove what a run wrote, and nothing else: first what says it is finished, last what says whose it is.
+
+        Folders that are links stay; so do those that hold other files.
+
+        Raises:
+            UserError: a file cannot be removed.
+        """
+        self._look_before_discarding()
+        events = self.path / "tensorboard"
+        *first, last = self._own_files()
+        try:
+            for file in (*first, *events.glob(EVENTS)):
+                file.unlink(missing_ok=True)
+            for folder in (self.checkpoints, events):
+                with contextlib.suppress(OSError):  # it is a link, or holds other files, or is not there
+                    folder.rmdir()
+            last.unlink(missing_ok=True)
+        except OSError as error:
+            raise UserError(
+                f"cannot remove '{error.filename}' ({error.strerror}): remove it, or choose another --log"
+            ) from None
 
     # It goes on
 
     @processes.by_first
     def load_newest(self) -> tuple[dict[str, Any], Path] | None:
-        """The newest checkpoint and its path, or None before the first; see `checkpoint.load_newest`."""
-        return checkpoint.load_newest(self.checkpoints / "latest.pth", self.checkpoints / "previous.pth")
+        """The newest checkpoint and its path, or None before the first; see `checkpoint.load_newest`.
+
+        Raises:
+            UserError: see there; or a run has been here and its checkpoints are gone.
+        """
+        newest = checkpoint.load_newest(*self._to_resume_from)
+        rows = self.path / "metrics.jsonl"  # empty until the first epoch is saved; `begin` has made the folder before
+        if newest is None and rows.is_file() and (rows.stat().st_size or not self.checkpoints.is_dir()):
+            raise UserError(
+                f"'{self.path}' holds an interrupted run without its checkpoints: restore "
+                f"'{self.checkpoints / 'latest.pth'}', or start anew with --overwrite"
+            )
+        return newest
+
+    @property
+    def _to_resume_from(self) -> tuple[Path, Path]:
+        return self.checkpoints / "latest.pth", self.checkpoints / "previous.pth"
+
+    @property
+    @processes.by_first
+    def resumable(self) -> bool:
+        """Whether there is a checkpoint to go on from."""
+        return not self.overwrite and any(path.is_file() for path in self._to_resume_from)
 
     @processes.by_first
     def load(self, name: str) -> tuple[dict[str, Any], Path]:
@@ -213,12 +287,36 @@ class Folder:
     @processes.by_first
     def save_latest(self, content: dict[str, Any]) -> None:
         """Write `latest.pth`; what it was before becomes `previous.pth`."""
-        checkpoint.save(self.checkpoints / "latest.pth", content, self.checkpoints / "previous.pth")
+        latest, previous = self._to_resume_from
+        checkpoint.save(latest, content, previous)
 
     @processes.by_first
     def save_best(self, content: dict[str, Any]) -> None:
-        """Write `best.pth`."""
-        checkpoint.save(self.checkpoints / "best.pth", content)
+        """Write `next_best.pth`, so that `best.pth` does not run ahead of the record; see `adopt_best`."""
+        checkpoint.save(self.checkpoints / "next_best.pth", content)
+
+    @processes.by_first
+    def adopt_best(self) -> None:
+        """Now that `latest.pth` knows of it, `next_best.pth` becomes `best.pth`."""
+        best = self.checkpoints / "best.pth"
+        try:
+            os.replace(self.checkpoints / "next_best.pth", best)
+        except OSError as error:
+            raise UserError(f"cannot save '{best}' ({error.strerror}): remove it, and run again") from None
+
+    @processes.by_first
+    def settle_best(self, epoch: int | None) -> None:
+        """After a kill: adopt `next_best.pth` if it is of the epoch that the newest checkpoint has for its best.
+
+        Args:
+            epoch: that one, counted from 1; None where the checkpoint has none yet.
+        """
+        following = self.checkpoints / "next_best.pth"
+        if following.is_file():
+            if checkpoint.load(following).get("epoch") == epoch:
+                self.adopt_best()
+            else:  # of an epoch that is repeated
+                following.unlink()
 
     def save_sheet(self, samples: dict[str, Tensor]) -> None:
         """Write `views.png`; see `sheet.save`."""
@@ -241,10 +339,16 @@ class Folder:
     @processes.by_first
     def write_history(self, history: list[dict[str, Any]]) -> None:
         """Write `metrics.jsonl`, and the events where they are wanted."""
-        lines = "".join(json.dumps(row) + "\n" for row in history)
+        lines = "".join(json.dumps(row, allow_nan=False) + "\n" for row in history)
         write_whole(self.path / "metrics.jsonl", lines.encode())
         if self.events is not None:
             self.events.write(history)
+
+    @processes.by_first
+    def best_epoch(self) -> int | None:
+        """The epoch, counted from 1, that `best.pth` is of; None where there is none."""
+        best = self.checkpoints / "best.pth"
+        return checkpoint.load(best).get("epoch") if best.is_file() else None
 
     # It ends
 
@@ -269,7 +373,7 @@ def _first_difference(trained: Any, here: list[str]) -> str:
 
 
 def _write_json(path: Path, content: dict[str, Any]) -> None:
-    write_whole(path, (json.dumps(content, indent=2) + "\n").encode())
+    write_whole(path, (json.dumps(content, indent=2, allow_nan=False) + "\n").encode())
 
 
 def read_json(path: Path, remedy: str = "remove it, or choose another --log") -> dict[str, Any]:

@@ -15,7 +15,7 @@ import torch
 import torchvision
 
 from common.datasets import Data
-from common.networks import backbone_files, backbones
+from common.networks import backbones
 from common.system import processes
 
 
@@ -26,8 +26,9 @@ def result(
     *,
     data: Data,
     fingerprints: dict[str, str],
+    pretraining_sha256: str | None,
     seconds: float,
-    device: torch.device,
+    sessions: list[dict[str, Any]],
 ) -> dict[str, Any]:
     """All that a table needs to know of a finished run. Percentages are floats from 0 to 100.
 
@@ -39,14 +40,16 @@ def result(
     Args:
         arguments, history, data: all the flags; the epochs' rows of `metrics.jsonl`; what was trained on.
         fingerprints: `labeled_sha256`, see `splits`; `data_sha256` and `test_sha256`, see `Data`.
+        pretraining_sha256: of the backbone file that the training began with.
         seconds: of training and testing, over all resumptions.
+        sessions: where the training began and went on, see `session`. The last one stands in the result itself, too.
     """
     return {
         "schema": 1,
         "method": method,
         "dataset": arguments["data"],
         "arch": arguments["arch"],
-        **_pretraining(arguments["arch"], arguments["scratch"], arguments["pretrained_backbone"]),
+        **_pretraining(arguments["arch"], arguments["scratch"], arguments["pretrained_backbone"], pretraining_sha256),
         **{key: arguments[key] for key in ("num_samples_per_class", "seed", "split_seed", "epochs", "iters_per_epoch")},
         "oracle": arguments.get("oracle", False),
         **_scores_of_rounds(history),
@@ -55,13 +58,31 @@ def result(
         **fingerprints,
         "seconds": seconds,
         "steps_per_second": len(history) * arguments["iters_per_epoch"] / seconds,
-        "device": _device_name(device),
-        "processes": processes.count(),
         "precision": arguments["precision"],
-        "versions": _versions(),
-        "git_commit": _git_commit(),
+        **{key: value for key, value in sessions[-1].items() if key != "from_step"},
+        "sessions": sessions,
         "command": shlex.join(["python", *sys.argv]),
     }
+
+
+def session(step: int, device: torch.device) -> dict[str, Any]:
+    """With what a training begins, or goes on after that step: device, threads, processes, versions, commit."""
+    return {
+        "from_step": step,
+        "device": _device_name(device),
+        "threads": torch.get_num_threads(),
+        "processes": processes.count(),
+        "versions": _versions(),
+        "git_commit": _git_commit(),
+    }
+
+
+def other_conditions(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
+    """What is different between two sessions and may change the numbers, as `torch 2.8.0 (was 2.7.1)`."""
+    flat = [{**each, **each["versions"]} for each in (before, now)]
+    names = ["device", "processes", *now["versions"]] + (["threads"] if "CPU" in now["device"] else [])
+    old, new = ({name: each.get(name) for name in names} for each in flat)
+    return [f"{name} {new[name]} (was {old[name]})" for name in names if old[name] != new[name]]
 
 
 def chosen(history: list[dict[str, Any]]) -> dict[str, Any]:
@@ -85,11 +106,11 @@ def summary(result: dict[str, Any], folder: Path) -> str:
     )
 
 
-def _pretraining(arch: str, scratch: bool, file: str | None) -> dict[str, str | None]:
+def _pretraining(arch: str, scratch: bool, file: str | None, sha256: str | None) -> dict[str, str | None]:
     """`pretraining_weights` is the tagged name of timm's weights, where the network started from those."""
     none = {"pretraining_sha256": None, "pretraining_weights": None}
     if file is not None:
-        return none | {"pretraining": Path(file).stem, "pretraining_sha256": backbone_files.sha256(file)}
+        return none | {"pretraining": Path(file).stem, "pretraining_sha256": sha256}
     if scratch:
         return none | {"pretraining": "scratch"}
     return none | {"pretraining": "supervised", "pretraining_weights": backbones.weights_name(arch)}

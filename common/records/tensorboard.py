@@ -1,14 +1,15 @@
 """TensorBoard events of a run, for those who have the package."""
 
-import shutil
 from pathlib import Path
 from typing import Any
 
 from common.errors import UserError
 
+EVENTS = "events.out.tfevents.*"
+
 
 class Events:
-    """Writes the rows of `metrics.jsonl` as scalars into a folder, which it makes anew.
+    """Writes the rows of `metrics.jsonl` as scalars into a folder, in the place of the events that are there.
 
     Raises:
         UserError: the package tensorboard is not installed.
@@ -24,8 +25,9 @@ class Events:
     def write(self, history: list[dict[str, Any]]) -> None:
         """Add the rows that are new. A value that an epoch did not have, None, is left out."""
         if self.writer is None:
-            shutil.rmtree(self.folder, ignore_errors=True)
             try:
+                for file in self.folder.glob(EVENTS):
+                    file.unlink()
                 self.writer = self.open_writer(self.folder)
             except OSError as error:
                 raise UserError(f"cannot write to '{self.folder}' ({error.strerror}): remove it") from None

@@ -53,6 +53,16 @@ class Guard:
         if name is not None:
             self._refuse(name, step, "found while saving")
 
+    def check_scores(self, scores: dict[str, float], step: int) -> None:
+        """Look at the scores of a test: finite weights may give logits that are not.
+
+        Raises:
+            UserError: one is not finite.
+        """
+        broken = ", ".join(name for name, value in scores.items() if not math.isfinite(value))
+        if broken:
+            self._refuse(broken, step, ", ".join(f"{name} {value:.4g}" for name, value in scores.items()))
+
     def _refuse(self, what: str, step: int, details: str) -> NoReturn:
         rates = ", ".join(f"{rate:g}" for rate in self._rates.get(step, [])) or "see --lr"
         kept = f"the checkpoint of step {self.saved_step} is kept" if self.saved_step else "nothing was saved yet"

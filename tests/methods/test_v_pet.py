@@ -1,7 +1,9 @@
 """V-PET: votes, ties and soft labels by hand; sources are read as they were trained, and unfit ones refused."""
 
 import json
+import os
 import shutil
+import signal
 from types import SimpleNamespace
 from unittest import mock
 
@@ -11,10 +13,11 @@ import torch
 from torch import nn
 
 import v_pet
-from common.errors import UserError
+from common.errors import Interrupted, UserError
 from common.loading.loaders import Batch
 from tests import conftest
 from tests.conftest import final_state, read_rows, train_small
+from tests.run.test_resume import at_call
 
 
 def cast(*votes: list[int], classes: int = 3, target: str = "mean") -> v_pet.Votes:
@@ -194,3 +197,20 @@ def test_a_source_named_twice_is_refused(sources, tmp_path):
     twice = [str(sources / "a"), str(sources / "b" / ".." / "a")]
     with pytest.raises(UserError, match="--sources names a run twice: give each of them once"):
         train_small("v_pet", "--sources", *twice, log=tmp_path / "run")
+
+
+def test_a_resumption_needs_no_sources(sources, tmp_path, monkeypatch):
+    """Their votes are in the checkpoint."""
+    folders = [str(shutil.copytree(sources / name, tmp_path / name)) for name in "ab"]
+    flags = ("--sources", *folders, "--passes", "1")
+    train_small("v_pet", *flags, log=tmp_path / "whole")
+    with monkeypatch.context() as patch:
+        at_call(patch, v_pet, "train_step", 2, lambda: os.kill(os.getpid(), signal.SIGTERM))
+        with pytest.raises(Interrupted):
+            train_small("v_pet", *flags, log=tmp_path / "run")
+    for folder in folders:
+        shutil.rmtree(folder)
+    train_small("v_pet", *flags, log=tmp_path / "run")
+    conftest.assert_same_run(tmp_path / "run", tmp_path / "whole")
+    with pytest.raises(UserError, match="holds no finished run"):
+        train_small("v_pet", *flags, "--overwrite", log=tmp_path / "run")

@@ -64,6 +64,8 @@ def image(path: str, mode: str) -> Spoil:
 
 def link(path: str, target: str) -> Spoil:
     def spoil(world: Path) -> None:
+        if (world / path).is_dir():
+            shutil.rmtree(world / path)
         (world / path).unlink(missing_ok=True)
         (world / path).symlink_to(target)
 
@@ -104,6 +106,30 @@ def on_meta(state: dict) -> dict:
 
 def folder(path: str) -> Spoil:
     return lambda world: (world / path).mkdir(parents=True)
+
+
+def instead(name: str) -> Spoil:
+    """A folder in the place of a file of the finished run."""
+
+    def spoil(world: Path) -> None:
+        (world / "run" / name).unlink()
+        (world / "run" / name).mkdir()
+
+    return spoil
+
+
+def pipe(path: str) -> Spoil:
+    def spoil(world: Path) -> None:
+        (world / path).parent.mkdir(exist_ok=True)
+        os.mkfifo(world / path)
+
+    return spoil
+
+
+def gone(world: Path) -> None:
+    """The finished run, unfinished, and its checkpoints are lost."""
+    (world / "run" / "result.json").unlink()
+    shutil.rmtree(world / "run" / "checkpoints")
 
 
 def argument(name: str, value: object) -> Spoil:
@@ -591,10 +617,41 @@ BAD = [
     ),
     # The log folder
     Bad("erm --log @/new", "cannot write '@/new/log.txt' .*: remove it, or choose", folder("new/log.txt")),
-    Bad(
-        "erm --log @/new", r"cannot save '@/new/views.png' \(Is a directory\): put that right", folder("new/views.png")
+    *(
+        Bad(
+            f"erm --log @/images {flag}",
+            f"'@/images' holds files, but no args.json of a run .'{name}' is one.: choose another --log",
+            write(f"images/{name}", b"mine"),
+        )
+        for flag in ("", "--overwrite")
+        for name in ("labeled.json", "report.png", "views.png", "metrics.jsonl", "checkpoints", "tensorboard")
     ),
-    Bad("erm --log @/new --tensorboard", "cannot write to '@/new/tensorboard' .*: remove it", tensorboard_file),
+    Bad("erm --log @/images --overwrite", "'@/images/args.json' is not a run's: rem", write("images/args.json", b"{}")),
+    *(
+        Bad(f"{RUN} --overwrite", f"'@/run/{name}' is a folder, which no run makes: remove it", instead(name))
+        for name in ("metrics.jsonl", "report.png", "checkpoints/best.pth")
+    ),
+    Bad(
+        f"{RUN} --overwrite", "'@/run/checkpoints' is no folder, as a run's is: rem", link("run/checkpoints", "nowhere")
+    ),
+    Bad("erm --log @/new", "cannot save '@/new/log.txt' .it is no regular file.: choose", pipe("new/log.txt")),
+    Bad("erm --log @/new", "cannot save '@/new/.lock' .it is no regular file.: choose", pipe("new/.lock")),
+    Bad(f"{PREDICT} --out /dev/null", "cannot save '/dev/null' .it is no regular file.: choose another name"),
+    Bad(f"{PREDICT} --out @/pipe", "cannot save '@/pipe' .it is no regular file.: choose", pipe("pipe")),
+    Bad(
+        f"{PREDICT} --out @/table", "cannot save '@/table' .it is no regular file.: choose", link("table", "/dev/null")
+    ),
+    Bad(f"{PREDICT} --out @/x", "cannot save '@/x.tmp' .it is no regular file.: choose", pipe("x.tmp")),
+    Bad(
+        "export @/run @/x.safetensors",
+        "cannot save '@/x.safetensors' .it is no regular file.: choose",
+        link("x.safetensors", "/dev/null"),
+    ),
+    Bad(
+        RUN,
+        "'@/run' holds an interrupted run without its checkpoints: restore .*, or start anew with --overwrite",
+        gone,
+    ),
     Bad("erm --log @/backbone.pth", "cannot write to '@/backbone.pth' .*: choose another --log"),
     Bad("erm --log @/backbone.pth/run", "cannot write to '@/backbone.pth/run' .*: choose another --log"),
     Bad("erm --log /proc/run", "cannot write to '/proc/run' .*: choose another --log"),
