@@ -21,7 +21,7 @@ from unittest import mock
 import pytest
 import torch
 
-sys.path.insert(0, str(Path(__file__).parent.parent))
+sys.path.insert(0, str(Path(__file__).parent.parent.parent))
 
 from common import datasets
 from tests import conftest

@@ -28,7 +28,7 @@ from unittest import mock
 import sklearn.datasets  # noqa: F401 (the digits' module, imported before the forks and not in each)
 import torch
 
-sys.path.insert(0, str(Path(__file__).parent.parent))
+sys.path.insert(0, str(Path(__file__).parent.parent.parent))
 
 from common import cli
 from common.records import folder

@@ -20,7 +20,7 @@ from pathlib import Path
 import sklearn.datasets  # noqa: F401 (the digits' module, imported before the forks and not in each)
 import torch
 
-sys.path.insert(0, str(Path(__file__).parent.parent))
+sys.path.insert(0, str(Path(__file__).parent.parent.parent))
 
 from tests.conftest import SMALL, assert_same_run
 from tests.helpers.several import Several, launch
