@@ -1,12 +1,13 @@
 """A run: where it resumes, how far it is, what it tests and when it stops. It knows nothing of losses."""
 
+import contextlib
 import copy
 import logging
 import signal
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 from torch import nn
@@ -24,11 +25,12 @@ from common.records.evaluation import Evaluation
 from common.records.folder import Folder
 from common.system import checkpoint, processes, seeding
 from common.system.devices import find_device
-from common.system.signals import Signals
+from common.system.signals import Signals, Stopped
 from common.training.guard import Guard
 from common.training.meters import Meters, Metric
 
 logger = logging.getLogger("common")
+FAILED = 1000  # in place of a signal's number: a loader failed
 
 
 class Run:
@@ -244,7 +246,7 @@ class Run:
     # Training
 
     def epochs(self) -> Iterator[int]:
-        """The numbers, from 0, of the epochs that are not finished. SIGTERM and SIGINT are heeded after a step."""
+        """The numbers, from 0, of the epochs that are not finished. A signal to stop is heeded after a step."""
         with self.signals.listening():
             while self.epoch < self.total_epochs:
                 yield self.epoch
@@ -286,7 +288,8 @@ class Run:
         method keeps for each image it finds by them.
 
         Raises:
-            UserError: the loss is not finite, an image cannot be read, or a checkpoint cannot be written.
+            UserError: the loss is not finite, a checkpoint cannot be written, or a batch cannot be made; in the last
+                case the steps so far were saved.
             Interrupted: a signal came; the step was completed and saved.
         """
         if self.at_round_start and processes.is_first():
@@ -297,7 +300,7 @@ class Run:
         done = self.step - self.epoch * per_epoch
         with progress.Progress(self.epoch, self.total_epochs, per_epoch, done) as shown:
             while done < per_epoch:
-                batches = tuple(next(stream) for stream in self._streams)
+                batches = self._next_batches()
                 self.guard.note_rates(self.step + 1, self.state)
                 yield batches
                 done += 1
@@ -308,7 +311,21 @@ class Run:
                 if done % self.args.print_freq == 0 or done == per_epoch:
                     self.guard.check_metrics(self.step)
                     shown.report(self.meters.averages())
-                self._stop_if_asked()
+        self._stop_if_asked()
+
+    def _next_batches(self) -> tuple[Batch, ...]:
+        """One batch of each stream. Before each step, the processes agree whether to stop."""
+        batches, failure = (), None
+        try:
+            if not self.signals.received:
+                with self.signals.ending_waits():
+                    batches = tuple(next(stream) for stream in self._streams)
+        except Stopped:
+            pass
+        except UserError as error:
+            failure = str(error)
+        self._stop_if_asked(failure)
+        return batches
 
     def _show_views(self, loaders: tuple[TrainLoader, ...]) -> None:
         samples = {title: views for loader in loaders for title, views in loader.sample(8).items()}
@@ -340,10 +357,27 @@ class Run:
 
         With `--ema` they are the average's, and those of the network itself stand beside them as `raw_*`; those of the
         images that are held out are `val_*`.
+
+        Raises:
+            UserError: an image cannot be read, or the loader's processes fail; the steps so far were saved.
+            Interrupted: a signal ended the wait for a batch, and the steps so far were saved: the evaluation is made
+                again.
         """
         last = self.args.phase == "test" or self.epoch + 1 == self.total_epochs
         raw = None if self.average is None else self.evaluated
-        return self.evaluation.scores(loader, self.tested, raw, count=last)
+        # Several processes end an evaluation together: the others would wait for this one's part of the sums.
+        may_stop = processes.count() == 1 and self.args.phase == "train"
+        failure = None
+        try:
+            with self.signals.ending_waits() if may_stop else contextlib.nullcontext():
+                return self.evaluation.scores(loader, self.tested, raw, count=last)
+        except Stopped:
+            pass
+        except UserError as error:
+            if not may_stop:
+                raise
+            failure = str(error)
+        self._stop(FAILED if failure else self.signals.received, failure)
 
     def end_epoch(self, scores: dict[str, float]) -> None:
         """Append the epoch's row, keep the best network, and save.
@@ -387,15 +421,25 @@ class Run:
         title = f"{self.method} on {self.args.data}, {self.args.arch}: {network}"
         self.evaluation.report(self.folder, scores, title)
 
-    def _stop_if_asked(self) -> None:
-        signum = processes.largest(self.signals.received)
-        if signum:
+    def _stop_if_asked(self, failure: str | None = None) -> None:
+        """Save and end if any process was asked to, or could not make its batch."""
+        code = processes.largest(FAILED if failure else self.signals.received)
+        if code:
+            self._stop(code, failure)
+
+    def _stop(self, code: int, failure: str | None) -> NoReturn:
+        """Save and end, because of a signal of that number, or because a loader `FAILED`."""
+        self._streams = None  # ends their workers, which hold memory and open files
+        continues = f"the same command continues{', without --overwrite' if self.args.overwrite else ''}"
+        if code != FAILED:
             self.save()
-            raise Interrupted(
-                signum,
-                f"stopped by {signal.Signals(signum).name} after step {self.step}, and saved: "
-                f"the same command continues{', without --overwrite' if self.args.overwrite else ''}",
-            )
+            name = signal.Signals(code).name
+            raise Interrupted(code, f"stopped by {name} after step {self.step}, and saved: {continues}")
+        message = next(message for message in processes.gather_objects(failure) if message)
+        if self.step > self.guard.saved_step:
+            self.save()
+            message += f"; step {self.step} is saved: {continues}"
+        raise UserError(message)
 
     # Results
 

@@ -16,7 +16,7 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -26,8 +26,8 @@ from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 
 from common.datasets.images import UNREADABLE, ImageSet
 from common.errors import UserError
-from common.loading import workers as worker_process
 from common.loading.augment import Transform
+from common.loading.workers import LINUX, Packing, Reader, begin
 from common.system import processes, seeding
 from common.system.devices import sent
 
@@ -257,26 +257,28 @@ def _check_divisible(batch_size: int, most: int, stream: str) -> None:
 
 
 def _data_loader(
-    views: "_Views", keys: Sampler, workers: int, device: torch.device, collate: Callable | None = None
-) -> DataLoader:
-    return DataLoader(
+    views: "_Views", keys: Sampler, workers: int, device: torch.device, collate: Callable[[list], Any] | None = None
+) -> "DataLoader | Reader":
+    collate = collate or _collate
+    loader = DataLoader(
         views,
         batch_sampler=keys,
         num_workers=workers,
         persistent_workers=workers > 0,
-        collate_fn=collate or _collate,
-        worker_init_fn=worker_process.begin,
-        multiprocessing_context="fork" if worker_process.LINUX and workers > 0 else None,  # decoded images are shared
+        collate_fn=Packing(collate) if workers > 0 else collate,
+        worker_init_fn=begin,
+        multiprocessing_context="fork" if LINUX and workers > 0 else None,  # decoded images are shared
         pin_memory=device.type == "cuda",
         generator=torch.Generator(),  # its own: otherwise each iterator draws from the main process's
     )
+    return Reader(loader) if workers > 0 else loader
 
 
-def _read(loader: DataLoader) -> Iterator:
+def _read(loader: "DataLoader | Reader") -> Iterator:
     """The batches that the loader's collate function made. A `UserError` that it returned is raised."""
     iterator = iter(loader)
     # Without workers, views are made in this process.
-    guard = contextlib.nullcontext if loader.num_workers else seeding.preserved
+    guard = contextlib.nullcontext if isinstance(loader, Reader) else seeding.preserved
     try:
         while True:
             with guard():

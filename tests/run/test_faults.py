@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from common.loading import workers
+from common.loading import loaders, workers
 from common.system import seeding
 from common.training import evaluate
 from tests.conftest import assert_same_run, final_state
@@ -46,9 +46,9 @@ def test_the_campaign_notices_a_difference(capsys, monkeypatch):
     assert "FAILED" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_a_signal_to_the_whole_group(undisturbed, tmp_path, signum):
-    """As a scheduler or Ctrl-C sends it: the loaders' processes get it, too, and leave it to the main one."""
+    """As a scheduler, Ctrl-C or a closed terminal sends it; the loaders' processes leave it to the main one."""
     log = tmp_path / "run"
     life = Life("fixmatch", log, "-j", "2")
     assert life.wait_until(lambda: life.moment == "training" and (log / "views.png").exists())
@@ -61,7 +61,7 @@ def test_a_signal_to_the_whole_group(undisturbed, tmp_path, signum):
     resumes(log, undisturbed)
 
 
-@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_a_signal_to_the_loaders_processes_alone_does_nothing(undisturbed, tmp_path, signum):
     log = tmp_path / "run"
     life = Life("fixmatch", log, "-j", "2")
@@ -115,7 +115,7 @@ def test_a_parent_killed_before_its_loaders_processes_have_begun(tmp_path, monke
             time.sleep(0.01)
         begin(worker)
 
-    monkeypatch.setattr(workers, "begin", late)
+    monkeypatch.setattr(loaders, "begin", late)
     life = Life("fixmatch", tmp_path / "run", "-j", "1")
     assert life.wait_until((tmp_path / "forked").exists)
     assert life.kill()

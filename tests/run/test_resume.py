@@ -3,9 +3,12 @@
 import contextlib
 import importlib
 import json
+import multiprocessing
 import os
 import shutil
 import signal
+import time
+from collections.abc import Callable
 from types import SimpleNamespace
 
 import pytest
@@ -14,10 +17,12 @@ from PIL import Image
 
 from common import run
 from common.errors import Interrupted, UserError
+from common.loading import loaders
 from common.records import folder, results
 from common.records.folder import Folder
 from common.run import Run
 from common.system import checkpoint, seeding
+from common.system.signals import STOPPING
 from common.training import evaluate
 from tests.conftest import SMALL, assert_equal_states, assert_same_run, final_state, read_rows, train_small
 
@@ -109,9 +114,88 @@ def test_a_signal_during_evaluation_stops_after_it(uninterrupted, small_run, tmp
 
 
 def test_signals_mean_what_they_meant_before_the_run(small_run):
-    before = [signal.getsignal(s) for s in (signal.SIGTERM, signal.SIGINT)]
+    before = [signal.getsignal(s) for s in STOPPING]
     small_run("erm", "--epochs", "1", "--iters-per-epoch", "1")
-    assert [signal.getsignal(s) for s in (signal.SIGTERM, signal.SIGINT)] == before
+    assert [signal.getsignal(s) for s in STOPPING] == before
+
+
+def test_under_nohup_a_closed_terminal_stops_nothing(uninterrupted, small_run, tmp_path, monkeypatch):
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        at_call(
+            monkeypatch, importlib.import_module("erm"), "train_step", 2, lambda: os.kill(os.getpid(), signal.SIGHUP)
+        )
+        small_run("erm", *FLAGS)
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    assert_same_run(tmp_path / "run", uninterrupted["erm"])
+
+
+def in_worker(monkeypatch, where: Callable[[loaders._Views, int], bool], act: Callable[[], None]) -> None:
+    """Have a loader process act when it makes a view of that set and step."""
+    make = loaders._Views.__getitem__
+
+    def made(views, key):
+        if where(views, key[0]) and multiprocessing.parent_process() is not None:
+            act()
+        return make(views, key)
+
+    monkeypatch.setattr(loaders._Views, "__getitem__", made)
+
+
+def hang_and_signal_the_parent() -> None:
+    time.sleep(2)  # until it waits: batches are made ahead
+    os.kill(os.getppid(), signal.SIGTERM)
+    time.sleep(60)
+
+
+WAITS = {
+    "training": lambda views, step: views.stream == "labeled" and step == 4,  # counted from 0
+    "evaluating": lambda views, step: views.stream == "test",
+}
+
+
+@pytest.mark.parametrize(("moment", "step"), [("training", 4), ("evaluating", 3)])
+def test_a_signal_ends_the_wait_for_a_batch(uninterrupted, small_run, tmp_path, monkeypatch, moment, step):
+    begin = time.monotonic()
+    with monkeypatch.context() as patch:
+        in_worker(patch, WAITS[moment], hang_and_signal_the_parent)
+        with pytest.raises(Interrupted, match=r"SIGTERM after step \d, and saved"):
+            small_run("erm", *FLAGS, "--workers", "1")
+    assert time.monotonic() - begin < 40
+    assert final_state(tmp_path / "run")["step"] <= step
+    small_run("erm", *FLAGS)
+    assert_same_run(tmp_path / "run", uninterrupted["erm"])
+
+
+def kill_a_worker() -> None:
+    os.kill(multiprocessing.active_children()[0].pid, signal.SIGKILL)
+
+
+@pytest.mark.parametrize(("moment", "step"), [("training", 2), ("evaluating", 3)])
+def test_where_a_loader_fails_the_steps_before_are_saved(uninterrupted, small_run, tmp_path, monkeypatch, moment, step):
+    """In a step, of which the killed worker must not take half away, and in an evaluation."""
+    with monkeypatch.context() as patch:
+        if moment == "training":
+            at_call(patch, importlib.import_module("erm"), "train_step", step, kill_a_worker)
+        else:
+            in_worker(patch, WAITS[moment], lambda: os.kill(os.getpid(), signal.SIGKILL))
+        with pytest.raises(UserError) as error:
+            small_run("erm", *FLAGS, "--workers", "1")
+    assert str(error.value) == (
+        "a loader process was killed by SIGKILL, as the kernel does when memory runs out: take fewer of them with -j "
+        f"N, or use -j 0; step {step} is saved: the same command continues"
+    )
+    assert final_state(tmp_path / "run")["step"] == step
+    small_run("erm", *FLAGS)
+    assert_same_run(tmp_path / "run", uninterrupted["erm"])
+
+
+def test_where_a_loader_fails_at_once_there_is_nothing_to_save(small_run, tmp_path, monkeypatch):
+    in_worker(monkeypatch, lambda views, step: True, lambda: os.kill(os.getpid(), signal.SIGKILL))
+    with pytest.raises(UserError, match=r"use -j 0$"):
+        small_run("erm", *FLAGS, "--workers", "1")
+    assert not list((tmp_path / "run" / "checkpoints").iterdir())
 
 
 KILLS = {

@@ -1,5 +1,6 @@
 """One run on several processes is the run of one, up to rounding: steps, BatchNorm, loaders, state, and how it ends."""
 
+import itertools
 import json
 import os
 import signal
@@ -20,7 +21,7 @@ from torch import nn
 
 import fixmatch
 from common.errors import UserError
-from common.loading.loaders import Batch, TestLoader
+from common.loading.loaders import Batch, TestLoader, TrainLoader
 from common.networks import batch_norm
 from common.system import checkpoint, processes
 from common.system.processes import groups, lifeline
@@ -431,6 +432,24 @@ def test_an_error_in_one_is_one_line_and_ends_both(rank, tmp_path):
     run = stopped(tmp_path, rank, 2, refuse)
     assert run.wait(60) == [2, 2], run.stderr
     assert run.stderr == "error: image 'x.png' is broken: remove it\n"
+
+
+def test_a_loader_that_fails_in_one_saves_the_steps_before_and_ends_both(tmp_path):
+    def work():
+        batches = TrainLoader.batches
+
+        def failing(loader, step):
+            yield from itertools.islice(batches(loader, step), 2)
+            raise UserError("no shared memory: use -j 0")
+
+        if os.environ["RANK"] == "1":
+            TrainLoader.batches = failing
+        exact_run("fixmatch", tmp_path)
+
+    run = Several(2, work)
+    assert run.wait(60) == [2, 2], run.stderr
+    assert run.stderr == "error: no shared memory: use -j 0; step 2 is saved: the same command continues\n"
+    assert final_state(tmp_path)["step"] == 2
 
 
 def test_a_slow_one_does_not_say_again_what_the_first_said(tmp_path):

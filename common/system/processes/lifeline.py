@@ -71,7 +71,11 @@ def leave(code: int, line: str | None = None) -> None:
             groups.leave_gpus()  # before the lock is taken: if another dies meanwhile, the listener ends this process
         lifeline.ends_this.acquire()  # or the listener has it, and ends this process now
         _State.lifeline = None
-        for signum in (signal.SIGTERM, signal.SIGINT):  # torchrun sends them as soon as the first of them is gone
+        for signum in (
+            signal.SIGTERM,
+            signal.SIGINT,
+            signal.SIGHUP,
+        ):  # torchrun sends them as soon as the first of them is gone
             signal.signal(signum, signal.SIG_IGN)
     if line is not None:
         _say_once(line)
