@@ -10,7 +10,8 @@ JSON, says how to make it and how to prepare images:
     feature_dim, bottleneck_dim     the widths that the backbone and the bottleneck give; 0: there is no bottleneck
     classes                         the names of the outputs
     resize, crop                    in pixels: resized to a square (bicubic), and its center
-    mean, std                       of each channel, of pixels in [0, 1]
+    mean, std                       of each channel of an RGB image, of pixels in [0, 1]; grey of 16 bits is
+                                    divided by 257 first, not clipped
     method, data, checkpoint        where it comes from
 
 README has the lines that load it with timm and torch alone. `--onnx` also writes OUT with the ending `.onnx`: the same

@@ -2,12 +2,16 @@
 
     python predict.py RUN_FOLDER IMAGES... [--out FILE] [--top K | --all]
 
-IMAGES are files, folders, with all below them, and patterns in quotes, such as 'photos/**/*.jpg'. The result is a CSV
-table on the standard output or in a file, with a row for each image in the order given: `path,class,confidence`, and
-further columns where they are asked for. Images are prepared as those of the run's tests are, and travel in batches of
-as many: in the same order, an image gets the prediction that the evaluation had, to the last digit. What cannot be read
-has a row, too, with no class and with the error in the place of the confidence; such rows are counted at the end. The
-exit code is 2 where no image could be read.
+IMAGES are files, folders with all below them, and patterns in quotes, such as 'photos/**/*.jpg'. The result is a CSV
+table on the standard output or in a file. It has a row for each image, in the order given: `path,class,confidence`, and
+further columns where they are asked for.
+
+Images are prepared as those of the run's tests are. On the same machine, the run's test images, in their order and in
+batches of 64 as by default, get the predictions of the evaluation to the last digit. Other batches (some of the images,
+another order, another --batch-size) round otherwise: confidences may differ in their last digits.
+
+An image that cannot be read has a row, too: no class, and the error in place of the confidence. Such rows are counted
+at the end. The exit code is 2 where no image could be read.
 """
 
 import argparse

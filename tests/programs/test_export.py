@@ -10,6 +10,7 @@ import warnings
 from pathlib import Path
 from unittest import mock
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -17,6 +18,7 @@ from safetensors import safe_open
 
 import export
 from common import trained
+from common.datasets.images import ImageSet
 from common.errors import UserError
 from common.loading import augment
 from tests.conftest import ROOT, train_small
@@ -85,15 +87,31 @@ def test_readmes_lines_load_it_and_predict_the_same(name, world, photo, capsys):
     assert capsys.readouterr().out == f"{trained.load(world(name), 'best').classes[logits.argmax()]}\n"
 
 
+@pytest.mark.parametrize("kind", ["png", "tiff", "big endian", "pgm"])
+def test_readmes_lines_take_grey_images_of_16_bits_as_the_suite_does(kind, world, photo):
+    levels = np.arange(2**16, dtype=np.uint16).reshape(256, 256)
+    grey = Image.fromarray(levels)
+    if kind == "big endian":
+        grey = Image.frombytes("I;16B", grey.size, levels.astype(">u2").tobytes())
+    grey.save("photo.png", {"png": "png", "pgm": "ppm"}.get(kind, "tiff"))  # Pillow looks at the content
+    write(world("timm"))
+    known: dict = {}
+    exec(readme(), known)  # noqa: S102 (our own)
+    expected_image = ImageSet(["photo.png"], [-1]).load(0)
+    taken = known["image"].convert("RGB")
+    assert np.array_equal(np.asarray(taken), np.asarray(expected_image))
+    assert np.asarray(taken).mean() == 127.5
+
+
 def test_readmes_lines_are_few_and_plain():
-    """Ten of them load the network and prepare images; the last one predicts."""
+    """Ten of them load the network, four prepare an image and predict."""
     lines = [line for line in readme().splitlines() if line]
     imports = [line for line in lines if line.startswith(("import ", "from "))]
     tree = ast.parse("\n".join(imports)).body
     names = {alias.name for node in tree if isinstance(node, ast.Import) for alias in node.names}
     names |= {node.module for node in tree if isinstance(node, ast.ImportFrom)}
     assert names == {"json", "PIL", "safetensors", "timm", "torch", "torchvision"}
-    assert len(lines) - len(imports) == 11
+    assert len(lines) - len(imports) == 14
 
 
 def test_the_metadata_says_how_to_prepare_images(world, photo):

@@ -206,6 +206,16 @@ def test_a_full_disk_leaves_the_old_table(run, images, monkeypatch):
     assert not list(images.glob("*.tmp"))
 
 
+def test_other_batches_change_no_more_than_rounding(run, images):
+    """Some of the images, another order, another batch size."""
+    names = ["a.png", "b/2.png", "b/deep/1.png", "c [x].png"]
+    whole = {row[0]: row[1:] for row in table(run, *names, "--all")[1:]}
+    for words in (names[::-1], names[1:3], [*names, "-b", "3"], [*names, "-b", "1"]):
+        for path, *cells in table(run, *words, "--all")[1:]:
+            assert cells[0] == whole[path][0]
+            assert [float(cell) for cell in cells[1:]] == pytest.approx([float(cell) for cell in whole[path][1:]], 1e-5)
+
+
 def test_names_of_any_bytes(run, images):
     name = os.fsdecode(b"\xe4 \n,.png")
     (images / "a.png").rename(images / name)
