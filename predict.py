@@ -18,7 +18,6 @@ import argparse
 import contextlib
 import csv
 import glob
-import itertools
 import logging
 import os
 import signal
@@ -69,24 +68,24 @@ def parse_args(argv=None):
 
 
 def find(arguments: Sequence[str]) -> dict[str, str | None]:
-    """The images that files, folders and patterns mean, in order: path -> None, or why there is no image."""
+    """The images that files, folders and patterns name, each once: path -> None, or why there is no image."""
     found: dict[str, str | None] = {}
     for argument in arguments:
         is_pattern = glob.has_magic(argument) and not os.path.lexists(argument)
         paths = sorted(glob.glob(argument, recursive=True)) if is_pattern else [argument]
-        for path in paths:
-            for item, error in (_below(path) if os.path.isdir(path) else _named(path)).items():
-                found.setdefault(item, error)
         if not paths:
             found.setdefault(argument, "no file matches the pattern")
+        for path in paths:
+            named = _in_folder(path) if os.path.isdir(path) else _one_file(path)
+            found |= {item: error for item, error in named.items() if item not in found}
     return found
 
 
-def _named(path: str) -> dict[str, str | None]:
+def _one_file(path: str) -> dict[str, str | None]:
     return {path: None if os.path.lexists(path) else "there is no such file"}
 
 
-def _below(folder: str) -> dict[str, str | None]:
+def _in_folder(folder: str) -> dict[str, str | None]:
     errors: list[OSError] = []
     skipped: Counter[str] = Counter()
     found = dict.fromkeys(sorted(images_in(Path(folder), skipped, onerror=errors.append)))
@@ -96,7 +95,12 @@ def _below(folder: str) -> dict[str, str | None]:
 
 
 class Images(ImageSet):
-    """Files whose classes nobody knows; of `size` pixels, where the network takes them as they are."""
+    """Image files whose classes are not known.
+
+    Args:
+        paths: the files.
+        size: the side in pixels that every image must have; None: images are resized, and may have any size.
+    """
 
     def __init__(self, paths: Sequence[str], size: int | None):
         super().__init__(paths, np.full(len(paths), -1))
@@ -113,97 +117,124 @@ class Images(ImageSet):
 
 
 class Prediction(NamedTuple):
-    """Of one image.
+    """The prediction for one image, or why there is none.
 
     Attributes:
-        index: of the image.
-        order: int64 [C], the classes from the best to the worst.
-        probabilities: float32 [C].
-        error: why there is none.
+        index: the image's number.
+        ranking: int64 [C], the classes from the best to the worst.
+        probabilities: float32 [C], of the classes in the run's order.
+        error: why there is no prediction; then the ranking and the probabilities are None.
     """
 
     index: int
-    order: np.ndarray | None = None
+    ranking: np.ndarray | None = None
     probabilities: np.ndarray | None = None
     error: str | None = None
 
 
 def predict(model: nn.Module, loader: FileLoader) -> Iterator[Prediction]:
-    """Of every image, in order. The device is given the next batch before one is waited for."""
-    batches = ((batch, () if batch.images is None else classify(model, batch.images)) for batch in loader)
-    for (batch, results), _ in itertools.pairwise(itertools.chain(batches, [None])):
-        yield from _apart(batch, results)
+    """Yield the prediction for every image, in order.
+
+    A batch's results are read only when the next batch is on the device, so that the device need not wait.
+    """
+    previous = None
+    for batch in loader:
+        results = () if batch.images is None else classify(model, batch.images)
+        if previous is not None:
+            yield from _of_batch(*previous)
+        previous = batch, results
+    if previous is not None:
+        yield from _of_batch(*previous)
 
 
 @torch.no_grad()
 def classify(model: nn.Module, images: Tensor) -> tuple[Tensor, Tensor]:
-    """Classes from the best to the worst, int64 [B, C], and their probabilities, float32 [B, C]."""
+    """Classes from the best to the worst, int64 [B, C], and the probabilities of all classes, float32 [B, C].
+
+    Of classes with equal logits the first is the better one, as in the evaluation's argmax.
+    """
     logits = model(images)
-    return logits.argsort(dim=1, descending=True, stable=True), logits.softmax(dim=1)  # stable, as argmax is
+    return logits.argsort(dim=1, descending=True, stable=True), logits.softmax(dim=1)
 
 
-def _apart(batch: FileBatch, results: tuple[Tensor, ...]) -> list[Prediction]:
-    arrays = [result.cpu().numpy() for result in results]
-    found = [Prediction(index, error=error) for index, error in batch.errors.items()]
-    found += map(Prediction, batch.indices.tolist(), *arrays) if arrays else []
-    return sorted(found, key=lambda prediction: prediction.index)
+def _of_batch(batch: FileBatch, results: tuple[Tensor, ...]) -> list[Prediction]:
+    """Wait for a batch's results. There are none where no image of the batch could be read."""
+    predictions = [Prediction(index, error=error) for index, error in batch.errors.items()]
+    if results:
+        rankings, probabilities = (result.cpu().numpy() for result in results)
+        predictions += map(Prediction, batch.indices.tolist(), rankings, probabilities)
+    return sorted(predictions, key=lambda prediction: prediction.index)
 
 
-def header(classes: Sequence[str], args: argparse.Namespace) -> list[str]:
-    further = [f"p({name})" for name in classes] if args.all else []
-    for rank in range(2, args.top + 1):
-        further += [f"class_{rank}", f"confidence_{rank}"]
-    return ["path", "class", "confidence", *further]
+def header(classes: Sequence[str], top: int, with_all: bool) -> list[str]:
+    """The names of the columns."""
+    names = ["path", "class", "confidence"]
+    for rank in range(2, top + 1):
+        names += [f"class_{rank}", f"confidence_{rank}"]
+    return names + ([f"p({name})" for name in classes] if with_all else [])
 
 
-def row(path: str, prediction: Prediction, classes: Sequence[str], args: argparse.Namespace) -> list[str]:
+def row(path: str, prediction: Prediction, classes: Sequence[str], top: int, with_all: bool) -> list[str]:
+    """The cells for one image. Numbers have all digits of a float32, and no more."""
     if prediction.error is not None:
-        return [path, "", f"error: {prediction.error}"]
-    values = prediction.probabilities  # as text they have all digits of a float32, and no more
-    best = [word for c in prediction.order[: args.top] for word in (classes[c], str(values[c]))]
-    return [path, *best, *(map(str, values) if args.all else [])]
+        empty = len(header(classes, top, with_all)) - 3
+        return [path, "", f"error: {prediction.error}", *[""] * empty]
+    confidences = [str(value) for value in prediction.probabilities]
+    cells = [path]
+    for label in prediction.ranking[:top]:
+        cells += [classes[label], confidences[label]]
+    return cells + (confidences if with_all else [])
 
 
 def write(stream: TextIO, run: trained.Trained, args: argparse.Namespace) -> tuple[int, dict[str, str]]:
     """Write the table. Returns the number of images, and what could not be read: path -> error."""
     found = find(args.images)
-    readable = [path for path, error in found.items() if error is None]
     device = find_device(args.device)
-    loader = FileLoader(
-        Images(readable, run.args.image_size if run.args.val_resizing == "native" else None),
+    loader = _loader([path for path, error in found.items() if error is None], run, device, args)
+    predictions = predict(run.model.to(device), loader)
+    table = csv.writer(stream, lineterminator="\n")
+    table.writerow(header(run.classes, args.top, args.all))
+    errors = {}
+    hidden = True if stream.isatty() else None  # rows would mix with the bar; None: hidden where stderr is no terminal
+    for path, error in tqdm(found.items(), desc="predicting", unit=" images", leave=False, disable=hidden):
+        prediction = next(predictions) if error is None else Prediction(-1, error=error)
+        table.writerow(row(path, prediction, run.classes, args.top, args.all))
+        if prediction.error is not None:
+            errors[path] = prediction.error
+    return len(found), errors
+
+
+def _loader(paths: list[str], run: trained.Trained, device: torch.device, args: argparse.Namespace) -> FileLoader:
+    """Images prepared as those of the run's tests are."""
+    size = run.args.image_size if run.args.val_resizing == "native" else None
+    return FileLoader(
+        Images(paths, size),
         augment.test_transform(run.args.val_resizing, run.args.image_size),
         workers=args.workers,
         normalizer=augment.Normalizer(run.args.norm_mean, run.args.norm_std),
         device=device,
         batch_size=args.batch_size,
     )
-    table = csv.writer(stream, lineterminator="\n")
-    columns = header(run.classes, args)
-    table.writerow(columns)
-    predicted = predict(run.model.to(device), loader)
-    errors = {}
-    hidden = True if stream.isatty() else None  # None: where stderr is no terminal; and rows would mix with it
-    for path, error in tqdm(found.items(), desc="predicting", unit=" images", leave=False, disable=hidden):
-        prediction = next(predicted) if error is None else Prediction(-1, error=error)
-        if prediction.error is not None:
-            errors[path] = prediction.error
-        cells = row(path, prediction, run.classes, args)
-        table.writerow(cells + [""] * (len(columns) - len(cells)))
-    return len(found), errors
 
 
 @contextlib.contextmanager
 def standard_output() -> Iterator[TextIO]:
-    """To be written to as a file is: a full disk is one line, and a reader that has read enough ends the program."""
+    """The standard output, encoded as files are: in UTF-8, with the bytes of file names that are no UTF-8.
+
+    A reader that closes it early ends the program, as in `predict.py ... | head`.
+
+    Raises:
+        UserError: it cannot be written to; its disk is full, say.
+    """
     try:
-        sys.stdout.reconfigure(errors="surrogateescape")  # any file name that there may be
+        sys.stdout.reconfigure(encoding="utf-8", errors="surrogateescape")
         yield sys.stdout
         sys.stdout.flush()
     except OSError as error:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what Python flushes in the end
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes once more when it ends
         if isinstance(error, BrokenPipeError):
             sys.exit(128 + signal.SIGPIPE)
-        raise UserError(f"cannot write the table ({error.strerror}): put that right, and run again") from None
+        raise UserError(f"cannot write the table ({error.strerror}): give another place with --out FILE") from None
 
 
 def main(args):

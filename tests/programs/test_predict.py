@@ -2,7 +2,9 @@
 
 import csv
 import errno
+import io
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -220,6 +222,30 @@ def test_names_of_any_bytes(run, images):
     name = os.fsdecode(b"\xe4 \n,.png")
     (images / "a.png").rename(images / name)
     assert table(run, name)[1][0] == name
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-8"])
+def test_the_table_on_the_standard_output_is_the_one_in_a_file(run, images, monkeypatch, encoding):
+    """Whatever the output's encoding is: names and classes of any bytes."""
+    names = ["\u00e4.png", "\u732b.png", os.fsdecode(b"\xe4.png")]
+    for name in names:
+        shutil.copy("a.png", name)
+    network = trained.load(run, "best")
+    classes = ["\u00fc", os.fsdecode(b"\xfc"), *network.classes[2:]]
+    monkeypatch.setattr(trained, "load", lambda *args: network._replace(classes=classes))
+    table(run, *names, "--all")
+    content = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(content, encoding=encoding))
+    predict.main(predict.parse_args([str(run), *names, "--all", "--device", "cpu", "-j", "0"]))
+    assert content.getvalue() == Path("table.csv").read_bytes()
+
+
+def test_a_full_standard_output_is_one_line(run, images):
+    command = [sys.executable, ROOT / "predict.py", run, "a.png", "--device", "cpu", "-j", "0"]
+    with open("/dev/full", "w") as full:
+        ended = subprocess.run(command, check=False, stdout=full, stderr=subprocess.PIPE, text=True)
+    line = "error: cannot write the table (No space left on device): give another place with --out FILE\n"
+    assert (ended.returncode, ended.stderr) == (2, line)
 
 
 def test_a_reader_that_leaves_early_ends_it_without_a_traceback(run, images):
