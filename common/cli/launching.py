@@ -9,14 +9,21 @@ import torch
 
 from common.cli.parsing import Arguments
 from common.errors import Interrupted, UserError
-from common.system import processes
+from common.system import console, processes
 
 
 def launch(parse_args: Callable[[], Arguments], main: Callable[[Arguments], Any]) -> None:
-    """Run a script. Bad input is one line on stderr and exit code 2; a signal's exit code is 128 + its number."""
+    """Run a script. Bad input is one line on stderr and exit code 2; a signal's exit code is 128 + its number.
+
+    A program whose output is no longer read, as by `| head -1`, ends with SIGPIPE's code and says nothing. (A training
+    goes on; see `progress.log_to`.)
+    """
     code, line = 0, None
     try:
-        main(parse_args())
+        with console.printing():
+            main(parse_args())
+    except console.ReaderGone as gone:
+        code = gone.code
     except UserError as error:
         code, line = 2, "error: " + str(error).replace("\n", "\\n")  # the name of a file may have one
     except Interrupted as interruption:
@@ -26,6 +33,7 @@ def launch(parse_args: Callable[[], Arguments], main: Callable[[Arguments], Any]
         code, line = 2, f"error: {reason}: take a smaller --batch-size, or a device with more memory"
     except KeyboardInterrupt:  # before the first step or after the last: the run heeds signals itself in between
         code, line = 128 + signal.SIGINT, "stopped by SIGINT, with nothing new to save: the same command continues"
+    console.give_up_if_broken()
     processes.leave(code, line)
     if code:
         sys.exit(code)

@@ -1,5 +1,6 @@
 """What a person sees of a run: a bar on a terminal, plain lines otherwise, and both in `log.txt`."""
 
+import contextlib
 import logging
 import sys
 import time
@@ -9,7 +10,7 @@ from typing import Any, TextIO
 from tqdm import tqdm
 
 from common.errors import UserError
-from common.system import processes
+from common.system import console, processes
 from common.system.files import refuse_special
 
 logger = logging.getLogger("common")
@@ -55,13 +56,13 @@ class Progress:
         )
 
 
-def log_to(path: Path | None, console: TextIO | None = None) -> None:
+def log_to(path: Path | None, stream: TextIO | None = None) -> None:
     """Send what the modules of `common` log to the console and, where a path is given, to that file as well.
 
     Of several processes the first one speaks for all.
 
     Args:
-        console: stdout, unless another is named.
+        stream: of the console; stdout, unless another is named.
     """
     for handler in logger.handlers[:]:
         logger.removeHandler(handler)
@@ -71,7 +72,8 @@ def log_to(path: Path | None, console: TextIO | None = None) -> None:
     if not processes.is_first():
         logger.addHandler(logging.NullHandler())
         return
-    logger.addHandler(_Console(console))
+    goes_on = "nothing more is shown" if path is None else f"the log goes on in '{path}'"
+    logger.addHandler(_Console(stream, goes_on))
     if path is not None:
         refuse_special(path)
         try:
@@ -91,11 +93,26 @@ class _File(logging.FileHandler):
 
 
 class _Console(logging.Handler):
-    """To the console, above the bar if there is one."""
+    """To the console, above the bar if there is one.
 
-    def __init__(self, console: TextIO | None):
+    A console that cannot be written to any more (`| head -1`, a closed terminal, a full disk) is given up with one line
+    on stderr: the run goes on, and so does its log file.
+    """
+
+    def __init__(self, stream: TextIO | None, goes_on: str):
         super().__init__()
-        self.console = console
+        self.stream, self.goes_on, self.given_up = stream, goes_on, False
 
     def emit(self, record: logging.LogRecord) -> None:
-        tqdm.write(self.format(record), file=self.console)
+        if self.given_up:
+            return
+        try:
+            tqdm.write(self.format(record), file=self.stream)
+            (self.stream or sys.stdout).flush()
+        except OSError as error:
+            self.given_up = True
+            console.give_up_if_broken()
+            with contextlib.suppress(OSError):  # stderr may have gone the same way
+                print(
+                    f"the console cannot be written to ({error.strerror}): {self.goes_on}", file=sys.stderr, flush=True
+                )

@@ -102,14 +102,16 @@ def _leave_the_store() -> None:
 
 def _end(code: int) -> NoReturn:
     """End without the interpreter's own end, which waits for threads that wait for other processes."""
-    sys.stdout.flush()
-    sys.stderr.flush()
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError):
+            stream.flush()
     os._exit(code)
 
 
 def _say_once(line: str) -> None:
     if _is_the_first_to_speak():
-        print(line, file=sys.stderr, flush=True)
+        with contextlib.suppress(OSError):  # its terminal may be closed
+            print(line, file=sys.stderr, flush=True)
 
 
 def _is_the_first_to_speak() -> bool:
