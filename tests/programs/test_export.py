@@ -129,11 +129,12 @@ def test_the_metadata_says_how_to_prepare_images(world, photo):
 @pytest.mark.parametrize("name", ["timm", "average"])
 def test_onnx_takes_batches_of_any_size(name, world, photo):
     onnx = pytest.importorskip("onnx")
+    run = world(name)
     with warnings.catch_warnings(action="error"):
-        write(world(name), "--onnx")
+        write(run, "--onnx")
     content = Path("photos.onnx").read_bytes()
     onnx.checker.check_model(content)
-    network, _ = export.plain_network(trained.load(world(name), "best"))
+    network, _ = export.plain_network(trained.load(run, "best"))
     for number in (1, 5):
         images = torch.randn(number, 3, 32, 32)
         with torch.no_grad():
@@ -157,20 +158,23 @@ def test_what_onnx_lacks_is_one_line(world, photo, capsys):
 def test_onnx_that_computes_something_else_is_not_written(world, photo, monkeypatch):
     pytest.importorskip("onnx")
     run_onnx = export.run_onnx
+    run = world("timm")
     monkeypatch.setattr(export, "run_onnx", lambda *args: run_onnx(*args) + 2e-3)
     with pytest.raises(UserError, match=r"^in ONNX the network's logits differ by 2.0e-03: leave --onnx out$"):
-        write(world("timm"), "--onnx")
+        write(run, "--onnx")
     assert os.listdir() == ["photo.png"]
 
 
 def test_without_the_package_onnx_the_flag_is_refused(world, photo, monkeypatch):
+    run = world("timm")
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(UserError, match=r"^--onnx needs the package onnx: run pip install onnx, or leave it out$"):
-        write(world("timm"), "--onnx")
+        write(run, "--onnx")
 
 
 def test_a_full_disk_leaves_the_old_file(world, photo, monkeypatch):
-    write(world("timm"))
+    old, new = world("timm"), world("average")
+    write(old)
     before = Path("photos.safetensors").read_bytes()
 
     def full(*args):
@@ -178,7 +182,7 @@ def test_a_full_disk_leaves_the_old_file(world, photo, monkeypatch):
 
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(UserError, match=r"^cannot save 'photos.safetensors' \(No space left on device\): free some"):
-        write(world("average"))
+        write(new)
     assert Path("photos.safetensors").read_bytes() == before
     assert sorted(os.listdir()) == ["photo.png", "photos.safetensors"]
 

@@ -44,8 +44,12 @@ def photos(tmp_path_factory):
     return root
 
 
+def own_flags(method: str, root: Path) -> list[str]:
+    """The method's flags, with the folder of a finished run of another method for `@METHOD`."""
+    return [source(flag[1:], root) if flag.startswith("@") else flag for flag in METHODS[method].split()]
+
+
 def source(method: str, root: Path) -> str:
-    """The folder of a finished run for another one to learn from."""
     log = root.with_name(f"source {method}")
     if not log.exists():
         train(method, root, log)
@@ -57,8 +61,7 @@ def train(method: str, root: Path, log: Path, *flags: str, train_step=None) -> d
         f"{root} -d ImageFolder --labeled-list {root}/labels.csv -a wrn_10_1_half --scratch --train-resizing native "
         f"--val-resizing native --image-size 12 --no-flip --bottleneck-dim 16 --epochs 2 -i 3 -b 20 -j 0 --device cpu"
     ).split()
-    argv += ["--log", str(log)]
-    argv += [source(flag[1:], root) if flag.startswith("@") else flag for flag in METHODS[method].split()] + list(flags)
+    argv += ["--log", str(log), *own_flags(method, root), *flags]
     script = importlib.import_module(method)
     with (
         mock.patch.object(sys, "argv", [f"{method}.py", *argv]),
@@ -118,7 +121,7 @@ def test_uneven_labels_resume_to_the_bit(method, photos, whole, tmp_path):
 @pytest.mark.parametrize("method", METHODS)
 def test_predictions_are_the_evaluations(method, name, photos, whole, tmp_path):
     """To the last digit, of every method's run, in a table made by two workers."""
-    evaluations = []
+    run, evaluations = whole(method), []
 
     def heard(model, *args):
         evaluations.append([])
@@ -126,8 +129,8 @@ def test_predictions_are_the_evaluations(method, name, photos, whole, tmp_path):
             return evaluate(model, *args)
 
     with mock.patch("common.training.evaluate.evaluate", heard):
-        scores = train(method, photos, whole(method), "--phase", "test", "--checkpoint", name)
-    predicted(whole(method), photos / "test", "--all", "--checkpoint", name, "-j", "2", out=tmp_path / "table.csv")
+        scores = train(method, photos, run, "--phase", "test", "--checkpoint", name)
+    predicted(run, photos / "test", "--all", "--checkpoint", name, "-j", "2", out=tmp_path / "table.csv")
     rows = list(csv.DictReader(open(tmp_path / "table.csv")))  # noqa: SIM115
     classes = ["dahlia", "officer", "palace"]
     probabilities = torch.cat(evaluations[0]).softmax(dim=1).numpy()  # with --ema, others follow for raw_*
@@ -148,6 +151,7 @@ def test_every_script_hands_on_what_the_user_says_of_the_images(method, photos, 
     class Read(Exception):  # noqa: N818
         pass
 
+    own_flags(method, photos)  # the runs that it learns from are finished before
     with mock.patch.object(datasets, "load", side_effect=Read) as load, pytest.raises(Read):
         train(method, photos, tmp_path / "run")
     assert load.call_args == mock.call(
