@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Check the style and run all the tests, in a virtual environment of the project's own.
 #
-#   bash scripts/test.sh [PYTEST ARGUMENTS]       -n 0 runs them one after the other, for --pdb
+#   bash scripts/test.sh [PYTEST ARGUMENTS]     -n 0 runs them one after the other, for --pdb
+#   bash scripts/test.sh --shuffle 1            the same tests in another order
 set -euo pipefail
 # shellcheck source=scripts/setup.sh
 . "$(dirname "${BASH_SOURCE[0]}")/setup.sh"

@@ -5,6 +5,7 @@ import functools
 import importlib
 import json
 import logging
+import random
 import shutil
 import sys
 import tempfile
@@ -12,10 +13,12 @@ from collections.abc import Iterable
 from pathlib import Path
 from unittest import mock
 
+import numpy as np
 import pytest
 import torch
 
 from common import cli
+from tests.helpers import leftovers
 
 ROOT = Path(__file__).parent.parent
 SMALL = (
@@ -24,9 +27,36 @@ SMALL = (
 ).split()
 
 
+def pytest_addoption(parser):
+    parser.addoption("--shuffle", metavar="SEED", help="run the files, and the tests of each, in another order")
+
+
+def pytest_configure(config):
+    leftovers.watch()
+
+
+def pytest_collection_modifyitems(config, items):
+    """Tests of one file stay together when they are shuffled, since they share fixtures."""
+    seed = config.getoption("shuffle")
+
+    def place(item) -> list[float]:
+        return [random.Random(f"{seed} {name}").random() for name in (item.nodeid.partition("::")[0], item.nodeid)]
+
+    if seed is not None:
+        items.sort(key=place)
+
+
 @pytest.fixture(autouse=True, scope="session")
 def _one_thread():
     torch.set_num_threads(1)  # sums split over another number of threads differ in the last bit
+
+
+@pytest.fixture(autouse=True)
+def _same_random_numbers():
+    """What a test draws without a generator of its own does not depend on the tests before it."""
+    torch.manual_seed(0)
+    np.random.seed(0)
+    random.seed(0)
 
 
 def resolved(flags: Iterable[str]) -> list[str]:

@@ -19,6 +19,7 @@ from torch.nn import functional as F
 from common import cli
 from common.loading import augment
 from common.system import processes
+from tests.helpers import leftovers
 
 
 class Several:
@@ -38,7 +39,7 @@ class Several:
         self.pids, self._codes = [], {}
         for rank in range(count):
             ranks = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": count, "LOCAL_WORLD_SIZE": count}
-            pid = os.fork()
+            pid = leftovers.fork()
             if pid == 0:
                 os.environ.update({name: str(value) for name, value in (own | ranks).items()})
                 os._exit(self._work(rank, work))

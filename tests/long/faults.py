@@ -35,6 +35,7 @@ from common.records import folder
 from common.system import checkpoint
 from common.training import evaluate
 from tests.conftest import SMALL, assert_same_run, resolved
+from tests.helpers import leftovers
 from tests.methods.test_methods import METHODS
 
 MOMENTS = ("starting or ending", "training", "saving", "evaluating")
@@ -56,7 +57,7 @@ class Life:
         self.status: int | None = None
         argv = [*SMALL, *FLAGS, *resolved(METHODS[method].split()), *flags, "--log", str(log)]
         sys.stdout.flush()
-        self.pid = os.fork()
+        self.pid = leftovers.fork()
         if self.pid == 0:
             os._exit(self._live(method, argv))
         with contextlib.suppress(PermissionError, ProcessLookupError):  # the child has done it already, or has ended
