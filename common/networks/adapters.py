@@ -1,8 +1,7 @@
 """Small trained parts inside a frozen backbone: LoRA, through the library peft, and AdaptFormer.
 
-What is frozen is no parameter any more but a buffer, and one that no `state_dict` holds. So neither an optimizer, nor a
-running average of the weights, nor a checkpoint needs to know of it: they see what is trained, and a copy of the
-network carries the rest along.
+Frozen weights become buffers that no `state_dict` holds. So the optimizer, running averages and checkpoints see only
+what is trained, and need not know of adapters. A copy of the network has the frozen weights, too.
 """
 
 import hashlib
@@ -23,10 +22,10 @@ REMEDY = "choose a ViT such as vit_small_patch16_224, or leave it out"
 
 
 def insert(backbone: nn.Module, image_size: int, lora: int | None = None, adapter: int | None = None) -> None:
-    """Freeze the backbone, and put adapters into it; where neither is asked for, nothing is changed.
+    """Freeze the backbone, and put adapters into it. Without `lora` and `adapter`, do nothing.
 
-    Adapters begin without effect: the network's outputs are the same bits as before. A frozen BatchNorm stays in eval
-    mode, so that its statistics stay, too. Weights are drawn from the global generator.
+    Adapters begin without effect: the network's outputs are the same bits as before. Frozen BatchNorms stay in eval
+    mode, so that their statistics are frozen, too. The adapters' weights are drawn from the global generator.
 
     Args:
         backbone: of `backbones.backbone`; changed in place.
@@ -36,8 +35,7 @@ def insert(backbone: nn.Module, image_size: int, lora: int | None = None, adapte
         adapter: the width of `AdaptFormer` beside every block's MLP.
 
     Raises:
-        UserError: LoRA without the package peft; or the network has no place for adapters, or they would silently be
-            without effect there.
+        UserError: LoRA without the package peft; or adapters do not fit into the network, or would do nothing there.
     """
     if not lora and not adapter:
         return
@@ -107,15 +105,15 @@ class AdaptFormer(nn.Module):
         return self.mlp(self.norm(x)) + 0.1 * self.up(self.dropout(self.down(x).relu()))
 
 
-def _parts(adapter: nn.Module) -> list[nn.Module]:
-    """What is trained of an adapter, the last part last."""
+def _trained_parts(adapter: nn.Module) -> list[nn.Module]:
+    """The layers of an adapter that are trained. The last of them begins at zero."""
     if isinstance(adapter, AdaptFormer):
         return [adapter.down, adapter.up]
     return [adapter.lora_A["default"], adapter.lora_B["default"]]
 
 
 def _freeze(backbone: nn.Module, adapters: dict[str, nn.Module]) -> None:
-    trained = {part for adapter in adapters.values() for part in _parts(adapter)}
+    trained = {part for adapter in adapters.values() for part in _trained_parts(adapter)}
     for module in set(backbone.modules()) - trained:
         for name, parameter in [*module.named_parameters(recurse=False)]:
             delattr(module, name)
@@ -123,19 +121,24 @@ def _freeze(backbone: nn.Module, adapters: dict[str, nn.Module]) -> None:
         for name, buffer in [*module.named_buffers(recurse=False)]:
             module.register_buffer(name, buffer, persistent=False)
         if isinstance(module, _BatchNorm):
-            module.eval().train = types.MethodType(_stay, module)  # a method, so that a copy of the module has its own
+            module.eval().train = types.MethodType(_stay_in_eval, module)  # bound, so that a copy gets its own
 
 
-def _stay(module: nn.Module, mode: bool = True) -> nn.Module:
+def _stay_in_eval(module: nn.Module, mode: bool = True) -> nn.Module:
+    """In place of a module's `train`."""
     return module
 
 
 def _have_effect(
     backbone: nn.Module, adapters: dict[str, nn.Module], images: Tensor, before: Tensor, direction: Tensor
 ) -> bool:
-    """Whether the outputs are what they were `before`, and would change in some `direction` with every adapter.
+    """Whether adapters leave the outputs as they are now, and can change them later.
 
-    Some networks read a layer's weights past the adapter around it, or have their norms elsewhere.
+    Not so in networks that read a layer's weights past the adapter around it, or that have their norms elsewhere.
+
+    Args:
+        before: the outputs without adapters.
+        direction: random, of the same shape. The outputs' product with it must have a gradient in every adapter.
     """
     try:
         after = backbone(images)
@@ -143,8 +146,8 @@ def _have_effect(
         return False
     if not torch.equal(before, after) or not after.requires_grad:
         return False
-    ends = [_parts(adapter)[-1].weight for adapter in adapters.values()]
-    gradients = torch.autograd.grad((after * direction).sum(), ends, allow_unused=True)
+    last = [_trained_parts(adapter)[-1].weight for adapter in adapters.values()]
+    gradients = torch.autograd.grad((after * direction).sum(), last, allow_unused=True)
     return all(gradient is not None and gradient.any() for gradient in gradients)
 
 
@@ -157,7 +160,7 @@ def _sha256(backbone: nn.Module) -> str:
 
 
 class Inserted(nn.Module):
-    """What a backbone knows of its adapters; in a checkpoint, the fingerprint of what was frozen.
+    """A backbone's record of its adapters. In a checkpoint it stands for the frozen weights, by their fingerprint.
 
     So the `state_dict` of a network with adapters has one value that is no tensor but a string. Whoever walks through
     a state has to skip it.
@@ -184,29 +187,30 @@ class Inserted(nn.Module):
                 "or --pretrained-backbone as the run had it, and the same file"
             )
 
-    def places(self) -> dict[str, str]:
-        """The names of a state without LoRA -> those of the tensors here."""
-        moved = {f"{name}.": f"{name}.base_layer." for name in self.lora}
-        for name in self.adaptformer:
-            moved |= {f"{name.removesuffix('mlp')}norm2.": f"{name}.norm.", f"{name}.": f"{name}.mlp."}
-        places = {name: name for name in self.names}
-        for name, (before, after) in itertools.product(self.names, moved.items()):
+    def names_here(self) -> dict[str, str]:
+        """The names of the whole state, as `Merged` has it -> the same tensors' names in the backbone with adapters."""
+        names = {name: self._name_here(name) for name in self.names}
+        for adapter in self.adaptformer:
+            own = [f"{adapter}.{layer}.{kind}" for layer in ("down", "up") for kind in ("weight", "bias")]
+            names |= dict(zip(own, own, strict=True))
+        return names
+
+    def _name_here(self, name: str) -> str:
+        """Of a tensor that the backbone had before: what stands around it now has added to its name."""
+        moved = {f"{layer}.": f"{layer}.base_layer." for layer in self.lora}
+        for mlp in self.adaptformer:
+            moved |= {f"{mlp.removesuffix('mlp')}norm2.": f"{mlp}.norm.", f"{mlp}.": f"{mlp}.mlp."}
+        for before, here in moved.items():
             if name.startswith(before):
-                places[name] = after + name.removeprefix(before)
-        own = [
-            f"{name}.{part}.{kind}"
-            for name in self.adaptformer
-            for part in ("down", "up")
-            for kind in ("weight", "bias")
-        ]
-        return places | {name: name for name in own}
+                return here + name.removeprefix(before)
+        return name
 
 
 class Merged:
-    """A network's state with nothing left out, under the names that it has without adapters.
+    """The whole state of a network, frozen weights included, under the names that it has without adapters.
 
-    LoRA is merged into the weights that it changes; an AdaptFormer, which cannot be, keeps names of its own beside
-    timm's. The state of a network without adapters is its own `state_dict`.
+    LoRA is merged into the weights that it changes. An AdaptFormer cannot be merged: its weights are added under names
+    of their own. The state of a network without adapters is its own `state_dict`.
 
     Args:
         network: may hold a backbone that `insert` has changed.
@@ -218,30 +222,30 @@ class Merged:
             name.removesuffix("inserted"): m for name, m in network.named_modules() if isinstance(m, Inserted)
         }
 
-    def _places(self) -> dict[str, Tensor]:
-        """The names that the state has -> the tensors of the network, LoRA's apart from the weights that it changes."""
-        places = dict(self.network.state_dict())
-        tensors = dict(itertools.chain(self.network.named_parameters(), self.network.named_buffers()))
+    def _tensors(self) -> dict[str, Tensor]:
+        """The tensors of the network itself under the state's names. LoRA's are not among them."""
+        own = dict(itertools.chain(self.network.named_parameters(), self.network.named_buffers()))
+        tensors = dict(self.network.state_dict())
         for prefix, inserted in self.inserted.items():
-            whole = {prefix + name: tensors[prefix + place].detach() for name, place in inserted.places().items()}
-            places = whole | {name: tensor for name, tensor in places.items() if not name.startswith(prefix)}
-        return places
+            backbone = {prefix + name: own[prefix + here].detach() for name, here in inserted.names_here().items()}
+            tensors = backbone | {name: tensor for name, tensor in tensors.items() if not name.startswith(prefix)}
+        return tensors
 
     def _lora(self) -> dict[str, nn.Module]:
-        """The names of the weights that LoRA changes -> its layers."""
+        """The names of the weights that LoRA changes -> the layers that change them."""
         layers = [prefix + name for prefix, inserted in self.inserted.items() for name in inserted.lora]
         return {f"{name}.weight": self.network.get_submodule(name) for name in layers}
 
     @torch.no_grad()
     def state_dict(self) -> dict[str, Tensor]:
-        state = self._places()
+        state = self._tensors()
         for name, layer in self._lora().items():
             state[name] = state[name] + layer.get_delta_weight("default")
         return state
 
     @torch.no_grad()
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        """Strictly. What LoRA added is within the frozen weights afterwards, and its own part is zero.
+        """Load a whole state, strictly. LoRA's part is then within the frozen weights, and LoRA itself adds zero.
 
         Raises:
             ValueError: names or shapes differ.
@@ -249,11 +253,11 @@ class Merged:
         if not self.inserted:
             self.network.load_state_dict(state)
             return
-        places = self._places()
-        for name in places.keys() | state.keys():
-            if name not in places or name not in state or places[name].shape != state[name].shape:
+        tensors = self._tensors()
+        for name in tensors.keys() | state.keys():
+            if name not in tensors or name not in state or tensors[name].shape != state[name].shape:
                 raise ValueError(f"{name} is missing, surplus, or of another shape")
-        for name, tensor in places.items():
+        for name, tensor in tensors.items():
             tensor.copy_(state[name])
         for layer in self._lora().values():
             layer.lora_B["default"].weight.zero_()

@@ -17,8 +17,9 @@ from torch.nn import functional as F
 from common import trained
 from common.errors import UserError
 from common.loading.augment import Normalizer
-from common.networks import adapters, backbones, classifier
+from common.networks import adapters, backbones
 from common.networks.adapters import AdaptFormer, Merged
+from common.networks.classifier import ImageClassifier
 from tests import conftest
 from tests.conftest import assert_equal_states, assert_same_run, final_state, read_rows, train_small
 from tests.long import adapters_matrix
@@ -42,8 +43,8 @@ def backbone(arch: str = "test_vit", size: int = 32, **widths) -> nn.Module:
     return model
 
 
-def classifier(arch: str = "test_vit", size: int = 32, **widths) -> classifier.ImageClassifier:
-    return classifier.ImageClassifier(backbone(arch, size, **widths), 10, bottleneck_dim=0)
+def classifier(arch: str = "test_vit", size: int = 32, **widths) -> ImageClassifier:
+    return ImageClassifier(backbone(arch, size, **widths), 10, bottleneck_dim=0)
 
 
 def images(size: int = 32) -> torch.Tensor:
@@ -71,11 +72,11 @@ def test_at_first_the_network_is_the_plain_one_bit_for_bit(widths):
 @pytest.mark.parametrize("widths", KINDS, ids=str)
 def test_what_is_frozen_never_changes_and_everything_else_does(widths):
     model, plain = classifier(**widths), backbone().state_dict()
-    places = model.backbone.inserted.places()
+    names = model.backbone.inserted.names_here()
     before = copy.deepcopy(dict(model.named_parameters()))
     step(model)
     tensors = dict(model.backbone.named_buffers())
-    assert all(torch.equal(tensors[places[name]], plain[name]) for name in plain)
+    assert all(torch.equal(tensors[names[name]], plain[name]) for name in plain)
     assert not [name for name, p in model.named_parameters() if torch.equal(p, before[name])]
     width = {"lora": 6 * (4 * 64 + 4 * 192), "adapter": 6 * (2 * 64 * 8 + 8 + 64)}[next(iter(widths))]
     assert sum(p.numel() for p in model.backbone.parameters()) == width
@@ -163,7 +164,7 @@ def test_lora_has_the_papers_scale_and_dropout():
 
 @pytest.mark.parametrize("widths", KINDS, ids=str)
 def test_a_frozen_batchnorm_keeps_its_statistics(widths):
-    model = classifier.ImageClassifier(backbone("mobilevit_xxs", 32, **widths), 3, 8)
+    model = ImageClassifier(backbone("mobilevit_xxs", 32, **widths), 3, 8)
     copied = copy.deepcopy(model).train()
     before = copy.deepcopy(dict(copied.backbone.named_buffers()))
     copied(images())
