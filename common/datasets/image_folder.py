@@ -166,11 +166,20 @@ def warn_of_skipped(root: Path, skipped: Counter) -> None:
 
 
 def _class_names(folder: Path) -> list[str]:
-    return sorted(entry.name for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith("."))
+    return sorted(
+        entry.name
+        for entry in folder.iterdir()
+        if entry.is_dir() and not entry.name.startswith(".") and not is_run(entry)
+    )
 
 
 def _refuse(error: OSError) -> NoReturn:
     raise UserError(f"folder '{error.filename}' cannot be read ({error.strerror}): change its permissions") from None
+
+
+def is_run(folder: str | Path) -> bool:
+    """Whether the images in a folder are those that a run draws, and no data."""
+    return all(os.path.isfile(os.path.join(folder, name)) for name in ("args.json", "labeled.json"))
 
 
 def images_in(
@@ -180,6 +189,8 @@ def images_in(
     onerror: Callable[[OSError], object] = _refuse,
 ) -> list[str]:
     """The images in a folder and all folders below it, each folder once, however many links lead to it.
+
+    Folders of runs below it are left out: they hold pictures of the images that the run was trained on.
 
     Args:
         skipped: counts the other files, by kind.
@@ -193,6 +204,10 @@ def images_in(
             folders.clear()  # no further down
             continue
         seen.add(place)
+        if is_run(parent) and parent != str(folder):
+            skipped["folders of runs"] += 1
+            folders.clear()
+            continue
         left_out = leave_out if parent == str(folder) else ()
         folders[:] = sorted(name for name in folders if not name.startswith(".") and name not in left_out)
         for name in names:
