@@ -14,7 +14,6 @@ from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
-from common import datasets
 from common.datasets import Data, Spec, splits
 from common.datasets.images import ImageSet
 from common.loading import augment
@@ -69,9 +68,7 @@ def images(run: Run, args: argparse.Namespace, all_labels: bool = False) -> Imag
     Raises:
         UserError: see `datasets.load`, `splits.split` and `splits.hold_out`.
     """
-    data = datasets.load(
-        args.data, args.root, args.any_counts, args.generated_split, args.labeled_list, args.train_resizing, args.flip
-    )
+    data = run.read_images()
     number = 0 if all_labels else args.num_samples_per_class
     labeled, unlabeled = splits.split(data.train.labels, data.classes, number, args.split_seed, data.candidates)
     labeled, unlabeled, held_out = splits.hold_out(labeled, unlabeled, data, args.val_per_class, args.split_seed)

@@ -3,6 +3,7 @@
 import contextlib
 import copy
 import logging
+import os
 import signal
 import time
 from collections.abc import Iterator, Sequence
@@ -13,8 +14,8 @@ import numpy as np
 from torch import nn
 from torch.optim import Optimizer
 
-from common import cli
-from common.datasets import Data, splits
+from common import cli, datasets
+from common.datasets import Data, listing, splits
 from common.errors import Interrupted, UserError
 from common.loading.loaders import Batch, TestLoader, TrainLoader
 from common.networks import backbone_files
@@ -52,6 +53,7 @@ class Run:
         sessions: with what the training began, and what it went on with; see `results.session`.
         pretraining_sha256: of the backbone file that it began with.
         labeled, held_out, fingerprints: what `describe` was told, and the fingerprints of it.
+        files: of images of your own, what they hold.
         state: what a checkpoint holds, as `start` was told; with `--ema`, the average, too.
         average: with `--ema`, the average of the evaluated network's weights.
 
@@ -66,7 +68,7 @@ class Run:
             args.log,
             method,
             vars(args),
-            lambda saved, finished: cli.differences(args, saved, finished),
+            lambda saved: cli.differences(args, saved),
             testing=args.phase == "test",
             overwrite=args.overwrite,
             tensorboard=args.tensorboard,
@@ -84,6 +86,7 @@ class Run:
         # Known when the images have been read, see `describe`:
         self.labeled = self.held_out = np.empty(0, dtype=np.int64)
         self.fingerprints: dict[str, str] = {}
+        self.files: listing.Listing = {}
         self._evaluation: Evaluation | None = None
         # Known when the networks are made, see `start`:
         self.state: dict[str, Any] = {}
@@ -104,6 +107,19 @@ class Run:
         """Whether there is a checkpoint to go on from: then `start` will load it."""
         return self.folder.resumable
 
+    def read_images(self, resizing: str | None = None) -> Data:
+        """The dataset that the flags name.
+
+        Args:
+            resizing: in place of `--train-resizing`; `default` does not look for the size of your own images.
+
+        Raises:
+            UserError: see `datasets.load`.
+        """
+        args = self.args
+        lists = (args.any_counts, args.generated_split, args.labeled_list)
+        return datasets.load(args.data, args.root, *lists, resizing or args.train_resizing, args.flip)
+
     def describe(self, data: Data, labeled: np.ndarray, held_out: Sequence[int] | np.ndarray = ()) -> None:
         """Remember the data for the reports: class names, fingerprints, whether the split is official.
 
@@ -117,10 +133,28 @@ class Run:
             raise UserError("--val-per-class: this script holds no images out; give them to run.describe, or drop it")
         self.fingerprints = {"labeled_sha256": splits.sha256(labeled), "data_sha256": data.sha256}
         self.fingerprints |= {"test_sha256": data.test_sha256}
+        if data.spec.counts is None:
+            self._refuse_log_among_images(data)
+            self.files = self._look_at_files(data)
+            self.fingerprints["content_sha256"] = listing.sha256(self.files)
         more = f", {len(held_out):,} more are held out" if len(held_out) else ""
         logger.info(f"{self.args.data}: {data.counts}; {len(labeled):,} of the training images are labeled{more}")
         if any(other != self.fingerprints for other in processes.gather_objects(self.fingerprints)):
             raise UserError(f"the machines of this run have different images in '{self.args.root}': copy one's to all")
+
+    def _look_at_files(self, data: Data) -> listing.Listing:
+        """Of images of your own. Any other dataset is the same one wherever it lies."""
+        known, root = self.folder.read_files(), Path(self.args.root).expanduser()
+        parts = {"train": data.train, "test": data.test}
+        return processes.once_per_machine(lambda: listing.read(parts, data.classes, root, known))
+
+    def _refuse_log_among_images(self, data: Data) -> None:
+        """A run's folder is left out where images are looked for: those in it would be gone the next time."""
+        log = os.path.realpath(self.folder.path)
+        folders = {os.path.dirname(path): path for path in [*data.train.images, *data.test.images]}
+        for folder, path in folders.items():
+            if os.path.commonpath([log, os.path.realpath(folder)]) == log:
+                raise UserError(f"--log '{self.folder.path}' holds images, '{path}' for one: choose another --log")
 
     @property
     def evaluation(self) -> Evaluation:
@@ -165,10 +199,11 @@ class Run:
         newest = self.folder.load_newest()
         if newest is None:
             indices = {"indices": np.sort(self.labeled).tolist(), "held_out": np.sort(self.held_out).tolist()}
-            self.folder.begin(self.fingerprints, **indices, pretraining_sha256=self.pretraining_sha256)
+            files = self.files if "content_sha256" in self.fingerprints else None
+            self.folder.begin(self.fingerprints, **indices, pretraining_sha256=self.pretraining_sha256, files=files)
             self._begin_alike()
         else:
-            self.folder.compare_images(self.fingerprints, self.args.root)
+            self.folder.compare_images(self.fingerprints, self.files, self.args.root)
             self._resume(*newest)
         self.sessions.append(results.session(self.step, self.device))
         self.folder.write_history(self.history)
@@ -205,12 +240,7 @@ class Run:
 
     def _compare_conditions(self, content: dict[str, Any]) -> None:
         """Whether the run goes on from the same backbone file, and with the same software. Older runs do not say."""
-        began_with = content.get("pretraining_sha256", self.pretraining_sha256)
-        if began_with != self.pretraining_sha256:
-            raise UserError(
-                f"'{self.folder.path}' was begun with another file than '{self.args.pretrained_backbone}' is now: "
-                "restore it, or choose another --log"
-            )
+        self._compare_backbones(content.get("pretraining_sha256"), self.pretraining_sha256)
         self.sessions = content.get("sessions", [])
         if self.sessions:
             others = results.other_conditions(self.sessions[-1], results.session(self.step, self.device))
@@ -219,6 +249,13 @@ class Run:
                     f"WARNING: the run goes on with {', '.join(others)}: its numbers may not be those of a run without "
                     "a stop"
                 )
+
+    def _compare_backbones(self, before: str | None, now: str | None) -> None:
+        if before not in (None, now):  # older runs do not say
+            raise UserError(
+                f"'{self.folder.path}' was begun with another file than '{self.args.pretrained_backbone}' is now: "
+                "restore it, or choose another --log"
+            )
 
     def start_anew(self, *names: str) -> None:
         """Put parts of the state, and an average of the weights, back to what they were before the first round."""
@@ -456,10 +493,27 @@ class Run:
             sessions=self.sessions,
         )
         self.folder.write_result(result)
-        return self.show()
+        return self._show()
 
     def show(self) -> dict[str, Any]:
-        """Print a finished run's result, and return it."""
+        """Print a finished run's result, and return it.
+
+        Raises:
+            UserError: it is of other images of your own, or of another backbone file, than there are now.
+        """
+        if datasets.SPECS[self.args.data].counts is None:
+            older = not self.folder.read_files()
+            data = self.read_images(None if older else "default")  # names and contents tell more than the size
+            self._refuse_log_among_images(data)
+            files = self._look_at_files(data)
+            now = {"data_sha256": data.sha256} if older else {"content_sha256": listing.sha256(files)}
+            self.folder.compare_images(now, files, self.args.root)
+        file, result = self.args.pretrained_backbone, self.folder.read_result()
+        if file is not None and os.path.isfile(file):
+            self._compare_backbones(result.get("pretraining_sha256"), _sha256_of_first(file))
+        return self._show()
+
+    def _show(self) -> dict[str, Any]:
         result = self.folder.read_result()
         try:
             summary = results.summary(result, self.folder.path)
@@ -471,7 +525,7 @@ class Run:
     def test(self, loader: TestLoader) -> dict[str, float]:
         """Load `--checkpoint` into the evaluated network, and print and return its scores."""
         content, path = self.folder.load(self.args.checkpoint)
-        self.folder.compare_tested(content, path, self.data.classes, self.fingerprints, self.args.root)
+        self.folder.compare_tested(content, path, self.data.classes, self.fingerprints, self.files, self.args.root)
         networks = {name: item for name, item in self.state.items() if isinstance(item, nn.Module)}
         if self.args.checkpoint == "best":
             # It holds no raw one.

@@ -5,7 +5,6 @@ import os
 from pathlib import Path
 from typing import Any
 
-from common import datasets
 from common.cli.parsing import Arguments
 from common.cli.resolve import resolve
 from common.errors import UserError
@@ -29,14 +28,10 @@ def completed(args: Arguments, saved: dict[str, Any]) -> argparse.Namespace:
     return before
 
 
-def differences(args: Arguments, saved: dict[str, Any], finished: bool = False) -> list[str]:
+def differences(args: Arguments, saved: dict[str, Any]) -> list[str]:
     """The flags that can change a number and differ from those of a saved run, as `--lr 0.01 (was 0.03)`.
 
     A flag that the saved run does not know, because it is younger, takes its default there.
-
-    Args:
-        finished: whether the run's result would be shown without a look at the images. Any folder may be an
-            ImageFolder: then it must be the same one.
 
     Raises:
         UserError: the arguments are none that a run wrote.
@@ -48,12 +43,8 @@ def differences(args: Arguments, saved: dict[str, Any], finished: bool = False) 
         raise UserError(f"'{file}' is not what a run wrote ({error}): remove it, or choose another --log") from None
     free = FREE | START if args.phase == "test" else FREE
     keys = sorted((set(vars(args)) | set(saved)) - free)
-    found = [
+    return [
         f"--{key.replace('_', '-')} {getattr(args, key, None)} (was {getattr(before, key)})"
         for key in keys
         if getattr(args, key, None) != getattr(before, key)
     ]
-    root, old_root = str(args.root), os.path.expanduser(str(saved.get("root")))
-    if finished and datasets.SPECS[args.data].counts is None and os.path.realpath(root) != os.path.realpath(old_root):
-        found.insert(0, f"root {root} (was {old_root})")
-    return found

@@ -3,6 +3,7 @@
 args.json           all arguments
 log.txt             what was printed
 labeled.json        which images are labeled
+images.csv          of images of one's own: what their files hold
 sources.json        where a run learns from others: which they are, and what they say
 views.png           a sheet of augmented samples
 metrics.jsonl       one object per epoch
@@ -28,6 +29,8 @@ from typing import Any
 
 from torch import Tensor
 
+from common.datasets import listing
+from common.datasets.listing import Listing
 from common.errors import UserError
 from common.records import sheet
 from common.records.tensorboard import EVENTS, Events
@@ -38,7 +41,8 @@ logger = logging.getLogger("common")
 
 # All that a run writes, but for log.txt. What says that it is finished comes first, what says whose it is comes last.
 FILES = (
-    *("result.json", "metrics.jsonl", "labeled.json", "sources.json", "views.png", "report.png", "per_class.csv"),
+    *("result.json", "metrics.jsonl", "labeled.json", "images.csv", "sources.json", "views.png"),
+    *("report.png", "per_class.csv"),
     "args.json",
 )
 CHECKPOINTS = ("latest.pth", "previous.pth", "best.pth", "next_best.pth", "damaged.pth")
@@ -52,8 +56,8 @@ class Folder:
         path: of the folder, which is made where there is none.
         method: the script's name.
         arguments: all of them, to be recorded.
-        differences: takes the recorded arguments of the run that is there, and whether it is finished; names what is
-            different now, as `--lr 0.01 (was 0.03)`.
+        differences: takes the recorded arguments of the run that is there; names what is different now, as
+            `--lr 0.01 (was 0.03)`.
         testing: whether a checkpoint is only tested. Then the folder must hold a run, and no file says otherwise after.
         overwrite: whether the run that is there is to be discarded, by `discard`.
         tensorboard: whether TensorBoard's events are written, too.
@@ -67,7 +71,7 @@ class Folder:
         path: str | Path,
         method: str,
         arguments: dict[str, Any],
-        differences: Callable[[dict[str, Any], bool], list[str]],
+        differences: Callable[[dict[str, Any]], list[str]],
         *,
         testing: bool = False,
         overwrite: bool = False,
@@ -81,7 +85,7 @@ class Folder:
         self.events = Events(self.path / "tensorboard") if wants_events else None
 
     @processes.by_first
-    def _open(self, differences: Callable[[dict[str, Any], bool], list[str]]) -> None:
+    def _open(self, differences: Callable[[dict[str, Any]], list[str]]) -> None:
         args_file = self.path / "args.json"
         if self.testing:
             if not os.path.isfile(args_file):  # as Path's own, but false for names that are too long
@@ -95,7 +99,7 @@ class Folder:
             if self.overwrite:
                 self._look_before_discarding()
                 return
-            found = differences(saved["args"], self._is_finished())
+            found = differences(saved["args"])
             if saved["method"] != self.method:
                 found.insert(0, f"method {self.method} (was {saved['method']})")
             self._refuse_other_arguments(found)
@@ -165,7 +169,12 @@ class Folder:
 
     @processes.by_first
     def begin(
-        self, fingerprints: dict[str, str], indices: list[int], held_out: list[int], pretraining_sha256: str | None
+        self,
+        fingerprints: dict[str, str],
+        indices: list[int],
+        held_out: list[int],
+        pretraining_sha256: str | None = None,
+        files: Listing | None = None,
     ) -> None:
         """Say whose folder this is (first of all), and which images are labeled, and which held out.
 
@@ -173,41 +182,66 @@ class Folder:
             fingerprints: see `Run.describe`.
             indices, held_out: of the images that are labeled, and of those that are held out.
             pretraining_sha256: of the backbone file that the training begins with.
+            files: of images of one's own: what they hold.
         """
         file = {} if pretraining_sha256 is None else {"pretraining_sha256": pretraining_sha256}
         _write_json(self.path / "args.json", {"method": self.method, "args": self.arguments} | file)
         more = {"held_out": held_out} if held_out else {}
         _write_json(self.path / "labeled.json", fingerprints | {"indices": indices} | more)
+        if files is not None:
+            write_whole(self.path / "images.csv", listing.to_csv(files))
         try:
             self.checkpoints.mkdir(exist_ok=True)
         except OSError as error:
             raise UserError(f"cannot make '{self.checkpoints}' ({error.strerror}): choose another --log") from None
 
     @processes.by_first
-    def compare_images(self, fingerprints: dict[str, str], root: str) -> None:
+    def read_files(self) -> Listing:
+        """What the images of the run's beginning held, where they are one's own; else nothing."""
+        return self._read_files()
+
+    def _read_files(self) -> Listing:
+        file = self.path / "images.csv"
+        return listing.from_csv(file) if file.is_file() else {}
+
+    @processes.by_first
+    def compare_images(self, fingerprints: dict[str, str], files: Listing, root: str) -> None:
         """Whether the run was begun with the same images as are below `root` now.
+
+        Args:
+            fingerprints: some of those that `begin` was given. Older runs have fewer.
+            files: what images of one's own hold now.
 
         Raises:
             UserError: it was not.
         """
         before = read_json(self.path / "labeled.json")
-        for name in ("data_sha256", "test_sha256"):  # older ones lack them
+        for name in fingerprints.keys() - {"labeled_sha256"}:  # older ones lack them
             before.setdefault(name, fingerprints[name])
         if any(before.get(name) != value for name, value in fingerprints.items()):
+            known = self._read_files()
+            changed = listing.differences(known, files) if known else []
+            what = f" ({', '.join(changed)})" if changed else ""
             raise UserError(
-                f"'{self.path}' was begun with other images than '{root}' holds now: restore them, or "
-                "choose another --log"
+                f"'{self.path}' was begun with other images than '{root}' holds now{what}: restore them, or choose "
+                "another --log"
             )
 
     @processes.by_first
     def compare_tested(
-        self, content: dict[str, Any], path: Path, classes: list[str], fingerprints: dict[str, str], root: str
+        self,
+        content: dict[str, Any],
+        path: Path,
+        classes: list[str],
+        fingerprints: dict[str, str],
+        files: Listing,
+        root: str,
     ) -> None:
         """Whether a checkpoint is tested on classes and images of its own; of other images, a warning tells.
 
         Args:
             content, path: of the checkpoint.
-            classes, fingerprints, root: of the images that it is to be tested on.
+            classes, fingerprints, files, root: of the images that it is to be tested on.
 
         Raises:
             UserError: the classes have other names, or another order.
@@ -220,10 +254,13 @@ class Folder:
             )
         file = self.path / "labeled.json"
         before = read_json(file).get("test_sha256") if file.is_file() else None
-        if before not in (None, fingerprints["test_sha256"]):
+        tested, now = ({k: v for k, v in of.items() if v.part == "test"} for of in (self._read_files(), files))
+        changed = listing.differences(tested, now) if tested else []
+        what = f" ({', '.join(changed)})" if changed else ""
+        if changed or before not in (None, fingerprints["test_sha256"]):
             logger.warning(
-                f"WARNING: the test images in '{root}' are others than those that '{self.path}' was tested "
-                "on in training: its scores there and these do not compare"
+                f"WARNING: the test images in '{root}' are others than those that '{self.path}' was tested on in "
+                f"training{what}: its scores there and these do not compare"
             )
 
     @processes.by_first

@@ -13,7 +13,6 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from PIL import Image
 
 from common import run
 from common.errors import Interrupted, UserError
@@ -471,28 +470,6 @@ def test_a_run_older_than_the_datasets_fingerprints_is_resumed(interrupted, smal
     del labeled["data_sha256"], labeled["test_sha256"]
     file.write_text(json.dumps(labeled))
     small_run("fixmatch", *FLAGS)
-
-
-def test_another_folders_result_is_not_shown(tmp_path):
-    """Of an ImageFolder: any other dataset is the same one wherever it lies."""
-    import erm
-
-    for part in ("train/cat", "train/dog", "test/cat", "test/dog"):
-        (tmp_path / "a" / part).mkdir(parents=True)
-        for i in range(4):
-            Image.new("RGB", (40, 40), (60 * i, 9, 9)).save(tmp_path / "a" / part / f"{i}.png")
-    (tmp_path / "same").symlink_to(tmp_path / "a")
-    (tmp_path / "b").mkdir()
-
-    def run(root: str):
-        argv = (
-            "-d ImageFolder --scratch -a wrn_10_1_half --image-size 32 --epochs 1 -i 1 -b 8 -j 0 --device cpu".split()
-        )
-        return erm.main(erm.parse_args([str(tmp_path / root), *argv, "--log", str(tmp_path / "run")]))
-
-    assert run("a") == run("same")
-    with pytest.raises(UserError, match=r"with other arguments: root .*/b \(was .*/a\); choose another --log"):
-        run("b")
 
 
 def test_a_signal_says_how_to_continue_what_overwrote(small_run, monkeypatch):
