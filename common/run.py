@@ -80,7 +80,8 @@ class Run:
         self.meters = Meters(self.device)
         self.guard = Guard(self.meters)
         self.signals = Signals()
-        self.step, self.history, self.seconds = 0, [], 0.0
+        self.step, self.seconds = 0, 0.0
+        self.history: list[dict[str, Any]] = []
         self.sessions: list[dict[str, Any]] = []
         self.pretraining_sha256: str | None = None
         # Known when the images have been read, see `describe`:
@@ -94,7 +95,7 @@ class Run:
         self._evaluated: nn.Module | None = None
         self._beginning: dict[str, Any] = {}  # the state before the first of several rounds
         self._started = 0.0  # the clock's time at which a training without pauses would have begun
-        self._streams: list[Iterator[Batch]] | None = None
+        self._streams: list[Iterator[Batch]] = []  # until the first step
         seeding.seed_all(args.seed, "model")
 
     @property
@@ -331,7 +332,7 @@ class Run:
         """
         if self.at_round_start and processes.is_first():
             self._show_views(loaders)
-        if self.at_round_start or self._streams is None:
+        if self.at_round_start or not self._streams:
             self._streams = [loader.batches(self.step) for loader in loaders]
         per_epoch = self.args.iters_per_epoch
         done = self.step - self.epoch * per_epoch
@@ -352,7 +353,8 @@ class Run:
 
     def _next_batches(self) -> tuple[Batch, ...]:
         """One batch of each stream. Before each step, the processes agree whether to stop."""
-        batches, failure = (), None
+        batches: tuple[Batch, ...] = ()
+        failure = None
         try:
             if not self.signals.received:
                 with self.signals.ending_waits():
@@ -431,7 +433,7 @@ class Run:
         self.meters.reset()
         is_best = self._best_epoch == epoch
         if is_best:
-            content = {"model": Merged(self.tested).state_dict()}
+            content: dict[str, Any] = {"model": Merged(self.tested).state_dict()}
             self.guard.check_weights(content, self.step)
             content |= {"classes": self.data.classes, "args": vars(self.args), "epoch": epoch}
             self.folder.save_best(content)
@@ -466,7 +468,7 @@ class Run:
 
     def _stop(self, code: int, failure: str | None) -> NoReturn:
         """Save and end, because of a signal of that number, or because a loader `FAILED`."""
-        self._streams = None  # ends their workers, which hold memory and open files
+        self._streams = []  # ends their workers, which hold memory and open files
         continues = f"the same command continues{', without --overwrite' if self.args.overwrite else ''}"
         if code != FAILED:
             self.save()
@@ -526,7 +528,7 @@ class Run:
         """Load `--checkpoint` into the evaluated network, and print and return its scores."""
         content, path = self.folder.load(self.args.checkpoint)
         self.folder.compare_tested(content, path, self.data.classes, self.fingerprints, self.files, self.args.root)
-        networks = {name: item for name, item in self.state.items() if isinstance(item, nn.Module)}
+        networks: dict[str, Any] = {name: x for name, x in self.state.items() if isinstance(x, nn.Module)}
         if self.args.checkpoint == "best":
             # It holds no raw one.
             networks, self._evaluated, self.average = {"model": Merged(self.tested)}, self.tested, None

@@ -1,5 +1,6 @@
 """The network of a run, out of the run's folder: for programs that use it rather than train it."""
 
+import argparse
 import os
 from pathlib import Path
 from types import SimpleNamespace
@@ -60,7 +61,7 @@ def load(folder: Path, name: Literal["best", "latest"]) -> Trained:
     has_all_weights = name == "best" or not (args.lora or args.adapter)
     start = {"scratch": True, "pretrained_backbone": None} if has_all_weights else {}
     merged = {"lora": None} if name == "best" else {}
-    made = SimpleNamespace(**vars(args) | NEUTRAL | start | merged)
+    made = argparse.Namespace(**vars(args) | NEUTRAL | start | merged)
     model = build.classifier(ImageClassifier, len(classes), made)
     network = adapters.Merged(model) if name == "best" else model
     checkpoint.restore({"model": network}, {"model": weights}, file)

@@ -4,6 +4,8 @@ Paper: Zagoruyko and Komodakis, Wide Residual Networks, BMVC 2016, arXiv:1605.07
 """
 
 import functools
+from collections.abc import Callable
+from typing import Any
 
 from timm.models import register_model
 from torch import Tensor, nn
@@ -20,7 +22,7 @@ class WideBlock(nn.Module):
 
     def __init__(self, in_channels: int, out_channels: int, stride: int, leaky: bool = False, raw: bool = False):
         super().__init__()
-        self.activation = functools.partial(F.leaky_relu, negative_slope=0.1) if leaky else F.relu
+        self.activation = activation(leaky)
         self.bn1 = None if raw else norm(in_channels, leaky)
         self.conv1 = nn.Conv2d(in_channels, out_channels, 3, stride, padding=1, bias=leaky)
         self.bn2 = norm(out_channels, leaky)
@@ -32,6 +34,10 @@ class WideBlock(nn.Module):
         out = x if self.bn1 is None else self.activation(self.bn1(x))
         shortcut = x if self.shortcut is None else self.shortcut(out)
         return shortcut + self.conv2(self.activation(self.bn2(self.conv1(out))))
+
+
+def activation(leaky: bool) -> Callable[[Tensor], Tensor]:
+    return functools.partial(F.leaky_relu, negative_slope=0.1) if leaky else F.relu
 
 
 def norm(channels: int, leaky: bool) -> nn.BatchNorm2d:
@@ -83,7 +89,7 @@ class WideResNet(nn.Module):
             )
         )
         self.bn = norm(channels[-1], leaky)
-        self.activation = self.layers[0].activation
+        self.activation = activation(leaky)
         self.fc = nn.Linear(channels[-1], num_classes) if num_classes else nn.Identity()
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
@@ -95,50 +101,50 @@ class WideResNet(nn.Module):
 
 
 @register_model
-def wrn_28_2(pretrained: bool = False, num_classes: int = 1000, in_chans: int = 3, **timm_options) -> WideResNet:
+def wrn_28_2(pretrained: bool = False, num_classes: int = 1000, in_chans: int = 3, **options: Any) -> WideResNet:
     """WRN-28-2, 1.5 million parameters."""
     return WideResNet(28, 2, num_classes, in_chans)
 
 
 @register_model
-def wrn_10_1(pretrained: bool = False, num_classes: int = 1000, in_chans: int = 3, **timm_options) -> WideResNet:
+def wrn_10_1(pretrained: bool = False, num_classes: int = 1000, in_chans: int = 3, **options: Any) -> WideResNet:
     """WRN-10-1, 78 thousand parameters."""
     return WideResNet(10, 1, num_classes, in_chans)
 
 
 @register_model
-def wrn_10_1_half(pretrained: bool = False, num_classes: int = 1000, in_chans: int = 3, **timm_options) -> WideResNet:
+def wrn_10_1_half(pretrained: bool = False, num_classes: int = 1000, in_chans: int = 3, **options: Any) -> WideResNet:
     """WRN-10-1 at half the resolution: small enough to train on a laptop's CPU in a minute."""
     return WideResNet(10, 1, num_classes, in_chans, stem_stride=2)
 
 
 @register_model
-def wrn_28_8(pretrained: bool = False, num_classes: int = 1000, in_chans: int = 3, **timm_options) -> WideResNet:
+def wrn_28_8(pretrained: bool = False, num_classes: int = 1000, in_chans: int = 3, **options: Any) -> WideResNet:
     """WRN-28-8, 23 million parameters."""
     return WideResNet(28, 8, num_classes, in_chans)
 
 
 @register_model
-def wrn_28_2_leaky(pretrained: bool = False, num_classes: int = 1000, in_chans: int = 3, **timm_options) -> WideResNet:
+def wrn_28_2_leaky(pretrained: bool = False, num_classes: int = 1000, in_chans: int = 3, **options: Any) -> WideResNet:
     """WRN-28-2 as semi-supervised training has it on CIFAR-10 and SVHN, 1.5 million parameters."""
     return WideResNet(28, 2, num_classes, in_chans, leaky=True)
 
 
 @register_model
-def wrn_28_8_leaky(pretrained: bool = False, num_classes: int = 1000, in_chans: int = 3, **timm_options) -> WideResNet:
+def wrn_28_8_leaky(pretrained: bool = False, num_classes: int = 1000, in_chans: int = 3, **options: Any) -> WideResNet:
     """WRN-28-8 as semi-supervised training has it on CIFAR-100, 23 million parameters."""
     return WideResNet(28, 8, num_classes, in_chans, leaky=True)
 
 
 @register_model
-def wrn_37_2_leaky(pretrained: bool = False, num_classes: int = 1000, in_chans: int = 3, **timm_options) -> WideResNet:
+def wrn_37_2_leaky(pretrained: bool = False, num_classes: int = 1000, in_chans: int = 3, **options: Any) -> WideResNet:
     """WRN-28-2 with a fourth stage, for the 96 pixels of STL-10, 5.9 million parameters; known as WRN-37-2."""
     return WideResNet(28, 2, num_classes, in_chans, strides=(2, 2, 2, 2), leaky=True)
 
 
 @register_model
 def wrn_10_1_half_leaky(
-    pretrained: bool = False, num_classes: int = 1000, in_chans: int = 3, **timm_options
+    pretrained: bool = False, num_classes: int = 1000, in_chans: int = 3, **options: Any
 ) -> WideResNet:
     """`wrn_10_1_half` with the ways of the larger leaky ones."""
     return WideResNet(10, 1, num_classes, in_chans, stem_stride=2, leaky=True)

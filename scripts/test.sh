@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Check the style and run all the tests, in a virtual environment of the project's own.
+# Check the style and the types, and run all the tests, in a virtual environment of the project's own.
 #
 #   bash scripts/test.sh [PYTEST ARGUMENTS]     -n 0 runs them one after the other, for --pdb
 #   bash scripts/test.sh --shuffle 1            the same tests in another order
@@ -10,6 +10,7 @@ install tests/requirements.txt
 
 ruff format --check .
 ruff check .
+mypy
 for file in scripts/*.sh; do bash -n "$file"; done
 # Files run side by side: a test computes on one thread, since more would change the last bits.
 exec python -m pytest --numprocesses auto --maxprocesses 8 --dist loadfile "$@"

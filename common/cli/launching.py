@@ -7,12 +7,11 @@ from typing import Any
 
 import torch
 
-from common.cli.parsing import Arguments
 from common.errors import Interrupted, UserError
 from common.system import console, processes
 
 
-def launch(parse_args: Callable[[], Arguments], main: Callable[[Arguments], Any]) -> None:
+def launch(parse_args: Callable[[], Any], main: Callable[[Any], Any]) -> None:
     """Run a script. Bad input is one line on stderr and exit code 2; a signal's exit code is 128 + its number.
 
     A program whose output is no longer read, as by `| head -1`, ends with SIGPIPE's code and says nothing. (A training

@@ -299,7 +299,12 @@ def load(
         raise UserError(f"--generated-split is not for {name}: leave it out")
     with processes.first_of_machine_first():
         _provide(name, spec, root)
-    data = Data(spec, **(read(root) if labeled_list is None else spec.read_listed(root, Path(labeled_list))))
+    if labeled_list is not None:
+        if spec.read_listed is None:
+            raise UserError(f"--labeled-list is not for {name}, which has labels of its own: leave it out")
+        data = Data(spec, **spec.read_listed(root, Path(labeled_list)))
+    else:
+        data = Data(spec, **read(root))
     if generated_split:
         logger.warning(f"{name}: the split is generated, NOT official; numbers compare with its own kind only")
     for images in (data.train, data.test):

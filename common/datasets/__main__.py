@@ -9,6 +9,7 @@ python -m common.datasets ROOT --check NAME        its counts, and that every im
 import argparse
 import logging
 import os
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -21,7 +22,7 @@ from common.datasets.images import ImageSet
 from common.errors import UserError
 
 
-def parse_args(argv=None) -> argparse.Namespace:
+def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser = cli.Parser("python -m common.datasets", description=__doc__, allow_abbrev=False)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("root", nargs="?", type=cli.path, help="folder that holds the datasets")
@@ -75,18 +76,18 @@ def check_images(images: ImageSet) -> list[str]:
 def print_table(root: Path | None) -> None:
     """One dataset a row: what is known of it, and whether it is under `root`."""
     header = ["dataset", "classes", "train", "test", "download", "present", "license", "source"]
-    rows = [header] + [_row(name, spec, root) for name, spec in SPECS.items() if spec.counts is not None]
+    rows = [header] + [_row(name, spec, spec.counts, root) for name, spec in SPECS.items() if spec.counts]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for row in rows:
         print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
     print("ImageFolder reads your own images: ROOT/train/CLASS/*, ROOT/test/CLASS/*, and ROOT/unlabeled/** if you like")
 
 
-def _row(name: str, spec: Spec, root: Path | None) -> list[str]:
+def _row(name: str, spec: Spec, counts: Counts, root: Path | None) -> list[str]:
     present = "?" if root is None and spec.paths else "yes" if _is_present(spec, root or Path()) else "no"
-    classes, _, test, _ = spec.counts
+    classes, _, test, _ = counts
     size = f"{spec.size} by hand" if spec.by_hand else spec.size
-    return [name, str(classes), _with_extra(spec.counts), f"{test:,}", size, present, spec.license, spec.source]
+    return [name, str(classes), _with_extra(counts), f"{test:,}", size, present, spec.license, spec.source]
 
 
 def _with_extra(counts: Counts) -> str:

@@ -24,7 +24,7 @@ def load(root: Path) -> dict:
     folder = root / "caltech101" / "101_ObjectCategories"
     found = construct(ImageFolder, folder)
     classes = sorted(found.classes, key=str.lower)
-    images = {name: [] for name in classes}
+    images: dict[str, list[str]] = {name: [] for name in classes}
     for path, label in found.samples:
         images[found.classes[label]].append(Path(path).relative_to(folder).as_posix())
     images = {name: hash_order(paths) for name, paths in images.items()}

@@ -170,6 +170,7 @@ def checksum(path: Path, like: str) -> str:
 def _download(url: str, part: Path, root: Path) -> None:
     """Download to `part`, going on from what it holds; patient with hosts that falter."""
     failures = 0
+    problem: Exception
     while True:
         before = _size(part)
         try:

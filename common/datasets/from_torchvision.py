@@ -5,6 +5,7 @@ Files are ordered by (label, relative path), arrays as their source has them: ne
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from scipy.io.matlab import MatReadError
@@ -20,7 +21,7 @@ NOT_WHOLE = (
 )
 
 
-def construct(dataset: type, root: Path, **options):
+def construct(dataset: type, root: Path, **options: Any) -> Any:
     """An object of torchvision's class.
 
     Raises:
@@ -87,7 +88,7 @@ def load_flowers(root: Path) -> dict:
     return data | {"train": concatenated(candidates, extra), "candidates": len(candidates)}
 
 
-def _files(train, test, attribute: str = "_image_files") -> dict:
+def _files(train: Any, test: Any, attribute: str = "_image_files") -> dict:
     if train.classes != test.classes:  # some are gathered from the lists of images
         differing = sorted(set(train.classes) ^ set(test.classes))
         raise UserError(
@@ -152,7 +153,7 @@ def load_stl10(root: Path) -> dict:
     }
 
 
-def _arrays(train, test) -> dict:
+def _arrays(train: Any, test: Any) -> dict:
     return {
         "classes": list(train.classes),
         "train": ImageSet(train.data, train.targets),

@@ -44,7 +44,7 @@ def load(root: Path) -> dict:
     classes = _class_names(train_dir)
     if len(classes) == 1:
         raise UserError(f"'{train_dir}' has one class, '{classes[0]}': add others, or remove a folder that is too many")
-    skipped = Counter()
+    skipped: Counter[str] = Counter()
     extra = sorted(images_in(root / "unlabeled", skipped)) if os.path.isdir(root / "unlabeled") else []
     train, test = (_labeled_images(folder, classes, skipped, "the train folder") for folder in (train_dir, test_dir))
     warn_of_skipped(root, skipped)
@@ -73,7 +73,7 @@ def load_listed(root: Path, file: Path) -> dict:
     for folder in (root, test_dir):
         if not os.path.isdir(folder):
             raise UserError(f"folder '{folder}' is missing: --labeled-list needs ROOT/test/CLASS/* beside the images")
-    skipped = Counter()
+    skipped: Counter[str] = Counter()
     found = {os.path.relpath(path, root): path for path in images_in(root, skipped, leave_out=("test", "val"))}
     listed = _read_list(file, root, found)
     classes = sorted(set(listed.values()))
@@ -84,7 +84,7 @@ def load_listed(root: Path, file: Path) -> dict:
     warn_of_skipped(root, skipped)
     number = {name: c for c, name in enumerate(classes)}
     labeled = sorted((number[name], path) for path, name in listed.items())
-    others = sorted((path, number.get(_class_of(path), -1)) for path in found.keys() - listed.keys())
+    others = sorted((path, number.get(_class_of(path) or "", -1)) for path in found.keys() - listed.keys())
     return {
         "classes": classes,
         "train": ImageSet(
@@ -109,7 +109,9 @@ def _class_of(path: str) -> str | None:
 
 def _read_list(file: Path, root: Path, found: Mapping[str, str]) -> dict[str, str]:
     """Path below the root -> class, of every line of the list."""
-    listed, lines, spellings = {}, {}, {}
+    listed: dict[str, str] = {}
+    lines: dict[str, int] = {}
+    spellings: dict[str, tuple[str, int]] = {}
     for line, row in _rows(file):
 
         def refuse(what: str, line: int = line) -> NoReturn:

@@ -61,7 +61,7 @@ class ImageSet:
         """Fingerprint of the whole set, wherever `root` is: of its paths below it, or its pixels, and its labels."""
         digest = hashlib.sha256(self.labels.tobytes())
         if isinstance(self.images, np.ndarray):
-            digest.update(np.ascontiguousarray(self.images))
+            digest.update(np.ascontiguousarray(self.images).data)
         else:
             digest.update(b"\0".join(os.fsencode(os.path.relpath(path, root)) for path in self.images))
         return digest.hexdigest()

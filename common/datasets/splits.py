@@ -42,18 +42,18 @@ def split(
     """
     rng = np.random.RandomState(seed)
     drawable = labels[:candidates]
-    labeled = []
+    drawn = []
     for c, name in enumerate(classes):
         indices = np.flatnonzero(drawable == c)
         if num_per_class == "all":
             _refuse_too_few(name, len(indices), 1, "a label of every class is needed")
-            labeled.append(indices)
+            drawn.append(indices)
         else:
             wanted = f"fewer than --num-samples-per-class {num_per_class}"
             _refuse_too_few(name, len(indices), max(num_per_class, 1), wanted)
-            labeled.append(rng.choice(indices, num_per_class, replace=False))
-    _report_imbalance(classes, [len(indices) for indices in labeled])
-    labeled = np.concatenate(labeled)
+            drawn.append(rng.choice(indices, num_per_class, replace=False))
+    _report_imbalance(classes, [len(indices) for indices in drawn])
+    labeled = np.concatenate(drawn)
     is_unlabeled = np.ones(len(labels), dtype=bool)
     is_unlabeled[labeled] = False
     unlabeled = np.flatnonzero(is_unlabeled)
@@ -95,7 +95,7 @@ def hold_out(
     if len(pool) == 0:
         pool = np.sort(labeled)
     rng = np.random.default_rng(seeding.derive(seed, "held out"))
-    held_out = []
+    drawn = []
     for c, name in enumerate(data.classes):
         indices = pool[labels[pool] == c]
         least, kind = number, "training images beside the labeled ones"
@@ -103,8 +103,8 @@ def hold_out(
             least, kind = number + 1, "labels, one of which has to stay,"
         if len(indices) < least:
             raise UserError(f"class '{name}' has {len(indices)} {kind} for --val-per-class {number}: ask for fewer")
-        held_out.append(rng.choice(indices, number, replace=False))
-    held_out = np.concatenate(held_out)
+        drawn.append(rng.choice(indices, number, replace=False))
+    held_out = np.concatenate(drawn)
     return labeled[~np.isin(labeled, held_out)], np.setdiff1d(unlabeled, held_out), held_out
 
 

@@ -35,7 +35,9 @@ def load_generated(root: Path) -> dict:
     Raises:
         UserError: a class has no folder.
     """
-    names, train, test = _class_names(root), [], []
+    names = _class_names(root)
+    train: list[str] = []
+    test: list[str] = []
     for name in names:
         try:
             files = os.listdir(root / "SUN397" / name)
@@ -44,8 +46,8 @@ def load_generated(root: Path) -> dict:
         paths = hash_order([f"{name}/{file}" for file in files if file.startswith("sun_") and file.endswith(".jpg")])
         train += paths[:NUM_PER_CLASS]
         test += paths[NUM_PER_CLASS : 2 * NUM_PER_CLASS]
-    train, test = _images(root, train, names), _images(root, test, names)
-    return {"classes": _shown(names), "train": train, "test": test, "official_split": False}
+    images = {"train": _images(root, train, names), "test": _images(root, test, names)}
+    return {"classes": _shown(names), **images, "official_split": False}
 
 
 def _class_names(root: Path) -> list[str]:

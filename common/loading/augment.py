@@ -7,12 +7,13 @@ generators, which the loaders seed anew for every view.
 import functools
 import re
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
+from timm.data.auto_augment import RandAugment, rand_augment_transform
 from timm.data.auto_augment import posterize as timm_posterize
-from timm.data.auto_augment import rand_augment_transform
 from torch import Tensor, nn
 from torchvision import transforms as T
 
@@ -61,12 +62,13 @@ def transforms(
             f"--image-size {image_size} contradicts native resizing: the images have {spec.native_size} pixels; give it"
         )
     flip = [T.RandomHorizontalFlip()] if spec.flip else []
+    size: Any = spec.native_size  # without it, resizing is default
     if train_resizing == "default":
         weak = [T.RandomResizedCrop(image_size, scale=(0.2, 1.0), interpolation=BILINEAR), *flip]
     elif train_resizing == "cifar":
-        weak = [ReflectCrop(spec.native_size, spec.native_size // 8), *_enlarged(image_size), *flip]
+        weak = [ReflectCrop(size, size // 8), *_enlarged(image_size), *flip]
     else:
-        weak = [ReflectCrop(spec.native_size, spec.native_size // 8, spec.flip)]
+        weak = [ReflectCrop(size, size // 8, spec.flip)]
     return (
         Transform("weak", weak),
         Transform("strong", [*weak, as_image, *strong]),
@@ -154,7 +156,7 @@ def policy(auto_augment: str, norm_mean: Sequence[float], cutout: float) -> list
     return [operation, classic.Cutout(cutout, fill)] if cutout else [operation]
 
 
-def rand_augment(config: str, fill: Sequence[int]):
+def rand_augment(config: str, fill: Sequence[int]) -> RandAugment:
     """timm's RandAugment (arXiv:1909.13719), made safe against Pillow 13.
 
     Raises:
@@ -169,7 +171,7 @@ def rand_augment(config: str, fill: Sequence[int]):
     return augment
 
 
-def posterize(image: Image.Image, bits: int, **kwargs) -> Image.Image:
+def posterize(image: Image.Image, bits: int, **kwargs: Any) -> Image.Image:
     """Keep the highest `bits` of each channel; 0 bits give black.
 
     timm asks for 0 bits about once in 170,000 strong images. Pillow before 13 answers with black, Pillow 13 with a
@@ -184,6 +186,9 @@ class Normalizer(nn.Module):
     Bit-equal to ToTensor + Normalize on any device. The table of all values is computed on the CPU, since `x / 255` on
     CUDA rounds differently.
     """
+
+    table: Tensor
+    starts: Tensor
 
     def __init__(self, mean: Sequence[float], std: Sequence[float]):
         super().__init__()

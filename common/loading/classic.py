@@ -21,8 +21,12 @@ CHANNELS = 256 * np.arange(3, dtype=np.uint16)  # the index at which each channe
 
 def autocontrast(image: Image.Image) -> Image.Image:
     """Each channel's darkest value becomes 0 and its brightest 255; a channel of one value stays as it is."""
-    table = np.concatenate([_stretched(low, high) for low, high in image.getextrema()])
+    table = np.concatenate([_stretched(low, high) for low, high in _extrema(image)])
     return Image.fromarray(table[np.asarray(image) + CHANNELS])
+
+
+def _extrema(image: Image.Image) -> list[tuple[int, int]]:
+    return list(image.getextrema())  # type: ignore[arg-type]  # of an RGB image: a pair for each channel
 
 
 @functools.cache

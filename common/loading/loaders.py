@@ -32,6 +32,8 @@ from common.system import processes, seeding
 from common.system.devices import sent
 
 logger = logging.getLogger(__name__)
+Sample = tuple[list[Tensor], int, int]  # the views, the label and the index of an image
+Collated = tuple[Tensor, np.ndarray]
 warnings.filterwarnings("ignore", "This DataLoader will create .* worker processes")  # -j is the user's decision
 
 
@@ -164,12 +166,17 @@ class TestLoader:
         stream: str = "test",
     ):
         self.normalizer, self.device = normalizer.to(device), device
-        self.options = {"workers": workers, "cache": cache, "normalizer": self.normalizer, "device": device}
+        self.options: dict[str, Any] = {
+            "workers": workers,
+            "cache": cache,
+            "normalizer": self.normalizer,
+            "device": device,
+        }
         self.transform, self.batch_size = transform, batch_size
         self.number, self.room = len(images), cache * 2**20 // processes.local_count() * processes.count()
         views = _Views(images, [transform], seed, stream)
         self.keys = _InOrder(len(images), batch_size)
-        self.loader = _data_loader(views, self.keys, workers, device)
+        self.loader: DataLoader | Reader | None = _data_loader(views, self.keys, workers, device)
         self.kept: list[tuple[Tensor, Tensor]] = []  # the uint8 views and labels of the whole set, or nothing
 
     def of(self, images: ImageSet) -> "TestLoader":
@@ -188,7 +195,7 @@ class TestLoader:
 
     def _read_and_keep(self) -> Iterator[tuple[Tensor, Tensor]]:
         kept = []
-        for (views,), (numbers, _) in _read(self.loader):
+        for (views,), (numbers, _) in _read(self.loader):  # type: ignore[arg-type]  # nothing is kept yet
             labels = torch.from_numpy(numbers)
             yield views, labels
             if self.number * views[0].nbytes <= self.room:
@@ -327,7 +334,7 @@ class _Views(Dataset):
     def __len__(self) -> int:
         return len(self.images)
 
-    def __getitem__(self, key: tuple[int, int, int]):
+    def __getitem__(self, key: tuple[int, int, int]) -> Sample | UserError:
         step, position, index = key
         try:
             image = self.decoded[index] if self.decoded else self.images.load(index)
@@ -349,7 +356,7 @@ class _Passes(Sampler):
 
     def __iter__(self) -> Iterator[list[tuple[int, int, int]]]:
         batches_per_pass = self.length // self.batch_size
-        current, permutation = None, None
+        current, permutation = -1, np.empty(0, dtype=np.int64)
         for step in itertools.count(self.start):
             number, batch = divmod(step, batches_per_pass)
             if number != current:
@@ -377,28 +384,30 @@ class _InOrder(Sampler):
             yield [(0, i, i) for i in range(start, min(start + self.batch_size, self.length))]
 
 
-def _collate(samples: list):
+def _collate(samples: Sequence[Sample | UserError]) -> Collated | UserError:
     """Samples -> uint8 views [V, B, 3, H, W], and labels and indices as int64 [2, B]; or the first error among them.
 
     All views are one tensor: to hand a tensor to another process costs more than to make a small image.
     """
-    errors = [sample for sample in samples if isinstance(sample, UserError)]
-    if errors:
-        return errors[0]
-    views, labels, indices = zip(*samples, strict=True)
-    views = [view.movedim(0, -1) for column in zip(*views, strict=True) for view in column]  # HWC, as Pillow has them
-    views = default_collate(views).unflatten(0, (-1, len(samples))).movedim(-1, 2)
+    readable = []
+    for sample in samples:
+        if isinstance(sample, UserError):
+            return sample
+        readable.append(sample)
+    rows, labels, indices = zip(*readable, strict=True)
+    images = [view.movedim(0, -1) for column in zip(*rows, strict=True) for view in column]  # HWC, as Pillow has them
+    views = default_collate(images).unflatten(0, (-1, len(samples))).movedim(-1, 2)
     return views, np.array([labels, indices], dtype=np.int64)
 
 
-def _collate_readable(samples: list) -> tuple[tuple[Tensor, np.ndarray] | None, dict[int, str]]:
+def _collate_readable(samples: Sequence[Sample | UserError]) -> tuple[Collated | UserError | None, dict[int, str]]:
     """`_collate` of the samples that could be read, and position in the batch -> message for the others."""
     errors = {position: str(sample) for position, sample in enumerate(samples) if isinstance(sample, UserError)}
     readable = [sample for sample in samples if not isinstance(sample, UserError)]
     return _collate(readable) if readable else None, errors
 
 
-def _or_raise(batch):
+def _or_raise(batch: Any) -> Any:
     if isinstance(batch, UserError):
         raise UserError(str(batch))  # a copy: the traceback of the original would keep the workers alive
     return batch

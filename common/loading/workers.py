@@ -47,7 +47,7 @@ def begin(worker: int) -> None:
     if LINUX:  # macOS cannot tell who sent a signal: there a SIGTERM to the group ends its workers, and so the run
         signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])  # threads begun from now on inherit this
         try:
-            threading.Thread(target=_obey, args=(multiprocessing.parent_process().pid,), daemon=True).start()
+            threading.Thread(target=_obey, args=(os.getppid(),), daemon=True).start()
         except RuntimeError:
             os._exit(NO_THREADS)  # to send an error, a queue would need a thread
 
@@ -233,7 +233,7 @@ def explain(error: Exception) -> str | None:
     """Cause and remedy of one of `FAILURES`, in one line; None if it is not the machine's doing."""
     if isinstance(error, MemoryError):
         return NO_MEMORY
-    number, reason = getattr(error, "errno", None), " ".join(str(error).split())
+    number, reason = getattr(error, "errno", None) or 0, " ".join(str(error).split())
     known = BY_NUMBER.get(number) or next((line for words, line in BY_WORDS.items() if re.search(words, reason)), None)
     if known is None and isinstance(error, OSError | EOFError):
         known = (

@@ -9,6 +9,8 @@ import itertools
 import logging
 import math
 import types
+from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -45,7 +47,7 @@ def insert(backbone: nn.Module, image_size: int, lora: int | None = None, adapte
     with torch.no_grad():
         before = backbone.eval()(images)
     names, fingerprint = list(backbone.state_dict()), _sha256(backbone)
-    adapters = _add_lora(backbone, lora) if lora else _add_adaptformer(backbone, adapter)
+    adapters = _add_lora(backbone, lora) if lora else _add_adaptformer(backbone, adapter or 0)
     if not adapters:
         raise UserError(f"{flag}: a {name} has no place for adapters: {REMEDY}")
     _freeze(backbone, adapters)
@@ -72,11 +74,12 @@ def _add_lora(backbone: nn.Module, rank: int) -> dict[str, nn.Module]:
 
 
 def _add_adaptformer(backbone: nn.Module, width: int) -> dict[str, nn.Module]:
-    added = {}
+    added: dict[str, nn.Module] = {}
     for name, block in list(backbone.named_modules()):
         norm, mlp = getattr(block, "norm2", None), getattr(block, "mlp", None)
-        if isinstance(mlp, nn.Module) and len(getattr(norm, "normalized_shape", ())) == 1:
-            added[f"{name}.mlp"] = block.mlp = AdaptFormer(norm, mlp, *norm.normalized_shape, width)
+        shape: Sequence[int] = getattr(norm, "normalized_shape", ())
+        if isinstance(mlp, nn.Module) and isinstance(norm, nn.Module) and len(shape) == 1:
+            added[f"{name}.mlp"] = block.mlp = AdaptFormer(norm, mlp, shape[0], width)
             block.norm2 = nn.Identity()  # is within the adapter now
     return added
 
@@ -105,7 +108,7 @@ class AdaptFormer(nn.Module):
         return self.mlp(self.norm(x)) + 0.1 * self.up(self.dropout(self.down(x).relu()))
 
 
-def _trained_parts(adapter: nn.Module) -> list[nn.Module]:
+def _trained_parts(adapter: Any) -> list[nn.Module]:
     """The layers of an adapter that are trained. The last of them begins at zero."""
     if isinstance(adapter, AdaptFormer):
         return [adapter.down, adapter.up]
@@ -121,7 +124,7 @@ def _freeze(backbone: nn.Module, adapters: dict[str, nn.Module]) -> None:
         for name, buffer in [*module.named_buffers(recurse=False)]:
             module.register_buffer(name, buffer, persistent=False)
         if isinstance(module, _BatchNorm):
-            module.eval().train = types.MethodType(_stay_in_eval, module)  # bound, so that a copy gets its own
+            module.eval().train = types.MethodType(_stay_in_eval, module)  # type: ignore[method-assign]  # bound: a copy has its own
 
 
 def _stay_in_eval(module: nn.Module, mode: bool = True) -> nn.Module:
@@ -146,7 +149,7 @@ def _have_effect(
         return False
     if not torch.equal(before, after) or not after.requires_grad:
         return False
-    last = [_trained_parts(adapter)[-1].weight for adapter in adapters.values()]
+    last: list[Any] = [_trained_parts(adapter)[-1].weight for adapter in adapters.values()]
     gradients = torch.autograd.grad((after * direction).sum(), last, allow_unused=True)
     return all(gradient is not None and gradient.any() for gradient in gradients)
 
@@ -231,7 +234,7 @@ class Merged:
             tensors = backbone | {name: tensor for name, tensor in tensors.items() if not name.startswith(prefix)}
         return tensors
 
-    def _lora(self) -> dict[str, nn.Module]:
+    def _lora(self) -> dict[str, Any]:
         """The names of the weights that LoRA changes -> the layers that change them."""
         layers = [prefix + name for prefix, inserted in self.inserted.items() for name in inserted.lora]
         return {f"{name}.weight": self.network.get_submodule(name) for name in layers}

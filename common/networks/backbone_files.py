@@ -19,6 +19,7 @@ from common.errors import UserError
 from common.system import checkpoint
 
 logger = logging.getLogger(__name__)
+TimmModel = Any  # an nn.Module with what timm's networks have, such as `pretrained_cfg`
 
 ENTRIES = ("state_dict", "model", "model_state_dict")  # under these names a training's checkpoint holds the weights
 # What pretraining adds to a backbone (masked tokens of DINOv2 and iBOT, heads of SwAV and SimCLR), and tables that
@@ -151,7 +152,7 @@ def _prefixes(state: dict[str, Tensor], name: str) -> set[str]:
     return {key.removesuffix(name) for key in state if key.endswith(f".{name}")}
 
 
-def _without_extras(state: dict[str, Tensor], model: nn.Module, file: str | Path) -> dict[str, Tensor]:
+def _without_extras(state: dict[str, Tensor], model: TimmModel, file: str | Path) -> dict[str, Tensor]:
     heads = model.pretrained_cfg["classifier"] or ()  # timm gives one name, several, or none
     heads = tuple(f"{head}." for head in ((heads,) if isinstance(heads, str) else heads))
     state = {key: value for key, value in state.items() if not key.startswith(heads)}

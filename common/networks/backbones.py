@@ -3,6 +3,7 @@
 import contextlib
 import difflib
 import logging
+from typing import Any
 
 import timm
 import torch
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 from common.errors import UserError
 from common.loading.augment import Normalizer
 from common.networks import downloads
-from common.networks.backbone_files import load_backbone
+from common.networks.backbone_files import TimmModel, load_backbone
 from common.wide_resnet import WideResNet  # the import also registers its networks with timm
 
 logger = logging.getLogger(__name__)
@@ -124,7 +125,7 @@ def _with_weights(arch: str) -> str:
     return name
 
 
-def _of_size(name: str, image_size: int, download: bool, options: dict[str, float]) -> nn.Module:
+def _of_size(name: str, image_size: int, download: bool, options: dict[str, Any]) -> TimmModel:
     """As timm makes it, where that takes the images; else as timm makes it for their size."""
     generator = torch.get_rng_state()
     model = _create(name, download, options)
@@ -145,7 +146,7 @@ def _of_size(name: str, image_size: int, download: bool, options: dict[str, floa
         ) from None
 
 
-def _create(name: str, download: bool, options: dict[str, float]) -> nn.Module:
+def _create(name: str, download: bool, options: dict[str, Any]) -> TimmModel:
     rate = options.get("drop_path_rate")
     try:
         with downloads.of_weights(name) if download else contextlib.nullcontext():
@@ -156,12 +157,12 @@ def _create(name: str, download: bool, options: dict[str, float]) -> nn.Module:
         if rate == 0:  # as it is without the option
             return _create(name, download, {key: value for key, value in options.items() if key != "drop_path_rate"})
         model = None
-    if rate and not (model and any(isinstance(m, DropPath) for m in model.modules())):
+    if model is None or (rate and not any(isinstance(m, DropPath) for m in model.modules())):
         raise UserError(f"--drop-path: '{name}' has no residual branches to leave out: drop the flag")
     return model
 
 
-def _warn_of_other_statistics(model: nn.Module, name: str, normalizer: Normalizer) -> None:
+def _warn_of_other_statistics(model: TimmModel, name: str, normalizer: Normalizer) -> None:
     own = [*model.pretrained_cfg["mean"], *model.pretrained_cfg["std"]]
     if any(abs(a - b) > 1e-3 for a, b in zip(own, [*normalizer.mean, *normalizer.std], strict=True)):
         flags = "--norm-mean {:g} {:g} {:g} --norm-std {:g} {:g} {:g}".format(*own)

@@ -2,6 +2,7 @@
 
 import contextlib
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -83,11 +84,11 @@ class _OnGpus:
         return processes.on_gpus()
 
 
-class GpuBatchNorm(_OnGpus, nn.SyncBatchNorm):
+class GpuBatchNorm(_OnGpus, nn.SyncBatchNorm):  # type: ignore[override]
     """PyTorch's own, whose kernels do in one round what `WholeBatchNorm` does in two."""
 
 
-class GpuBatchNormAct(_OnGpus, SyncBatchNormAct):
+class GpuBatchNormAct(_OnGpus, SyncBatchNormAct):  # type: ignore[override]
     """The same for timm's BatchNorm with an activation."""
 
 
@@ -111,7 +112,7 @@ def _normalize(norm: _BatchNorm, x: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def _track(norm: _BatchNorm, mean: Tensor, variance: Tensor, number: int) -> None:
+def _track(norm: Any, mean: Tensor, variance: Tensor, number: int) -> None:
     if not norm.track_running_stats:
         return
     norm.num_batches_tracked += 1

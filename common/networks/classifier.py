@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from common.networks import batch_norm
+from common.networks.backbone_files import TimmModel
 
 
 class ImageClassifier(nn.Module):
@@ -21,7 +22,7 @@ class ImageClassifier(nn.Module):
             out, features and logits, are float32 either way.
     """
 
-    def __init__(self, backbone: nn.Module, num_classes: int, bottleneck_dim: int = 1024, precision: str = "float32"):
+    def __init__(self, backbone: TimmModel, num_classes: int, bottleneck_dim: int = 1024, precision: str = "float32"):
         super().__init__()
         self.precision = precision
         self.backbone = backbone
@@ -50,10 +51,10 @@ class ImageClassifier(nn.Module):
 
 
 def _bottleneck(in_dim: int, out_dim: int) -> nn.Sequential:
-    layers = nn.Sequential(nn.Linear(in_dim, out_dim), nn.BatchNorm1d(out_dim), nn.ReLU(), nn.Dropout(0.5))
-    nn.init.normal_(layers[0].weight, std=0.005)
-    nn.init.constant_(layers[0].bias, 0.1)
-    return layers
+    linear = nn.Linear(in_dim, out_dim)
+    nn.init.normal_(linear.weight, std=0.005)
+    nn.init.constant_(linear.bias, 0.1)
+    return nn.Sequential(linear, nn.BatchNorm1d(out_dim), nn.ReLU(), nn.Dropout(0.5))
 
 
 def passes(model: nn.Module, views: Sequence[Tensor], no_grad: Tensor, joint: bool) -> list[Tensor]:

@@ -7,7 +7,7 @@ import importlib
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 from urllib.parse import urlparse
 
 import torch
@@ -29,7 +29,8 @@ def _http_errors() -> tuple[type[Exception], ...]:
     return tuple(getattr(library, name) for name in names if hasattr(library, name))
 
 
-UNREACHABLE = (OSError, http.client.HTTPException, *_http_errors())
+UNREACHABLE: tuple[type[Exception], ...] = (OSError, http.client.HTTPException, *_http_errors())
+FAILED: tuple[type[Exception], ...] = (*UNREACHABLE, *checkpoint.UNREADABLE, SafetensorError)
 NOT_KEPT = {errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS}
 # The hub's client and urllib heed them, in small letters, too.
 VARIABLES = ("ALL_PROXY", "HTTPS_PROXY", "HTTP_PROXY", "HF_ENDPOINT", "HF_HUB_OFFLINE")
@@ -48,7 +49,7 @@ def of_weights(name: str) -> Iterator[None]:
     try:
         with processes.first_of_machine_first():
             yield
-    except (*UNREACHABLE, *checkpoint.UNREADABLE, SafetensorError) as error:
+    except FAILED as error:
         _explain(error, name)
 
 
@@ -79,7 +80,7 @@ def _explain(error: Exception, name: str) -> NoReturn:
 
 def _cached(name: str) -> list[Path]:
     """The files that timm would read the weights from, as far as they have been downloaded."""
-    config = get_pretrained_cfg(name)
+    config: Any = get_pretrained_cfg(name)
     if config.hf_hub_id:
         repository = config.hf_hub_id.partition("@")[0]
         folder = Path(constants.HF_HUB_CACHE) / repo_folder_name(repo_id=repository, repo_type="model")

@@ -6,6 +6,7 @@ Drawn with Pillow, which takes a tenth of a second. That is what allows every ru
 import io
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
@@ -119,7 +120,7 @@ def _confused(matrix: np.ndarray, names: list[str]) -> list[str]:
 
 
 def _weakest(matrix: np.ndarray, names: list[str]) -> list[str]:
-    rows = [row for row in confusion.per_class(matrix, names) if row["images"]]
+    rows: list[dict[str, Any]] = [row for row in confusion.per_class(matrix, names) if row["images"]]
     rows.sort(key=lambda row: row["accuracy"])
     return [f"{row['accuracy']:.1f} % of {row['images']:,}   {_short(row['class'], 30)}" for row in rows[:LISTED]]
 

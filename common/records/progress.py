@@ -88,7 +88,7 @@ class _File(logging.FileHandler):
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 (logging's name)
         error = sys.exception()
         if not isinstance(error, OSError):
-            raise error
+            raise error  # type: ignore[misc]  # logging calls this while it handles one
         raise UserError(f"cannot write '{self.baseFilename}' ({error.strerror}): free some space and run again")
 
 

@@ -123,7 +123,7 @@ def _scores_of_rounds(history: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def _scores(history: list[dict[str, Any]]) -> dict[str, Any]:
-    scores = {}
+    scores: dict[str, Any] = {}
     for name in history[-1]:
         if name == "val_top1":
             best = chosen(history)

@@ -20,7 +20,8 @@ class Events:
             from torch.utils.tensorboard import SummaryWriter  # noqa: PLC0415 (optional)
         except ImportError:
             raise UserError("--tensorboard needs a package: pip install tensorboard, or drop the flag") from None
-        self.folder, self.open_writer, self.writer, self.written = folder, SummaryWriter, None, 0
+        self.folder, self.open_writer, self.written = folder, SummaryWriter, 0
+        self.writer: SummaryWriter | None = None
 
     def write(self, history: list[dict[str, Any]]) -> None:
         """Add the rows that are new. A value that an epoch did not have, None, is left out."""

@@ -8,6 +8,7 @@ import logging
 import random
 import zlib
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import torch
@@ -70,6 +71,8 @@ class SharedRandom(nn.Module):
         stream: a name that no other stream of the method has.
     """
 
+    on_device: Tensor
+
     def __init__(self, seed: int, stream: str):
         super().__init__()
         self.seed, self.stream, self.draws = seed, stream, 0
@@ -130,7 +133,8 @@ class Generators:
 
     def _own_state(self) -> dict:
         version, words, gauss = random.getstate()
-        _, keys, position, has_gauss, cached = np.random.get_state()
+        numpy_state: Any = np.random.get_state()
+        _, keys, position, has_gauss, cached = numpy_state
         return {
             "python": {"version": version, "words": torch.tensor(words), "gauss": gauss},
             "numpy": {

@@ -21,7 +21,7 @@ class Error(NamedTuple):
         confidence: of the prediction, its probability from 0 to 1.
     """
 
-    index: int
+    index: int  # type: ignore[assignment]  # hides the method of tuples
     true: int
     predicted: int
     confidence: float
@@ -99,5 +99,8 @@ def pairs(matrix: np.ndarray, number: int) -> list[tuple[int, int, int]]:
     errors = matrix.copy()
     np.fill_diagonal(errors, 0)
     places = np.argsort(-errors, axis=None, kind="stable")[:number]
-    found = [(int(errors.flat[place]), *map(int, np.unravel_index(place, errors.shape))) for place in places]
+    found = []
+    for place in places:
+        true, predicted = np.unravel_index(place, errors.shape)
+        found.append((int(errors[true, predicted]), int(true), int(predicted)))
     return [pair for pair in found if pair[0] > 0]

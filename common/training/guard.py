@@ -38,9 +38,9 @@ class Guard:
         bad = self.meters.first_not_finite()
         if bad is not None:
             bad_step, metrics = bad
-            metrics = {name: value for name, value in metrics.items() if value is not None}
-            broken = ", ".join(name for name, value in metrics.items() if not math.isfinite(value))
-            self._refuse(broken, bad_step, ", ".join(f"{name} {value:.4g}" for name, value in metrics.items()))
+            known = {name: value for name, value in metrics.items() if value is not None}
+            broken = ", ".join(name for name, value in known.items() if not math.isfinite(value))
+            self._refuse(broken, bad_step, ", ".join(f"{name} {value:.4g}" for name, value in known.items()))
         self._rates = {s: rates for s, rates in self._rates.items() if s == step}
 
     def check_weights(self, state: dict[str, Any], step: int) -> None:

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 from timm.models import group_parameters
 from torch import nn
@@ -13,7 +14,7 @@ from common.errors import UserError
 
 def create(
     name: str,
-    model: nn.Module,
+    model: Any,
     lr: float,
     wd: float,
     finetune: bool = False,
@@ -56,7 +57,7 @@ def create(
     raise UserError(f"unknown optimizer '{name}': choose sgd or adamw")
 
 
-def _layers(backbone: nn.Module) -> dict[nn.Parameter, int]:
+def _layers(backbone: Any) -> dict[nn.Parameter, int]:
     """How many layers from the end each of the backbone's parameters lies; 1 is the backbone's last."""
     if not hasattr(backbone, "group_matcher"):
         raise UserError(f"--layer-decay: {type(backbone).__name__} does not tell its layers: leave it out")
@@ -65,17 +66,17 @@ def _layers(backbone: nn.Module) -> dict[nn.Parameter, int]:
     return {p: after_last - layers[name] for name, p in backbone.named_parameters()}
 
 
-def _exempt(model: nn.Module) -> set[nn.Parameter]:
-    named = getattr(model.backbone, "no_weight_decay", set)()
+def _exempt(model: Any) -> set[nn.Parameter]:
+    named: set[str] = getattr(model.backbone, "no_weight_decay", set)()
     own = {p for name, p in model.backbone.named_parameters() if name in named}
     return own | {p for p in model.parameters() if p.ndim <= 1}
 
 
 def _split(groups: list[dict], options: Callable[[dict, nn.Parameter], dict]) -> list[dict]:
     """Each group in parts, in which all parameters have the same `options(group, parameter)`, in the old order."""
-    parts = []
+    parts: list[dict] = []
     for group in groups:
-        by_options = {}
+        by_options: dict[tuple, dict] = {}
         for p in group["params"]:
             own = options(group, p)
             by_options.setdefault(tuple(own.values()), group | own | {"params": []})["params"].append(p)

@@ -45,7 +45,12 @@ def use(device: torch.device) -> None:
     devices: list[tuple[str, str] | None] = [None] * count()
     dist.all_gather_object(devices, (os.environ["GROUP_RANK"], str(device)))
     if device.type == "cuda" and len(set(devices)) == len(devices):
-        _State.on_gpus = dist.new_group(backend="nccl", timeout=FOREVER)
+        _State.on_gpus = new_group("nccl")
+
+
+def new_group(backend: str) -> dist.ProcessGroup:
+    """A further group of all processes; every process must call this."""
+    return dist.new_group(backend=backend, timeout=FOREVER)  # type: ignore[return-value]  # every process is a member
 
 
 def leave_gpus() -> None:

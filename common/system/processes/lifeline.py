@@ -92,7 +92,7 @@ def _leave_the_store() -> None:
 
     It waits for 3 seconds at most: a process that was killed never leaves.
     """
-    store = groups.store()
+    store: Any = groups.store()  # who has a lifeline has joined
     with contextlib.suppress(RuntimeError):  # it went with its process
         store.add("gone", 1)
     deadline = time.monotonic() + 3
@@ -130,7 +130,7 @@ class _Lifeline:
     """The connection to the next process in the ring, and the thread that listens to it; see the module."""
 
     def __init__(self) -> None:
-        self.group = dist.new_group(backend="gloo", timeout=groups.FOREVER)
+        self.group = groups.new_group("gloo")
         self.next, self.previous = (rank() + 1) % count(), (rank() - 1) % count()
         largest(0)  # all of them are there
         self.listener = threading.Thread(target=self._listen, daemon=True)
