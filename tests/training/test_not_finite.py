@@ -89,15 +89,37 @@ def test_a_signal_does_not_save_what_is_not_finite(small_run, tmp_path, monkeypa
     assert final_state(tmp_path / "run")["step"] == 3
 
 
+def break_momentum(model, optimizer):
+    next(iter(optimizer.state.values()))["momentum_buffer"].fill_(float("inf"))
+
+
+def break_head(model, optimizer):
+    break_weight(None, model)
+
+
 @pytest.mark.parametrize("number", [3, 6])
-def test_weights_that_went_bad_in_an_epochs_last_step_are_not_saved(small_run, tmp_path, monkeypatch, number):
-    """Its loss was computed before the update, and was still finite."""
-    spoil(monkeypatch, number, break_weight)
+@pytest.mark.parametrize(
+    ("change", "culprit"), [(break_head, "test_loss"), (break_momentum, r"optimizer\.state\.0\.momentum_buffer")]
+)
+def test_what_went_bad_in_an_epochs_last_step_is_not_saved(small_run, tmp_path, monkeypatch, number, change, culprit):
+    """Its loss was computed before the update, and was finite. The scores tell of weights, the save of the rest."""
+    import erm
+
+    original, steps = erm.train_step, []
+
+    def spoiled(model, optimizer, *args):
+        metrics = original(model, optimizer, *args)
+        steps.append(1)
+        if len(steps) == number:
+            change(model, optimizer)
+        return metrics
+
+    monkeypatch.setattr(erm, "train_step", spoiled)
     checkpoints = tmp_path / "run" / "checkpoints"
-    with pytest.raises(UserError, match=rf"model\.head\.weight not finite at step {number}: .*learning rates 0\.0029"):
+    with pytest.raises(UserError, match=rf"{culprit} not finite at step {number}: .*learning rates 0\.0029"):
         small_run("erm")
-    if number == 3:
-        assert not list(checkpoints.iterdir())
-    else:
+    saved = checkpoints / "latest.pth"
+    assert saved.exists() == (number == 6)
+    if number == 6:
         assert final_state(tmp_path / "run")["step"] == 3
         assert torch.load(checkpoints / "best.pth", weights_only=True)["model"]["head.weight"].isfinite().all()
