@@ -43,10 +43,11 @@ def quantile(settings: int, freedom: float = math.inf) -> float:
 def to_first(scores: np.ndarray, image_errors: np.ndarray, shared: bool) -> list[Difference]:
     """The differences of all settings from the first.
 
-    With several seeds the intervals are Student's over the seeds, paired; of more than two settings with a common
-    residual variance. The images are in it, too: where each seed has its own, as a lower limit (few images have few
-    values, and differences may be equal by chance); where the seeds share them, as an error that no seed takes away.
-    With one seed the intervals are over the images alone.
+    With several seeds the intervals are Student's over the seeds, paired. Of more than two settings they are Tukey's,
+    from the residual variance of all; never narrower than Student's, for some settings vary more than others. The
+    images are in it, too: where each seed has its own, as a lower limit (few images have few values, and differences
+    may be equal by chance); where the seeds share them, as an error that no seed takes away. With one seed the
+    intervals are over the images alone.
 
     Args:
         scores: in percent, [settings, seeds], of the same seeds for all.
@@ -61,7 +62,10 @@ def to_first(scores: np.ndarray, image_errors: np.ndarray, shared: bool) -> list
     else:
         residuals = scores - scores.mean(axis=1, keepdims=True) - scores.mean(axis=0) + scores.mean()
         freedom = (number - 1) * (seeds - 1)
-        over_seeds = quantile(number, freedom) * math.sqrt(2 * (residuals**2).sum() / freedom / seeds)
+        over_seeds = np.array([half_width(list(scores[0] - each)) for each in scores])
+        over_seeds[1:] = over_seeds[1:].clip(
+            quantile(number, freedom) * math.sqrt(2 * (residuals**2).sum() / freedom / seeds)
+        )
         if shared:
             widths = np.hypot(over_seeds, quantile(number) * image_errors.mean(axis=1))
         else:

@@ -32,13 +32,18 @@ def test_two_settings_have_the_interval_of_compare_runs():
 
 
 def test_of_several_settings_the_residual_variance_is_that_of_blocks():
-    """Residuals of the table less its row and column means, by hand: 6 of +-1/3 and 3 of +-2/3, over 4 degrees."""
-    scores = np.array([[10.0, 21.0, 30.0], [9.0, 19.0, 30.0], [8.0, 17.0, 27.0]])
-    residuals = [r - r.mean() for r in (scores - scores.mean(axis=0))]
-    error = math.sqrt(2 * np.square(residuals).sum() / 4 / 3)
-    found = intervals.to_first(scores, np.zeros((3, 3)), shared=False)
-    assert [each.mean for each in found] == pytest.approx([0, 1, 3])
-    assert [each.half_width for each in found] == pytest.approx([5.040 / 2**0.5 * error] * 3, rel=1e-3)
+    """Residuals of the table less its row and column means, by hand: (0, 1, -1), (0, 1, -1), (0, -2, 2)."""
+    scores = np.array([[10.0, 21.0, 29.0], [9.0, 20.0, 28.0], [8.0, 16.0, 30.0]])
+    error = math.sqrt(2 * (4 * 1 + 2 * 4) / 4 / 3)
+    first, second, _ = intervals.to_first(scores, np.zeros((3, 3)), shared=False)
+    assert (first.mean, second.mean) == (0, 1)
+    assert second.half_width == pytest.approx(5.040 / 2**0.5 * error, rel=1e-3)
+
+
+def test_a_setting_that_varies_more_than_the_others_has_its_own_interval():
+    scores = np.array([[50.0, 51, 52], [50, 51, 51.9], [49.9, 51, 52], [60, 40, 40]])
+    *_, wild = intervals.to_first(scores, np.zeros((4, 3)), shared=False)
+    assert wild.half_width == pytest.approx(intervals.half_width([-10, 11, 12]))
 
 
 def test_the_images_are_a_lower_limit_or_are_added_where_the_seeds_share_them():
