@@ -439,6 +439,7 @@ class Run:
             self.folder.save_best(content)
         if epoch == self.total_epochs:
             self._report(scores, f"epoch {epoch}, the last")
+            self.evaluation.record_held_out(self.folder)
         self.save()
         if is_best:
             self.folder.adopt_best()

@@ -23,6 +23,7 @@ class Evaluation:
         self.data, self.held_out = data, held_out
         self._confusion: confusion.Confusion | None = None
         self._val_loader: TestLoader | None = None
+        self._predictions: confusion.Predictions | None = None
 
     def scores(
         self, loader: TestLoader, tested: nn.Module, raw: nn.Module | None = None, count: bool = False
@@ -34,7 +35,7 @@ class Evaluation:
             tested: the network.
             raw: where `tested` is an average of weights: the network whose weights they are. Its scores stand beside
                 the others as `raw_*`.
-            count: whether confusions are counted, too, for `report`.
+            count: whether confusions are counted, too, for `report`, and predictions are kept for `record_held_out`.
 
         Returns:
             The scores on the test set, and as `val_top1` and `val_loss` those on the images that are held out.
@@ -48,7 +49,10 @@ class Evaluation:
         if len(self.held_out):
             if self._val_loader is None:
                 self._val_loader = loader.of(self.data.train.subset(self.held_out))
-            held_out = evaluate.evaluate(tested, self._val_loader, classes)
+            if count:
+                number, order = len(self.held_out), self._val_loader.order
+                self._predictions = confusion.Predictions(number, order, loader.device)
+            held_out = evaluate.evaluate(tested, self._val_loader, classes, self._predictions)
             scores |= {"val_top1": held_out["top1"], "val_loss": held_out["test_loss"]}
         return scores
 
@@ -72,3 +76,16 @@ class Evaluation:
         )
         page = confusion_page.report(matrix, errors, self.data.classes, self.data.test, [title, figures])
         folder.save_report(page, confusion.per_class(matrix, self.data.classes))
+
+    def record_held_out(self, folder: Folder) -> None:
+        """Write down what the test that counted takes each held-out image for, so that runs can be compared by image.
+
+        Raises:
+            UserError: the folder cannot be written to.
+        """
+        if self._predictions is None:
+            return
+        predicted = self._predictions.read()
+        labels = self.data.train.labels[self.held_out]
+        rows = sorted(zip(self.held_out.tolist(), labels.tolist(), predicted.tolist(), strict=True))
+        folder.save_held_out(rows)

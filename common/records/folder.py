@@ -10,6 +10,7 @@ metrics.jsonl       one object per epoch
 tensorboard/        the same, where --tensorboard asks for it
 checkpoints/        latest.pth (everything, to resume from; previous.pth, the one before), best.pth (the model, to use;
                     next_best.pth, until latest.pth knows of it)
+held_out.csv        index, label and predicted class of every held-out image, after the last epoch
 report.png, per_class.csv   what the network confuses, after the last epoch, or in --phase test
 result.json         written last: its presence means that the run is finished
 """
@@ -42,7 +43,7 @@ logger = logging.getLogger("common")
 # All that a run writes, but for log.txt. What says that it is finished comes first, what says whose it is comes last.
 FILES = (
     *("result.json", "metrics.jsonl", "labeled.json", "images.csv", "sources.json", "views.png"),
-    *("report.png", "per_class.csv"),
+    *("held_out.csv", "report.png", "per_class.csv"),
     "args.json",
 )
 CHECKPOINTS = ("latest.pth", "previous.pth", "best.pth", "next_best.pth", "damaged.pth")
@@ -367,6 +368,16 @@ class Folder:
         writer.writerows(per_class)
         write_whole(self.path / "report.png", page)
         write_whole(self.path / "per_class.csv", table.getvalue().encode(errors="surrogateescape"))
+
+    @processes.by_first
+    def save_held_out(self, rows: list[tuple[int, int, int]]) -> None:
+        """Write `held_out.csv`.
+
+        Args:
+            rows: of the held-out images: index in the training set, class, predicted class.
+        """
+        lines = [f"{index},{label},{predicted}\n" for index, label, predicted in rows]
+        write_whole(self.path / "held_out.csv", "".join(["index,label,predicted\n", *lines]).encode())
 
     @processes.by_first
     def write_sources(self, summary: dict[str, Any]) -> None:

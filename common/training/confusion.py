@@ -68,6 +68,29 @@ class Confusion:
         return matrix, errors
 
 
+class Predictions:
+    """What each image is taken for. Nothing waits for the device before `read`.
+
+    Args:
+        number: of images in the set, N.
+        order: int64, the set's indices of this process's images in the order in which `update` meets them.
+        device: where the logits are.
+    """
+
+    def __init__(self, number: int, order: Tensor, device: torch.device):
+        self.order, self.met = order.to(device), 0
+        self.predicted = torch.zeros(number, dtype=torch.int64, device=device)
+
+    def update(self, logits: Tensor, labels: Tensor) -> None:
+        """Note the next batch: float [B, C] and int64 [B]."""
+        self.predicted[self.order[self.met : self.met + len(labels)]] = logits.argmax(dim=1)
+        self.met += len(labels)
+
+    def read(self) -> np.ndarray:
+        """int64 [N], the predicted classes of all images, in the set's order."""
+        return processes.sum(self.predicted).cpu().numpy()
+
+
 def _largest(rows: Tensor) -> Tensor:
     return rows[rows[:, 0].topk(MOST).indices]
 

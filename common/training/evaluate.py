@@ -6,7 +6,7 @@ from torch.nn import functional as F
 
 from common.loading.loaders import TestLoader
 from common.system import processes
-from common.training.confusion import Confusion
+from common.training.confusion import Confusion, Predictions
 
 
 def accuracy(logits: Tensor, labels: Tensor) -> Tensor:
@@ -36,12 +36,12 @@ def masked_accuracy(predictions: Tensor, labels: Tensor, mask: Tensor) -> tuple[
 
 @torch.no_grad()
 def evaluate(
-    model: nn.Module, loader: TestLoader, num_classes: int, confusion: Confusion | None = None
+    model: nn.Module, loader: TestLoader, num_classes: int, confusion: Confusion | Predictions | None = None
 ) -> dict[str, float]:
     """Test the model in eval mode, and leave it in the mode it was in. Each process tests its share of the batches.
 
     Args:
-        confusion: where to count, too, what is taken for what.
+        confusion: where to note, too, what is taken for what.
 
     Returns:
         `top1`, `top5` (where there are five classes), `mean_per_class` (recall, averaged over the classes that have

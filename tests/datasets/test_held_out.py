@@ -134,6 +134,13 @@ def test_they_choose_what_is_kept(scores, small_run, tmp_path, capsys):
 FLAGS = ("--val-per-class", "3", "--lr", "0.05")
 
 
+def test_the_record_of_the_last_epoch_is_not_that_of_a_checkpoint_that_is_tested(small_run, tmp_path):
+    small_run("erm", *FLAGS)
+    (tmp_path / "run" / "held_out.csv").unlink()
+    small_run("erm", *FLAGS, "--phase", "test")
+    assert not (tmp_path / "run" / "held_out.csv").exists()
+
+
 @pytest.mark.parametrize("method", ["erm", "fixmatch"])
 def test_a_run_holds_them_out_of_both_sets_and_tests_them(method, tmp_path, monkeypatch):
     seen = {}
@@ -147,6 +154,14 @@ def test_a_run_holds_them_out_of_both_sets_and_tests_them(method, tmp_path, monk
     train_small(method, *FLAGS, log=tmp_path / "run")
     kept = json.loads((tmp_path / "run" / "labeled.json").read_text())
     assert kept["held_out"] == sorted(seen["held_out"].tolist())
+    lines = (tmp_path / "run" / "held_out.csv").read_text().splitlines()
+    assert lines[0] == "index,label,predicted"
+    rows = [[int(word) for word in line.split(",")] for line in lines[1:]]
+    assert [index for index, _, _ in rows] == kept["held_out"]
+    labels = datasets.load("Digits", "data").train.labels
+    assert [label for _, label, _ in rows] == labels[kept["held_out"]].tolist()
+    right = sum(label == predicted for _, label, predicted in rows)
+    assert 100 * right / len(rows) == pytest.approx(read_rows(tmp_path / "run")[-1]["val_top1"])
     assert kept["indices"] == sorted(seen["labeled"].tolist())
     assert len(kept["held_out"]) == 30
     assert not set(kept["held_out"]) & set(kept["indices"])
