@@ -40,6 +40,7 @@ from common.errors import UserError
 from common.loading import augment
 from common.loading.loaders import FileBatch, FileLoader
 from common.records import progress
+from common.system import limits
 from common.system.devices import find_device
 from common.system.files import writing
 
@@ -61,7 +62,11 @@ def parse_args(argv=None):
         "-b", "--batch-size", type=cli.positive_int, default=64, metavar="B", help="images per batch (default: 64)"
     )
     parser.add_argument(
-        "-j", "--workers", type=cli.non_negative_int, default=4, metavar="N", help="loader processes (default: 4)"
+        "-j",
+        "--workers",
+        type=cli.non_negative_int,
+        metavar="N",
+        help="loader processes (default: by the cores, 4 at most)",
     )
     parser.add_argument("--device", default=None, help="cpu, cuda, cuda:1, ... (default: cuda where there is one)")
     return parser.parse_args(argv)
@@ -210,7 +215,7 @@ def _loader(paths: list[str], run: trained.Trained, device: torch.device, args: 
     return FileLoader(
         Images(paths, size),
         augment.test_transform(run.args.val_resizing, run.args.image_size),
-        workers=args.workers,
+        workers=limits.workers(sets=1) if args.workers is None else args.workers,
         normalizer=augment.Normalizer(run.args.norm_mean, run.args.norm_std),
         device=device,
         batch_size=args.batch_size,

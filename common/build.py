@@ -10,6 +10,7 @@ from functools import cached_property
 from typing import Any, TypeVar
 
 import numpy as np
+import torch
 from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
@@ -20,6 +21,7 @@ from common.loading import augment
 from common.loading.augment import Transform
 from common.networks import adapters, backbones
 from common.run import Run
+from common.system import limits
 from common.training import optim
 
 Network = TypeVar("Network", bound=nn.Module)
@@ -87,11 +89,14 @@ def views(spec: Spec, args: argparse.Namespace) -> tuple[Transform, Transform, T
 
 
 def loading(run: Run, args: argparse.Namespace) -> dict[str, Any]:
-    """The options that all loaders of a run share."""
+    """The options that all loaders of a run share. Without flags, processes and memory are what the machine offers."""
+    workers = limits.workers(sets=3) if args.workers is None else args.workers
+    cache = limits.cache(sets=3) if args.cache is None else args.cache
+    limits.report(torch.get_num_threads() if run.device.type == "cpu" else 1, workers, cache)
     return {
         "seed": args.seed,
-        "workers": args.workers,
-        "cache": args.cache,
+        "workers": workers,
+        "cache": cache,
         "normalizer": augment.Normalizer(args.norm_mean, args.norm_std),
         "device": run.device,
     }

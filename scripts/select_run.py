@@ -34,6 +34,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from common import cli, datasets, trained
 from common.errors import UserError
+from common.system import limits
 from common.system.devices import find_device
 from scripts.results import agreement, intervals, tables
 from scripts.results.runs import Cell, Run, cells, differing, held_out, known_images, outcomes, read_runs
@@ -84,7 +85,7 @@ def parse_args(argv=None):
     group.add_argument(
         "--images", type=cli.positive_int, default=2000, metavar="N", help="unlabeled images to take (default: 2000)"
     )
-    group.add_argument("-j", "--workers", type=cli.non_negative_int, default=4, help="loader processes (default: 4)")
+    group.add_argument("-j", "--workers", type=cli.non_negative_int, help="loader processes (default: by the cores)")
     group.add_argument("--device", default=None, help="cpu, cuda, cuda:1, ... (default: cuda where there is one)")
     return parser.parse_args(argv)
 
@@ -303,7 +304,8 @@ def main(args):
     if len(settings) < 2:
         raise UserError("all these runs have the same settings: there is nothing to choose")
     by = args.by or ("val" if all("val_top1" in run.result for run in runs) else "clusters")
-    criterion = HeldOut() if by == "val" else Clusters(runs, args.root, args.images, args.workers, args.device)
+    workers = limits.workers(sets=1) if args.workers is None else args.workers
+    criterion = HeldOut() if by == "val" else Clusters(runs, args.root, args.images, workers, args.device)
     names = differing(settings)
     settings = on_common_seeds(settings)
     names = {id(setting): name for setting, name in zip(settings, names, strict=True)}

@@ -281,17 +281,17 @@ def add_run(p: ArgumentParser, method: str) -> None:
         "-j",
         "--workers",
         type=non_negative_int,
-        default=4,
+        default=None,
         metavar="N",
-        help="loader processes of each set (default: 4)",
+        help="loader processes of each set (labeled, unlabeled, test); 0: none (default: by the cores, 4 at most)",
     )
     g.add_argument(
         "--cache",
         type=non_negative_int,
-        default=1024,
+        default=None,
         metavar="MIB",
         help="memory for the decoded images of each set (labeled, unlabeled, test); a set that takes more is decoded "
-        "again and again (default: 1024)",
+        "again and again (default: an eighth of the free memory, 4096 at most)",
     )
     g.add_argument(
         "-p", "--print-freq", type=positive_int, default=100, metavar="N", help="steps between lines (default: 100)"

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from common.errors import Interrupted, UserError
-from common.system import console, processes
+from common.system import console, limits, processes
 
 
 def launch(parse_args: Callable[[], Any], main: Callable[[Any], Any]) -> None:
@@ -19,6 +19,7 @@ def launch(parse_args: Callable[[], Any], main: Callable[[Any], Any]) -> None:
     """
     code, line = 0, None
     try:
+        limits.fit_threads()
         with console.printing():
             main(parse_args())
     except console.ReaderGone as gone:

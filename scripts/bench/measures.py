@@ -118,7 +118,7 @@ def pairs(name: str, argv: list[str], batches: int, rounds: int) -> Row:
     policy = augment.policy(args.auto_augment, args.norm_mean, args.cutout)
     resizing = args.train_resizing, args.val_resizing, args.image_size, policy
     views = augment.transforms(data.spec, *resizing)[:2]
-    options = {"workers": 0, "cache": args.cache, "normalizer": nn.Identity(), "device": cpu}
+    options = {"workers": 0, "cache": args.cache or 1024, "normalizer": nn.Identity(), "device": cpu}
     sizes = {"labeled": args.batch_size, "unlabeled": args.unlabeled_batch_size}
     ours = [TrainLoader(sets[name], views, size, name, 0, **options).batches(0) for name, size in sizes.items()]
     views = plain.views(args, data.spec)[:2]

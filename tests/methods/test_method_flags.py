@@ -244,7 +244,7 @@ PUBLISHED = {
     "batch_size": 32,
     "lr": 0.003,
     "wd": 0.0005,
-    "workers": 4,
+    "workers": None,
     "iters_per_epoch": 500,
     "print_freq": 100,
     "phase": "train",
