@@ -315,8 +315,11 @@ def main(args):
     first = ranking[0].setting
     for line in doubt(ranking, len(criterion.images(first.runs[0])), criterion.paired):
         print(tables.wrapped(line))
-    field, file = ("val_best_top1", "best.pth") if by == "val" else ("last_top1", "latest.pth")
-    print(tables.wrapped(f"chosen: {names[id(first)]}; its test accuracy: {first.show(field)}"))
+    field, file, when = {
+        "val": ("val_best_top1", "best.pth", "in the epoch that the held-out images choose"),
+        "clusters": ("last_top1", "latest.pth", "after the last epoch"),
+    }[by]
+    print(tables.wrapped(f"chosen: {names[id(first)]}; its test accuracy {when}: {first.show(field)}"))
     for run in first.runs:
         print(f"    {run.folder / 'checkpoints' / file}")
 

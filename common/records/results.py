@@ -1,6 +1,7 @@
 """What a finished run says of itself: `result.json` (schema 1) and its one-line summary."""
 
 import itertools
+import os
 import platform
 import shlex
 import subprocess
@@ -53,7 +54,7 @@ def result(
         **{key: arguments[key] for key in ("num_samples_per_class", "seed", "split_seed", "epochs", "iters_per_epoch")},
         "oracle": arguments.get("oracle", False),
         **_scores_of_rounds(history),
-        "official_split": data.official_split,
+        **_origin(data, arguments["root"]),
         "any_counts": data.any_counts,
         **fingerprints,
         "seconds": seconds,
@@ -63,6 +64,13 @@ def result(
         "sessions": sessions,
         "command": shlex.join(["python", *sys.argv]),
     }
+
+
+def _origin(data: Data, root: str) -> dict[str, str | bool | None]:
+    """Of images of one's own the name of their folder; of other datasets, whether their split is the official one."""
+    if data.spec.counts is None:
+        return {"data_folder": os.path.basename(os.path.abspath(os.path.expanduser(root))), "official_split": None}
+    return {"data_folder": None, "official_split": data.official_split}
 
 
 def session(step: int, device: torch.device) -> dict[str, Any]:
@@ -95,14 +103,15 @@ def chosen(history: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def summary(result: dict[str, Any], folder: Path) -> str:
-    """Last beside best, always."""
+    """Last beside best, always. All figures are of the test set, and it is said who chose the epoch."""
     held_out = ""
     if "val_best_top1" in result:
-        held_out = f"best on the held-out images {result['val_best_top1']:.2f} (epoch {result['val_best_epoch']}); "
+        held_out = f"{result['val_best_top1']:.2f} in epoch {result['val_best_epoch']}, chosen on the held-out images; "
     return (
-        f"finished: top-1 {result['last_top1']:.2f} after the last epoch; {held_out}best on the test set "
-        f"{result['best_top1']:.2f} (epoch {result['best_epoch']}); mean per class {result['last_mean_per_class']:.2f} "
-        f"last, {result['best_mean_per_class']:.2f} best; {result['seconds']:.0f} s; see {folder / 'result.json'}"
+        f"finished: top-1 on the test set {result['last_top1']:.2f} after the last epoch; {held_out}"
+        f"{result['best_top1']:.2f} in epoch {result['best_epoch']}, chosen on the test set itself; mean per class "
+        f"{result['last_mean_per_class']:.2f} last, {result['best_mean_per_class']:.2f} best; "
+        f"{result['seconds']:.0f} s; see {folder / 'result.json'}"
     )
 
 

@@ -71,8 +71,10 @@ def over_epochs(cells: dict[Place, list[Cell]], folder: Path, numbers: dict[str,
     files = defaultdict(list)
     for experiment, places in experiments.items():
         for kind, metrics in METRICS.items():
-            path = folder / ("_".join([kind, *experiment] if len(experiments) > 1 else [kind]) + ".png")
-            figure = over_epochs_figure(places, metrics, ", ".join(experiment), numbers)
+            words = [kind, *experiment] if len(experiments) > 1 else [kind]
+            path = folder / f"{'_'.join(words).replace('/', '_')}.png"
+            title = ", ".join(experiment).replace("$", r"\$")  # which would begin a formula
+            figure = over_epochs_figure(places, metrics, title, numbers)
             if figure is not None:
                 figure.savefig(path, dpi=150)
                 plt.close(figure)

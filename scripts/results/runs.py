@@ -62,17 +62,29 @@ class Run:
             row = "oracle"
         elif row == "erm" or result["num_samples_per_class"] != 4:
             row = f"{row}, {result['num_samples_per_class']} labels"
-        return Place(result["dataset"], result["arch"], result["pretraining"], row)
+        return Place(self.dataset, result["arch"], result["pretraining"], row)
+
+    @property
+    def dataset(self) -> str:
+        """Its name, or that of the folder with one's own images and a slash, which no dataset's name has."""
+        if self.result["dataset"] != "ImageFolder":
+            return self.result["dataset"]
+        name = self.result.get("data_folder") or Path(str(self.args.get("root", ""))).name
+        return "".join(c if c.isprintable() else "?" for c in name) + "/" if name else "ImageFolder"
 
     @property
     def settings(self) -> dict[str, Any]:
-        """All that can change a number, but the seeds. Runs that it learned from have their names of seed 0."""
+        """All that can change a number, but the seeds. Runs that it learned from have their names of seed 0.
+
+        Images of one's own have no official split, though older runs say so.
+        """
         settings = {key: value for key, value in self.args.items() if key not in NOT_SETTINGS}
         if settings.get("sources"):
             own = f"_seed{self.result['seed']}"  # as the shell files name the folders of another seed
             settings["sources"] = [str(source).removesuffix(own) for source in settings["sources"]]
         recorded = ("pretraining_sha256", "official_split", "data_sha256")
-        return settings | {key: self.result.get(key) for key in recorded}
+        own = {"official_split": None} if self.result["dataset"] == "ImageFolder" else {}
+        return settings | {key: self.result.get(key) for key in recorded} | own
 
 
 @dataclass(frozen=True)
@@ -90,10 +102,16 @@ class Cell:
 
     @property
     def labels(self) -> str:
-        """`4 per class`, or `all`."""
+        """`4 per class`, or `all (24)` with the number of labeled images, where it is recorded."""
         result = self.runs[0].result
-        number = "all" if result["oracle"] else result["num_samples_per_class"]
-        return "all" if number == "all" else f"{number} per class"
+        if not result["oracle"] and result["num_samples_per_class"] != "all":
+            return f"{result['num_samples_per_class']} per class"
+        found = [run for run in self.runs if (run.folder / "labeled.json").exists()]
+        if not found:
+            return "all"
+        numbers = [len(known_images(run)) - len(held_out(run)) for run in found]
+        ends = dict.fromkeys(f"{number:,}" for number in (min(numbers), max(numbers)))
+        return f"all ({' to '.join(ends)})"
 
     @property
     def seeds(self) -> list[int]:
@@ -140,11 +158,13 @@ def _read_run(folder: Path) -> Run:
 
 
 def held_out(run: Run) -> list[int]:
-    """The training images that a run held out.
+    """The training images that a run held out; none where it did not.
 
     Raises:
         UserError: its labeled.json does not say.
     """
+    if not run.args.get("val_per_class"):
+        return []
     return _read(run.folder / "labeled.json", lambda text: [int(index) for index in json.loads(text)["held_out"]])
 
 
@@ -218,10 +238,12 @@ def cells(runs: Iterable[Run]) -> tuple[dict[Place, list[Cell]], list[str]]:
     """The finished runs by place, and what a reader of the tables has to know.
 
     Runs of different settings are never averaged: a place has a cell for each, the one with the most seeds first.
+    The same images of one's own have one name, the first that is met, wherever they were.
     """
-    by_place, notes = defaultdict(list), []
+    by_place, notes, names = defaultdict(list), [], {}
     for run in runs:
-        by_place[run.place].append(run)
+        name = names.setdefault(run.result.get("data_sha256") or run.dataset, run.dataset)
+        by_place[run.place._replace(dataset=name)].append(run)
     table = {}
     for place, members in by_place.items():
         groups = defaultdict(list)

@@ -37,7 +37,7 @@ def published_table(pretraining: str, cells: dict[Place, Cell], departed: set[Pl
             table.append(["", "difference", *(_show(x, "+.1f") for x in differences), _average(differences, "+.1f")])
             table.append(["", "last epoch", *last, _average([cell and cell.mean("last_top1") for cell in ours])])
             if any(cell and cell.has("val_best_top1") for cell in ours):
-                table.append(["", "best on val", *(_show_val(cell) for cell in ours), MISSING])
+                table.append(["", "chosen on val", *(_show_val(cell) for cell in ours), MISSING])
         else:
             table.append([row, "published", *map(_show, theirs), _average(theirs)])
     return table
@@ -70,7 +70,7 @@ def other_table(cells: dict[Place, list[Cell]], numbers: dict[str, int]) -> Tabl
     Args:
         numbers: see `runs.footnotes`.
     """
-    table = [["dataset", "network", "method", "labels", "seeds", "last", "best on val", "best on test", "seconds"]]
+    table = [["dataset", "network", "method", "labels", "seeds", "last", "chosen on val", "best on test", "seconds"]]
     for place, several in cells.items():
         for cell, difference in zip(several, differing(several), strict=True):
             table.append(
@@ -86,7 +86,7 @@ def other_table(cells: dict[Place, list[Cell]], numbers: dict[str, int]) -> Tabl
                     f"{cell.mean('seconds'):.0f}",
                 ]
             )
-    column = table[0].index("best on val")
+    column = table[0].index("chosen on val")
     if all(row[column] == MISSING for row in table[1:]):
         for row in table:
             del row[column]
@@ -112,6 +112,7 @@ def wrapped(note: str, width: int = WIDTH) -> str:
 
 
 def markdown(table: Table) -> str:
+    table = [[word.replace("|", r"\|") for word in row] for row in table]
     widths = _widths(table)
     lines = [" | ".join(word.ljust(width) for word, width in zip(row, widths, strict=True)) for row in table]
     lines.insert(1, " | ".join("-" * width for width in widths))

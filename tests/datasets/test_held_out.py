@@ -128,7 +128,7 @@ def test_they_choose_what_is_kept(scores, small_run, tmp_path, capsys):
     assert kept["epoch"] == 3
     assert torch.equal(kept["model"]["head.weight"], final_state(tmp_path / "run")["model"]["head.weight"])
     line = capsys.readouterr().out.splitlines()[-1]
-    assert "best on the held-out images 80.00 (epoch 3); best on the test set 90.00 (epoch 2)" in line
+    assert "80.00 in epoch 3, chosen on the held-out images; 90.00 in epoch 2, chosen on the test set itself;" in line
 
 
 FLAGS = ("--val-per-class", "3", "--lr", "0.05")

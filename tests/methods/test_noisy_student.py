@@ -243,6 +243,11 @@ def test_a_run_that_was_stopped_within_a_round_takes_the_pseudo_labels_from_its_
     assert_same_run(tmp_path / "run", whole[0])
 
 
+def test_its_speed_counts_the_steps_of_all_rounds(whole):
+    result = json.loads((whole[0] / "result.json").read_text())
+    assert result["steps_per_second"] == pytest.approx(6 * 3 / result["seconds"])
+
+
 def test_the_plot_shows_its_last_round(whole):
     (cells,) = runs.cells(runs.read_runs([whole[0]]))[0].values()
     assert plots.curves(cells[0], "top1") == [[row["top1"] for row in read_rows(whole[0])[4:]]]

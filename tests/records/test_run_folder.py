@@ -28,8 +28,8 @@ FLAGS = ("--lr", "0.1")
 FIELDS = (
     "schema method dataset arch pretraining pretraining_sha256 pretraining_weights num_samples_per_class oracle seed "
     "split_seed epochs iters_per_epoch best_top1 best_epoch best_mean_per_class last_top1 last_mean_per_class "
-    "official_split any_counts seconds steps_per_second device processes precision labeled_sha256 data_sha256 "
-    "test_sha256 threads sessions versions git_commit command"
+    "data_folder official_split any_counts seconds steps_per_second device processes precision labeled_sha256 "
+    "data_sha256 test_sha256 threads sessions versions git_commit command"
 ).split()
 
 
@@ -69,7 +69,7 @@ def test_result(trained):
         "schema": 1, "method": method, "dataset": "Digits", "arch": "wrn_10_1_half", "pretraining": "scratch",
         "pretraining_sha256": None, "pretraining_weights": None, "num_samples_per_class": 4, "oracle": False,
         "seed": 0, "split_seed": 0, "epochs": 2, "iters_per_epoch": 3, "processes": 1, "precision": "float32",
-        "official_split": False, "any_counts": False,
+        "data_folder": None, "official_split": False, "any_counts": False,
     }  # fmt: skip
     assert {key: result[key] for key in expected} == expected
     rows = read_rows(folder)
@@ -218,7 +218,7 @@ def test_best_and_last(small_run, tmp_path, monkeypatch, capsys, top1, per_class
     assert (result["last_top1"], result["last_mean_per_class"]) == (top1[-1], per_class[-1])
     assert load(tmp_path / "run", "best.pth")["epoch"] == expected["best_epoch"]
     line = capsys.readouterr().out.splitlines()[-1]
-    assert f"top-1 {top1[-1]:.2f} after the last epoch; best on the test set {expected['best_top1']:.2f}" in line
+    assert f"top-1 on the test set {top1[-1]:.2f} after the last epoch; {expected['best_top1']:.2f} in epoch " in line
 
 
 def test_a_backbone_file_is_recorded_by_its_stem_and_hash(tmp_path):

@@ -254,7 +254,7 @@ def test_images_enlarged_from_their_own_size(photos, tmp_path):
     """`cifar`: shifted by an eighth at 12 pixels, then enlarged."""
     result = train("fixmatch", photos, tmp_path / "run", "--train-resizing", "cifar", "--val-resizing", "cifar",
                    "--image-size", "16", "--epochs", "1", "-i", "1")  # fmt: skip
-    assert result["dataset"] == "ImageFolder"
+    assert (result["dataset"], result["data_folder"], result["official_split"]) == ("ImageFolder", photos.name, None)
     args = fixmatch.parse_args([*f"{photos} -d ImageFolder --train-resizing cifar --val-resizing cifar".split()])
     data = datasets.load(args.data, args.root, labeled_list=photos / "labels.csv", resizing="cifar")
     assert data.spec.native_size == 12

@@ -408,11 +408,59 @@ def test_ten_labels_are_not_set_beside_the_figures_of_four(write_run, tmp_path, 
 
 
 def test_a_run_with_all_labels_has_a_row_of_its_own(write_run, tmp_path, capsys):
-    write_run("run", 60, 70, "--num-samples-per-class", "all", dataset="ImageFolder")
+    folder = write_run("run", 60, 70, "--num-samples-per-class", "all", dataset="ImageFolder")
+    (folder / "labeled.json").write_text(json.dumps({"indices": [*range(24)]}))
     collect(tmp_path)
     assert re.search(
-        r"^ImageFolder +resnet50, supervised +fixmatch +all +1 +60\.0 +70\.0 ", capsys.readouterr().out, re.M
+        r"^data/ +resnet50, supervised +fixmatch +all \(24\) +1 +60\.0 +70\.0 ", capsys.readouterr().out, re.M
     )
+
+
+def test_the_number_of_all_labels_is_shown(write_run, tmp_path, capsys):
+    """24 of a list are not the oracle's 2,324; held-out images are none of them, and seeds may differ."""
+    for seed, number in enumerate((24, 26)):
+        flags = ("--num-samples-per-class", "all", "--val-per-class", "2", "--seed", str(seed))
+        folder = write_run(f"run{seed}", 60, 70, *flags, **DIGITS)
+        content = {"indices": [*range(number)], "held_out": [*range(1000, 1020)]}
+        (folder / "labeled.json").write_text(json.dumps(content))
+    oracle = write_run("oracle", 90, 90, "--oracle", method="erm", parse_args=erm.parse_args, **DIGITS)
+    (oracle / "labeled.json").write_text(json.dumps({"indices": [*range(2324)]}))
+    collect(tmp_path)
+    out = capsys.readouterr().out
+    assert re.search(r"fixmatch +all \(24 to 26\) +2 ", out)
+    assert re.search(r"oracle +all \(2,324\) +1 ", out)
+
+
+def test_images_of_ones_own_go_by_their_folders_name(write_run, tmp_path, capsys):
+    """The same images under another name are the same dataset; a folder named as a dataset is no published one."""
+    own = {"dataset": "ImageFolder"}
+    for i, (root, sha256) in enumerate(
+        [("a/photos", "1"), ("/tmp/job/copy", "1"), ("CIFAR10", "2"), ("cells|$x$", "3")]
+    ):
+        folder = write_run(str(i), 60 + i, 70, "--seed", str(i), **own)
+        for name, change in (("args.json", {"root": root}), ("result.json", {"data_sha256": 64 * sha256})):
+            content = json.loads((folder / name).read_text())
+            (content["args"] if name == "args.json" else content).update(change)
+            (folder / name).write_text(json.dumps(content))
+    file = tmp_path / "3" / "result.json"  # younger: it says the name, and that no split is official
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"data_folder": "dogs|$x$\x1b", "official_split": None}))
+    collect(tmp_path, "--markdown", tmp_path / "table.md", plots=True)
+    out = capsys.readouterr().out
+    rows = dict(re.findall(r"^(\S+/) +resnet50, supervised +fixmatch +4 per class +(\d) ", out, re.MULTILINE))
+    assert rows == {"photos/": "2", "CIFAR10/": "1", "dogs|$x$?/": "1"}
+    assert "published" not in out
+    assert "| dogs\\|$x$?/" in (tmp_path / "table.md").read_text()
+    assert len(list(tmp_path.glob("accuracy_*.png"))) == 3
+    assert (tmp_path / "accuracy_CIFAR10__resnet50_supervised.png").is_file()
+
+
+def test_older_runs_of_ones_own_images_are_seeds_of_younger_ones(write_run, tmp_path, capsys):
+    """They say that the split of the folders is an official one."""
+    for seed, official in enumerate((True, None)):
+        file = write_run(str(seed), 60, 70, "--seed", str(seed), dataset="ImageFolder") / "result.json"
+        file.write_text(json.dumps(json.loads(file.read_text()) | {"official_split": official}))
+    collect(tmp_path)
+    assert re.search(r"fixmatch +4 per class +2 ", capsys.readouterr().out)
 
 
 def test_the_epoch_chosen_on_held_out_images_has_a_column(write_run, tmp_path, capsys):
@@ -424,10 +472,10 @@ def test_the_epoch_chosen_on_held_out_images_has_a_column(write_run, tmp_path, c
         file.write_text(json.dumps(json.loads(file.read_text()) | {"val_best_top1": chosen, "val_top1": 90.0}))
     collect(tmp_path, "--csv", tmp_path / "cells.csv")
     out = capsys.readouterr().out
-    assert re.search(r"seeds +last +best on val +best on test +seconds$", out, re.MULTILINE)
+    assert re.search(r"seeds +last +chosen on val +best on test +seconds$", out, re.MULTILINE)
     assert re.search(r"fixmatch \[\d\] +4 per class +2 +60\.0 ± 0\.0 +66\.0 ± 1\.4 +70\.0 ± 0\.0 ", out)
     assert re.search(r"fixmatch \[\d\] +4 per class +1 +60\.0 +– +70\.0 ", out)
-    assert re.search(r"^ +last epoch .*\n +best on val +– +66\.2( +–)+$", out, re.MULTILINE)
+    assert re.search(r"^ +last epoch .*\n +chosen on val +– +66\.2( +–)+$", out, re.MULTILINE)
     means = {row["val_best_mean"] for row in csv.DictReader((tmp_path / "cells.csv").read_text().splitlines())}
     assert means == {"66.25", "66.0", ""}
 
@@ -539,7 +587,7 @@ def test_real_runs_of_one_dataset(small_run, tmp_path, capsys):
     mean, deviation = sum(last) / 2, abs(last[0] - last[1]) / 2**0.5
     erm, oracle = re.findall(r"^Digits .*$", out, re.MULTILINE)
     assert f"erm     4 per class  2      {mean:.1f} ± {deviation:.1f} " in erm
-    assert "oracle  all          1 " in oracle
+    assert "oracle  all (1,198)  1 " in oracle
     assert out.endswith(f"accuracy over epochs: {tmp_path / 'accuracy.png'}\n")
 
 

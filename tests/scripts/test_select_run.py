@@ -73,7 +73,7 @@ def test_the_best_on_the_held_out_images_is_chosen_whatever_the_test_set_says(wr
     out = capsys.readouterr().out
     assert [row[0] for row in rows_of(out)] == ["80.0", "70.0"]
     assert re.search(r"^\[1\] lr 0\.2\n\[2\] lr 0\.1$", out, re.MULTILINE)
-    assert "chosen: lr 0.2; its test accuracy: 60.0\n" in out
+    assert "chosen: lr 0.2; its test accuracy in the epoch that the held-out images choose: 60.0\n" in out
     assert "90.0" not in out
     assert out.endswith(f"{best / 'checkpoints' / 'best.pth'}\n")
 
@@ -328,7 +328,7 @@ def test_without_held_out_images_the_clusters_choose(trained_runs, capsys):
     assert re.search(r"^rank +agreement with clusters, % +below the first ", out, re.MULTILINE)
     scores = [float(x) for x in re.findall(r"^\d +([-\d.]+) ", out, re.MULTILINE)]
     assert scores == sorted(scores, reverse=True)
-    assert "chosen: lr 0.05; its test accuracy: " in out
+    assert "chosen: lr 0.05; its test accuracy after the last epoch: " in out
     assert re.search(r"± \d+\.\d +\[2\]$", out, re.MULTILINE)
     assert "over 300 images" in out
     assert out.endswith("latest.pth\n")

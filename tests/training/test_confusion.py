@@ -57,6 +57,11 @@ def test_classes_and_pairs_by_hand():
     assert confusion.pairs(MATRIX, 1) == [(4, 1, 0)]
 
 
+def test_the_least_accurate_class_is_named_first():
+    """Classes without an image have no accuracy."""
+    assert confusion_page._weakest(MATRIX, NAMES) == ["50.0 % of 8   bee", "62.5 % of 8   ant"]
+
+
 def pixels(matrix: np.ndarray, names: list[str], errors: list[Error] = ()) -> np.ndarray:
     images = ImageSet(np.full((10, 8, 8), 7, dtype=np.uint8), np.zeros(10))
     page = confusion_page.report(matrix, errors, names, images, ["title", "more"])
