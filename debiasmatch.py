@@ -33,10 +33,7 @@ def parse_args(argv=None):
     parser = cli.parser("debiasmatch", __doc__, joint_passes=True)
     group = parser.add_argument_group("method")
     group.add_argument(
-        "--trade-off-self-training",
-        type=cli.non_negative,
-        default=1.0,
-        help="weight of the unlabeled loss (default: 1)",
+        "--trade-off-self-training", type=cli.non_negative, default=1.0, help="weight of loss_u (default: 1)"
     )
     group.add_argument("--threshold", type=cli.fraction, default=0.95, help="least confidence (default: 0.95)")
     group.add_argument("--tau", type=cli.non_negative, default=1.0, help="strength of the debiasing (default: 1)")

@@ -37,10 +37,7 @@ def parse_args(argv=None):
     parser = cli.parser("dst", __doc__)
     group = parser.add_argument_group("method")
     group.add_argument(
-        "--trade-off-self-training",
-        type=cli.non_negative,
-        default=1.0,
-        help="weight of the unlabeled loss (default: 1)",
+        "--trade-off-self-training", type=cli.non_negative, default=1.0, help="weight of loss_u (default: 1)"
     )
     group.add_argument("--threshold", type=cli.fraction, default=0.7, help="least confidence (default: 0.7)")
     group.add_argument("--eta", type=cli.non_negative, default=1.0, help="weight of the worst-case loss (default: 1)")

@@ -11,7 +11,8 @@
 Paper: Wang et al., FreeMatch: Self-adaptive Thresholding for Semi-supervised Learning, ICLR 2023, arXiv:2205.07246.
 The form is that of the authors' code in USB. No published table has these settings. Differences from the paper:
  1. --trade-off-fairness is 0.001, as in USB's settings (the paper: 0.01 where labels are few, 0.05 elsewhere).
- 2. fixmatch.py's differences from FixMatch, but for the mask. USB has --max-tau 0.95 on SVHN.
+ 2. fixmatch.py's differences from FixMatch.
+ 3. None in the mask, which is the paper's >=. USB has --max-tau 0.95 on SVHN.
 
 Shell file: scripts/freematch.sh. Diff against: flexmatch.py.
 """
@@ -32,10 +33,7 @@ def parse_args(argv=None):
     parser = cli.parser("freematch", __doc__, joint_passes=True)
     group = parser.add_argument_group("method")
     group.add_argument(
-        "--trade-off-self-training",
-        type=cli.non_negative,
-        default=1.0,
-        help="weight of the unlabeled loss (default: 1)",
+        "--trade-off-self-training", type=cli.non_negative, default=1.0, help="weight of loss_u (default: 1)"
     )
     group.add_argument(
         "--trade-off-fairness", type=cli.non_negative, default=0.001, help="weight of loss_f (default: 0.001)"

@@ -36,10 +36,7 @@ def parse_args(argv=None):
     parser = cli.parser("noisy_student", __doc__)
     group = parser.add_argument_group("method")
     group.add_argument(
-        "--trade-off-self-training",
-        type=cli.non_negative,
-        default=1.0,
-        help="weight of the unlabeled loss (default: 1)",
+        "--trade-off-self-training", type=cli.non_negative, default=1.0, help="weight of loss_u (default: 1)"
     )
     group.add_argument("--rounds", type=cli.positive_int, default=3, help="students, one after another (default: 3)")
     group.add_argument("--T", type=cli.positive, default=2.0, help="temperature (default: 2)")

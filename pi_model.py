@@ -78,7 +78,6 @@ def train_step(model, optimizer, batch_l, batch_u, weight_u, args):
     logits_l_strong = [model(x) for x in x_l_strong]  # none where its weight is 0
     loss_l = F.cross_entropy(logits_l_weak, labels_l)
     loss_l = loss_l + args.trade_off_cls_strong * sum(F.cross_entropy(logits, labels_l) for logits in logits_l_strong)
-
     with frozen_statistics(model, args.labeled_statistics):
         logits_u_1 = model(x_u_weak_1)
         with torch.set_grad_enabled(not args.one_sided):

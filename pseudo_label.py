@@ -28,10 +28,7 @@ def parse_args(argv=None):
     parser = cli.parser("pseudo_label", __doc__)
     group = parser.add_argument_group("method")
     group.add_argument(
-        "--trade-off-self-training",
-        type=cli.non_negative,
-        default=1.0,
-        help="weight of the unlabeled loss (default: 1)",
+        "--trade-off-self-training", type=cli.non_negative, default=1.0, help="weight of loss_u (default: 1)"
     )
     group.add_argument("--threshold", type=cli.fraction, default=0.95, help="least confidence (default: 0.95)")
     group.add_argument(
@@ -71,7 +68,6 @@ def train_step(model, optimizer, batch_l, batch_u, weight_u, args):
     logits_l_strong = [model(x) for x in x_l_strong]  # none where its weight is 0
     loss_l = F.cross_entropy(logits_l_weak, labels_l)
     loss_l = loss_l + args.trade_off_cls_strong * sum(F.cross_entropy(logits, labels_l) for logits in logits_l_strong)
-
     with frozen_statistics(model, args.labeled_statistics):
         logits_u_weak = model(x_u_weak)
     loss_u, pseudo_labels, mask = self_training_loss(logits_u_weak, args.threshold)

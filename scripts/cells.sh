@@ -1,4 +1,5 @@
 # Sourced by the other files: how runs are selected, printed and run. The work is done by the package cells.
+# The published table is that of TLlib, the ancestor; each METHOD.sh holds its rows.
 #
 #   bash scripts/METHOD.sh [supervised|moco] [DATASET ...] [-- EXTRA FLAGS]
 #

@@ -1,4 +1,7 @@
-"""The flags that all methods share. A flag that is new is off by default, and is read in `common/build.py`."""
+"""The flags that all methods share. A new flag is off by default.
+
+What a run trains on and with is read in `common/build.py`; how it goes (`--ema`, `--epochs`, `--device`, ...) in `Run`.
+"""
 
 from argparse import ArgumentParser, BooleanOptionalAction, _ArgumentGroup
 

@@ -1,4 +1,8 @@
-"""What resume compares: the flags that can change a number must be those of the run that is there."""
+"""Which flags may differ when a run is resumed; all others must be those of the run that is there.
+
+What else is compared: the images and labels in `records/folder.py`; the backbone file, versions and the device in
+`run.py`.
+"""
 
 import argparse
 import os

@@ -1,4 +1,4 @@
-"""Which training images keep their labels."""
+"""Which training images keep their labels, and which are held out."""
 
 import hashlib
 import logging

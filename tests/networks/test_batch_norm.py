@@ -1,4 +1,7 @@
-"""Passes that leave BatchNorm's running statistics: against numbers worked out by hand, for every kind of BatchNorm."""
+"""Passes that leave BatchNorm's running statistics: against numbers worked out by hand, for every kind of BatchNorm.
+
+BatchNorm over several processes is in tests/system/test_processes.py.
+"""
 
 import copy
 
