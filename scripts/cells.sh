@@ -16,7 +16,7 @@
 # Python scripts see to that. Written for bash 3.2 too, which is macOS's.
 # shellcheck shell=bash
 
-cd -- "$(dirname "${BASH_SOURCE[0]}")/.." || exit
+CDPATH='' cd -- "$(dirname "${BASH_SOURCE[0]}")/.." || exit
 
 # cells METHOD ARGUMENT...: run, or print, the selected cells of the method. Its table comes on stdin:
 #

@@ -2,7 +2,7 @@
 # made at the first call and kept. A second call needs no network.
 # shellcheck shell=bash
 
-cd -- "$(dirname "${BASH_SOURCE[0]}")/.." || exit
+CDPATH='' cd -- "$(dirname "${BASH_SOURCE[0]}")/.." || exit
 PYTHON=${PYTHON:-python3}
 
 if ! "$PYTHON" -c 'import sys; sys.exit(sys.version_info < (3, 11))'; then
