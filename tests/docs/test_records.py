@@ -10,7 +10,7 @@ from scripts import select_run
 from scripts.compare_runs import compare, setting
 from scripts.results.runs import Cell, cells, read_runs
 from tests.conftest import ROOT
-from tests.scripts.test_shell_files import dry_run, parse
+from tests.helpers.shell import dry_run, parse
 
 RECORDS = ROOT / "docs" / "records"
 FROM_SCRATCH = ROOT / "docs" / "from_scratch.md"

@@ -5,7 +5,7 @@ import importlib
 import pytest
 import timm
 
-from tests.scripts.test_shell_files import dry_run, shell
+from tests.helpers.shell import dry_run, shell
 
 STEPS = {"DTD": {3: 450, 6: 900}, "SUN397": {3: 3750, 6: 7450}}  # with the labels alone
 
