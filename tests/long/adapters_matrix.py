@@ -26,7 +26,8 @@ sys.path.insert(0, str(Path(__file__).parent.parent.parent))
 from common import datasets
 from tests import conftest
 from tests.conftest import assert_same_run, read_rows, train_small
-from tests.methods.test_methods import METHODS, stop_in_step
+from tests.helpers.stops import stop_in_step
+from tests.methods.test_methods import METHODS
 
 NETWORKS = ("test_vit", "vit_tiny_patch16_224")
 ADAPTERS = ("", "--lora 2", "--adapter 4")

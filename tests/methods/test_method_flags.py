@@ -17,7 +17,7 @@ from common.networks import backbones
 from common.training import evaluate
 from tests.conftest import assert_equal_states, assert_same_run, final_state, train_small
 from tests.helpers import steps
-from tests.methods.test_methods import stop_in_step
+from tests.helpers.stops import stop_in_step
 
 # Two epochs of two steps, at settings where predictions are confident enough and state moves fast enough to matter.
 BASE = "--iters-per-epoch 2 --lr 0.1"

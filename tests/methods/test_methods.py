@@ -5,16 +5,13 @@ import itertools
 import os
 import re
 import shlex
-import signal
 import subprocess
-from pathlib import Path
-from unittest import mock
 
 import pytest
 
-from common.errors import Interrupted
 from scripts.results import published
 from tests.conftest import ROOT, assert_equal_states, final_state, train_small
+from tests.helpers.stops import stop_in_step
 
 SCRATCH = "--ema 0.9 --auto-augment classic --labeled-in-unlabeled"  # with every second method
 # Flags that let the method's own losses and state matter within six steps.
@@ -53,21 +50,6 @@ def has_cells(method: str) -> bool:
 def test_every_script_has_an_entry():
     scripts = {path.stem for path in ROOT.glob("*.py") if "def train_step(" in path.read_text()}
     assert scripts == METHODS.keys()
-
-
-def stop_in_step(number: int, method: str, *flags: str, log: Path) -> None:
-    """Train, with a SIGTERM that arrives during this process's `number`-th step."""
-    script = importlib.import_module(method)
-    train_step, taken = script.train_step, []
-
-    def interrupted(*args):
-        taken.append(1)
-        if len(taken) == number:
-            os.kill(os.getpid(), signal.SIGTERM)
-        return train_step(*args)
-
-    with mock.patch.object(script, "train_step", interrupted), pytest.raises(Interrupted):
-        train_small(method, *flags, log=log)
 
 
 @pytest.mark.parametrize(("method", "flags"), [*METHODS.items(), *VARIANTS])

@@ -17,7 +17,7 @@ from common.errors import Interrupted, UserError
 from common.loading.loaders import Batch
 from tests import conftest
 from tests.conftest import final_state, read_rows, train_small
-from tests.run.test_resume import at_call
+from tests.helpers.stops import at_call
 
 
 def cast(*votes: list[int], classes: int = 3, target: str = "mean") -> v_pet.Votes:

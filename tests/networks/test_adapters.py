@@ -22,8 +22,9 @@ from common.networks.adapters import AdaptFormer, Merged
 from common.networks.classifier import ImageClassifier
 from tests import conftest
 from tests.conftest import assert_equal_states, assert_same_run, final_state, read_rows, train_small
+from tests.helpers.stops import stop_in_step
 from tests.long import adapters_matrix
-from tests.methods.test_methods import METHODS, stop_in_step
+from tests.methods.test_methods import METHODS
 
 SWIN = {"embed_dim": 12, "depths": (1, 1), "num_heads": (2, 2)}
 KINDS = [{"lora": 4}, {"adapter": 8}]

@@ -19,7 +19,7 @@ from common.run import Run
 from common.system import checkpoint
 from common.training import evaluate
 from tests.conftest import SMALL, assert_same_run, final_state, read_rows, train_small
-from tests.run.test_resume import Killed, at_call, kill
+from tests.helpers.stops import Killed, at_call, kill
 
 
 @pytest.fixture(scope="module")

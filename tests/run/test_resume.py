@@ -24,13 +24,10 @@ from common.system import checkpoint, seeding
 from common.system.signals import STOPPING
 from common.training import evaluate
 from tests.conftest import SMALL, assert_equal_states, assert_same_run, final_state, read_rows, train_small
+from tests.helpers.stops import Killed, at_call, kill
 
 METHODS = ["erm", "fixmatch"]
 FLAGS = ("--lr", "0.1")  # far enough from the start that each step shows
-
-
-class Killed(BaseException):
-    """In place of SIGKILL: nothing in the code may catch it, and nothing is saved."""
 
 
 @pytest.fixture(scope="module")
@@ -46,23 +43,6 @@ def uninterrupted(tmp_path_factory):
 def finished(uninterrupted, tmp_path):
     """A copy of the finished FixMatch run, to be spoiled."""
     return shutil.copytree(uninterrupted["fixmatch"], tmp_path / "run")
-
-
-def at_call(monkeypatch, target, name: str, number: int, act) -> None:
-    """Call `act` in place of the number-th call of target.name, or before it if `act` returns."""
-    original, calls = getattr(target, name), []
-
-    def counting(*args, **kwargs):
-        calls.append(name)
-        if len(calls) == number:
-            act()
-        return original(*args, **kwargs)
-
-    monkeypatch.setattr(target, name, counting)
-
-
-def kill() -> None:
-    raise Killed
 
 
 @pytest.mark.parametrize("method", METHODS)

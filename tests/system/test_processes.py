@@ -39,9 +39,10 @@ from tests.conftest import (
 )
 from tests.helpers import steps
 from tests.helpers.several import Several, exact, launch
+from tests.helpers.stops import stop_in_step
 from tests.loading.test_loaders import TEST, image_set, options, take, train_loader
 from tests.methods import test_parity
-from tests.methods.test_methods import METHODS, stop_in_step
+from tests.methods.test_methods import METHODS
 
 COUNTS = (2, 4)
 TOLERANCES = {torch.float32: 1e-5, torch.float64: 1e-10}
