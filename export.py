@@ -94,7 +94,7 @@ def description(run: trained.Trained, options: dict[str, int]) -> dict[str, str]
         "data": args.data,
         "checkpoint": run.file.name,
     }
-    return {name: json.dumps(value) for name, value in values.items()}
+    return {name: json.dumps(value, allow_nan=False) for name, value in values.items()}
 
 
 def onnx_model(network: nn.Module, image_size: int, metadata: dict[str, str]) -> bytes:

@@ -265,7 +265,7 @@ def main(args):
     result["hours"] = hours(rows, steps) if complete else {}
     report(result)
     if args.json:
-        args.json.write_text(json.dumps(result, indent=2) + "\n")
+        args.json.write_text(json.dumps(result, indent=2, allow_nan=False) + "\n")
     return result
 
 
