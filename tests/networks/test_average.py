@@ -10,7 +10,6 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from common.networks.average import Average, copy_buffers
 from tests.conftest import assert_equal_states, final_state, read_rows, train_small
-from tests.methods.test_no_waiting import NoWaiting
 
 
 def test_five_steps_by_hand():
@@ -43,13 +42,6 @@ def test_without_decay_it_is_the_network():
     nn.init.normal_(network.weight)
     average.update(network)
     assert torch.equal(average.network.weight, network.weight)
-
-
-def test_it_does_not_wait_for_its_device():
-    network = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4)).to("meta")
-    average = Average(network, 0.9)
-    with NoWaiting():
-        average.update(network)
 
 
 def test_buffers_are_copied_in_one_piece_for_each_type():
