@@ -92,12 +92,13 @@ def test_a_disk_without_locks_is_told_of_and_used(tmp_path, monkeypatch, log, nu
 # Checkpoints that are gone
 
 
-@pytest.mark.parametrize("lost", ["checkpoints", "checkpoints/latest.pth"])
-def test_an_interrupted_run_without_its_checkpoints_does_not_begin_anew(tmp_path, lost):
+@pytest.mark.parametrize(("lost", "step"), [("checkpoints", 2), ("checkpoints", 4), ("checkpoints/latest.pth", 4)])
+def test_an_interrupted_run_without_its_checkpoints_does_not_begin_anew(tmp_path, lost, step):
+    """In the first epoch, of which no row tells, and in the second."""
     log = tmp_path / "run"
-    interrupt(4, log=log)
+    interrupt(step, log=log)
     rows = (log / "metrics.jsonl").read_bytes()
-    (log / "checkpoints" / "previous.pth").unlink()
+    (log / "checkpoints" / "previous.pth").unlink(missing_ok=True)
     shutil.rmtree(log / lost) if lost == "checkpoints" else (log / lost).unlink()
     with pytest.raises(UserError, match=r"holds an interrupted run without its checkpoints: .*anew with --overwrite$"):
         train_small("erm", log=log)
