@@ -194,7 +194,7 @@ def test_every_flag_of_the_method_is_in_the_table(method):
     group = next(g for g in steps.arguments(method).parser._action_groups if g.title == "method")
     defined = {action.option_strings[0] for action in group._group_actions}
     tried = {word for flags in FLAGS[method][1] for word in flags.split() if word.startswith("--")}
-    assert tried == defined
+    assert tried - {"--trade-off-cls-strong"} == defined  # one of the shared flags, that all but Self-Tuning have
 
 
 @pytest.mark.parametrize("method", FLAGS)
