@@ -12,9 +12,20 @@ from PIL import Image
 
 from common.errors import UserError
 
-# What Pillow raises for files that are not, or no longer, images. SyntaxError is its word for a broken PNG.
-UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError)
+# What Pillow raises for files that are not, or no longer, images; tests/long/damaged_images.py looks for more.
+# SyntaxError is its word for a broken PNG, RuntimeError comes from AVIF, ZeroDivisionError from an animation without
+# time, and AttributeError from a header that was read in part.
+UNREADABLE = (
+    *(OSError, SyntaxError, ValueError, EOFError, RuntimeError, ZeroDivisionError, AttributeError),
+    *(struct.error, Image.DecompressionBombError),
+)
 
+ORIENTATION = 0x0112  # the EXIF tag
+UPRIGHT = {  # what undoes the tag's values; 1 is upright
+    **{2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180, 4: Image.Transpose.FLIP_TOP_BOTTOM},
+    **{5: Image.Transpose.TRANSPOSE, 6: Image.Transpose.ROTATE_270, 7: Image.Transpose.TRANSVERSE},
+    8: Image.Transpose.ROTATE_90,
+}
 OTHERWISE = "use default, or resize them"
 
 
@@ -24,10 +35,13 @@ class ImageSet:
     Args:
         images: N file paths, or a uint8 array [N, H, W] (grey) or [N, H, W, 3] (RGB).
         labels: N class indices; -1 where the class is not known.
+        upright: turn images as their EXIF orientation says.
     """
 
-    def __init__(self, images: Sequence[str | Path] | np.ndarray, labels: Sequence[int] | np.ndarray):
-        self.images = images
+    def __init__(
+        self, images: Sequence[str | Path] | np.ndarray, labels: Sequence[int] | np.ndarray, upright: bool = False
+    ):
+        self.images, self.upright = images, upright
         self.labels = np.asarray(labels, dtype=np.int64)
         if len(self.images) != len(self.labels):
             raise ValueError(f"{len(self.images)} images, but {len(self.labels)} labels")
@@ -50,7 +64,7 @@ class ImageSet:
         path = self.images[index]
         try:
             with Image.open(path) as image:
-                return _to_rgb(image)
+                return _to_upright_rgb(image) if self.upright else _to_rgb(image)
         except FileNotFoundError:
             raise UserError(f"image '{path}' is missing: restore it, or remove it from the dataset's lists") from None
         except UNREADABLE as error:
@@ -73,8 +87,8 @@ class ImageSet:
     def subset(self, indices: np.ndarray) -> "ImageSet":
         """The images at `indices` (int [M]), in that order."""
         if isinstance(self.images, np.ndarray):
-            return ImageSet(self.images[indices], self.labels[indices])
-        return ImageSet([self.images[i] for i in indices], self.labels[indices])
+            return ImageSet(self.images[indices], self.labels[indices], self.upright)
+        return ImageSet([self.images[i] for i in indices], self.labels[indices], self.upright)
 
 
 def one_size(paths: Sequence[str | Path], needed_by: str) -> int:
@@ -99,6 +113,20 @@ def one_size(paths: Sequence[str | Path], needed_by: str) -> int:
     return width
 
 
+def turned(paths: Sequence[str | Path]) -> list[str | Path]:
+    """Those of the files that `ImageSet(..., upright=True)` turns. Reads no more than their headers."""
+    with ThreadPoolExecutor() as pool:
+        return [path for path, is_turned in zip(paths, pool.map(_is_turned, paths), strict=True) if is_turned]
+
+
+def _is_turned(path: str | Path) -> bool:
+    try:
+        with Image.open(path) as image:
+            return image.format != "TIFF" and image.getexif().get(ORIENTATION) in UPRIGHT
+    except UNREADABLE:
+        return False  # named when it is drawn
+
+
 def _size(path: str | Path) -> tuple[int, int]:
     try:
         with Image.open(path) as image:
@@ -106,6 +134,13 @@ def _size(path: str | Path) -> tuple[int, int]:
     except UNREADABLE as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         raise UserError(f"image '{path}' cannot be read ({reason}): replace or remove it") from None
+
+
+def _to_upright_rgb(image: Image.Image) -> Image.Image:
+    image.load()  # Pillow turns a TIFF now, and drops its tag
+    method = UPRIGHT.get(image.getexif().get(ORIENTATION))
+    rgb = _to_rgb(image)
+    return rgb if method is None else rgb.transpose(method)
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:

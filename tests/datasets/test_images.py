@@ -4,12 +4,13 @@ import struct
 import warnings
 import zlib
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from common.datasets.images import ImageSet
+from common.datasets.images import ORIENTATION, UNREADABLE, UPRIGHT, ImageSet, turned
 from common.errors import UserError
 
 GREY16 = np.array([[0, 257, 32896], [65535, 1000, 40000]], dtype=np.uint16)
@@ -126,3 +127,79 @@ def test_images_of_32_bits_are_refused(tmp_path, kind):
     Image.fromarray(GREY16.astype(kind)).save(path)
     with pytest.raises(UserError, match=rf"'{path}' cannot be read \(pixels of 32 bits.*8 or 16 bits\): replace"):
         load(path)
+
+
+# Damaged files
+
+
+def test_a_damaged_avif_is_named(tmp_path):
+    """Its decoder raises RuntimeError."""
+    path = tmp_path / "a.avif"
+    Image.effect_noise((64, 64), 50).convert("RGB").save(path)
+    content = bytearray(path.read_bytes())
+    content[content.index(b"mdat") + 4 :] = bytes(len(content) - content.index(b"mdat") - 4)
+    path.write_bytes(content)
+    with pytest.raises(RuntimeError), Image.open(path) as image:
+        image.load()
+    with pytest.raises(UserError, match=rf"'{path}' cannot be read \(.*\): replace or remove it"):
+        load(path)
+
+
+@pytest.mark.parametrize("error", UNREADABLE)
+def test_whatever_pillow_raises_is_named(tmp_path, monkeypatch, error):
+    monkeypatch.setattr(Image, "open", mock.Mock(side_effect=error("bad\nfile")))
+    with pytest.raises(UserError, match=r"'.*a.png' cannot be read \(bad file\): replace or remove it"):
+        load(tmp_path / "a.png")
+
+
+# EXIF orientation
+
+STRIPES = [[(250, 0, 0)] * 32, [(0, 250, 0)] * 32, [(0, 0, 250)] * 16 + [(0, 0, 0)] * 16]  # of 8 rows each
+
+
+def photo(path: Path, orientation: int) -> np.ndarray:
+    """Save what shows STRIPES when it is turned as its tag says. Returns the stripes' pixels."""
+    upright = Image.fromarray(np.repeat(np.array(STRIPES, dtype=np.uint8), 8, axis=0))
+    exif = Image.Exif()
+    exif[ORIENTATION] = orientation
+    undone = {6: Image.Transpose.ROTATE_90, 8: Image.Transpose.ROTATE_270}  # a turn back, not the same turn
+    method = UPRIGHT.get(orientation)
+    stored = upright if method is None else upright.transpose(undone.get(orientation, method))
+    stored.save(path, exif=exif, **({"quality": 100, "subsampling": 0} if path.suffix == ".jpg" else {}))
+    return np.asarray(upright)
+
+
+@pytest.mark.parametrize("orientation", range(10))
+@pytest.mark.parametrize("name", ["a.jpg", "a.png"])
+def test_images_are_turned_where_it_is_asked_for(tmp_path, name, orientation):
+    expected = photo(tmp_path / name, orientation)
+    assert np.abs(np.array(ImageSet([tmp_path / name], [0], upright=True).load(0)) - expected.astype(int)).max() < 50
+    subset = ImageSet([tmp_path / name], [0], upright=True).subset(np.array([0]))
+    assert subset.load(0).size == (32, 24)
+    assert ImageSet([tmp_path / name], [0]).load(0).size == ((24, 32) if orientation in range(5, 9) else (32, 24))
+    with Image.open(tmp_path / name) as image:
+        assert ImageSet([tmp_path / name], [0]).load(0).tobytes() == image.convert("RGB").tobytes()
+    assert turned([tmp_path / name]) == ([tmp_path / name] if orientation in range(2, 9) else [])
+
+
+def test_a_turned_grey_image_of_16_bits_is_scaled(tmp_path):
+    exif = Image.Exif()
+    exif[ORIENTATION] = 3
+    Image.fromarray(GREY16).save(tmp_path / "a.png", exif=exif)
+    turned = np.asarray(ImageSet([tmp_path / "a.png"], [0], upright=True).load(0))
+    assert turned.tolist() == grey([row[::-1] for row in GREY8[::-1]])
+
+
+def test_pillow_turns_a_tiff_itself_and_it_is_not_turned_twice(tmp_path):
+    exif = Image.Exif()
+    exif[ORIENTATION] = 6
+    Image.fromarray(GREY16).save(tmp_path / "a.tif", exif=exif, compression="tiff_lzw")
+    images = [ImageSet([tmp_path / "a.tif"], [0], upright).load(0) for upright in (False, True)]
+    assert images[0].size == (2, 3)
+    assert images[0].tobytes() == images[1].tobytes()
+    assert turned([tmp_path / "a.tif"]) == []
+
+
+def test_what_cannot_be_read_is_not_turned(tmp_path):
+    (tmp_path / "a.jpg").write_bytes(b"none")
+    assert turned([tmp_path / "a.jpg"]) == []
