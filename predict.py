@@ -22,7 +22,6 @@ import logging
 import os
 import signal
 import sys
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple, TextIO
@@ -34,8 +33,8 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from common import cli, trained
-from common.datasets.image_folder import images_in, warn_of_skipped
 from common.datasets.images import ImageSet
+from common.datasets.walk import Skipped, images_in
 from common.errors import UserError
 from common.loading import augment
 from common.loading.loaders import FileBatch, FileLoader
@@ -92,9 +91,9 @@ def _one_file(path: str) -> dict[str, str | None]:
 
 def _in_folder(folder: str) -> dict[str, str | None]:
     errors: list[OSError] = []
-    skipped: Counter[str] = Counter()
+    skipped = Skipped()
     found = dict.fromkeys(sorted(images_in(Path(folder), skipped, onerror=errors.append)))
-    warn_of_skipped(Path(folder), skipped)
+    skipped.warn(Path(folder))
     found |= {str(error.filename): str(error.strerror) for error in errors}
     return found or {folder: "the folder holds no images"}
 
@@ -105,10 +104,11 @@ class Images(ImageSet):
     Args:
         paths: the files.
         size: the side in pixels that every image must have; None: images are resized, and may have any size.
+        upright: turn them as their EXIF orientation says.
     """
 
-    def __init__(self, paths: Sequence[str], size: int | None):
-        super().__init__(paths, np.full(len(paths), -1))
+    def __init__(self, paths: Sequence[str], size: int | None, upright: bool):
+        super().__init__(paths, np.full(len(paths), -1), upright)
         self.size = size
 
     def load(self, index: int) -> Image.Image:
@@ -213,7 +213,7 @@ def _loader(paths: list[str], run: trained.Trained, device: torch.device, args: 
     """Images prepared as those of the run's tests are."""
     size = run.args.image_size if run.args.val_resizing == "native" else None
     return FileLoader(
-        Images(paths, size),
+        Images(paths, size, run.args.exif_orientation),
         augment.test_transform(run.args.val_resizing, run.args.image_size),
         workers=limits.workers(sets=1) if args.workers is None else args.workers,
         normalizer=augment.Normalizer(run.args.norm_mean, run.args.norm_std),

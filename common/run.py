@@ -119,7 +119,8 @@ class Run:
         """
         args = self.args
         lists = (args.any_counts, args.generated_split, args.labeled_list)
-        return datasets.load(args.data, args.root, *lists, resizing or args.train_resizing, args.flip)
+        own = (args.flip, args.min_confidence, args.exif_orientation)
+        return datasets.load(args.data, args.root, *lists, resizing or args.train_resizing, *own)
 
     def describe(self, data: Data, labeled: np.ndarray, held_out: Sequence[int] | np.ndarray = ()) -> None:
         """Remember the data for the reports: class names, fingerprints, whether the split is official.

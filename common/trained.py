@@ -27,7 +27,7 @@ class Trained(NamedTuple):
         model: the network that is tested, in eval mode, on the CPU; without what its method trains beside it.
         classes: the names of its outputs, in their order.
         args: of the run: `data`, `arch`, `bottleneck_dim`, `precision`, and the preprocessing (`train_resizing`,
-            `val_resizing`, `image_size`, `norm_mean`, `norm_std`), among others.
+            `val_resizing`, `image_size`, `norm_mean`, `norm_std`, `exif_orientation`), among others.
         method: the script's name.
         file: the checkpoint.
     """
@@ -89,6 +89,7 @@ def _are_statistics(values: Any) -> bool:
 
 
 YOUNGER = {"precision": "float32", "lora": None, "adapter": None, "scratch": False, "pretrained_backbone": None}
+YOUNGER |= {"exif_orientation": False}
 EXPECTED = {
     "data": lambda value: isinstance(value, str),
     "arch": lambda value: isinstance(value, str),
@@ -101,6 +102,7 @@ EXPECTED = {
     "train_resizing": lambda value: value in augment.RESIZINGS,
     "val_resizing": lambda value: value in augment.RESIZINGS,
     "image_size": _is_size,
+    "exif_orientation": lambda value: isinstance(value, bool),
     "norm_mean": _are_statistics,
     "norm_std": lambda values: _are_statistics(values) and all(value > 0 for value in values),
 }

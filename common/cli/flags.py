@@ -43,6 +43,14 @@ def add_data(p: ArgumentParser) -> None:
         "the root, but for its folders test and val, are unlabeled",
     )
     g.add_argument(
+        "--min-confidence",
+        type=fraction,
+        default=None,
+        metavar="X",
+        help="of a --labeled-list that predict.py wrote: rows with a lower confidence leave their images unlabeled "
+        "(default: all rows are labels)",
+    )
+    g.add_argument(
         "--split-seed", type=seed, default=None, metavar="SEED", help="seed of the labeled split (default: --seed)"
     )
     g.add_argument(
@@ -65,6 +73,11 @@ def add_data(p: ArgumentParser) -> None:
         default=True,
         help="mirror training images where the dataset allows it; --no-flip: never, for digits, text and the like of "
         "your own (default: yes)",
+    )
+    g.add_argument(
+        "--exif-orientation",
+        action="store_true",
+        help="ImageFolder: turn photographs as their cameras noted (default: they stay as they are stored)",
     )
 
 

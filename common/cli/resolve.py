@@ -33,6 +33,10 @@ def resolve(args: argparse.Namespace) -> None:
         raise UserError(f"--generated-split is not for {args.data}: leave it out")
     if args.labeled_list is not None and spec.read_listed is None:
         raise UserError(f"--labeled-list is not for {args.data}, which has labels of its own: leave it out")
+    if args.min_confidence is not None and args.labeled_list is None:
+        raise UserError("--min-confidence is for --labeled-list: give a table of predict.py with it")
+    if args.exif_orientation and spec.counts is not None:
+        raise UserError("--exif-orientation is for ImageFolder: leave it out")
     if args.num_samples_per_class is None:
         args.num_samples_per_class = 4 if args.labeled_list is None else "all"
     _resolve_views(args, spec)

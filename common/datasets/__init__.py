@@ -6,6 +6,7 @@
 import hashlib
 import logging
 import os
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,12 +15,14 @@ import numpy as np
 from common.datasets import caltech101, cub200, digits, download, image_folder, sun397
 from common.datasets import from_torchvision as tv
 from common.datasets.download import File
-from common.datasets.images import ImageSet, one_size
+from common.datasets.images import ImageSet, one_size, turned
 from common.datasets.spec import Counts, Data, Spec
 from common.errors import UserError
 from common.system import processes
 
 __all__ = ["SPECS", "Counts", "Data", "Spec", "load"]
+
+LOOKED_AT = 1000  # images whose EXIF orientation is looked up: on a network's disk each takes a while
 
 logger = logging.getLogger(__name__)
 
@@ -276,6 +279,8 @@ def load(
     labeled_list: str | Path | None = None,
     resizing: str = "default",
     flip: bool = True,
+    min_confidence: float | None = None,
+    exif_orientation: bool = False,
 ) -> Data:
     """Read the dataset `name` (a key of `SPECS`) under the folder `root`, downloading it there where it is missing.
 
@@ -286,6 +291,8 @@ def load(
         resizing: of the training images; all but `default` need images of one size, which is looked up where it is
             not known.
         flip: whether a mirrored image is still an image of its class, where the dataset does not say no itself.
+        min_confidence: rows of the list whose confidence is lower leave their images unlabeled.
+        exif_orientation: turn images of one's own as their EXIF orientation says.
 
     Raises:
         UserError: the name is unknown; files are missing, broken or not to be had; the counts differ; there is no
@@ -302,17 +309,31 @@ def load(
     if labeled_list is not None:
         if spec.read_listed is None:
             raise UserError(f"--labeled-list is not for {name}, which has labels of its own: leave it out")
-        data = Data(spec, **spec.read_listed(root, Path(labeled_list)))
+        data = Data(spec, **spec.read_listed(root, Path(labeled_list), min_confidence))
     else:
         data = Data(spec, **read(root))
     if generated_split:
         logger.warning(f"{name}: the split is generated, NOT official; numbers compare with its own kind only")
     for images in (data.train, data.test):
         _check_files(images)
+    if spec.counts is None:  # published datasets are what their tables were made with
+        _tell_of_turned([*data.train.images, *data.test.images], exif_orientation)
+        data = replace(data, train=data.train.oriented(exif_orientation), test=data.test.oriented(exif_orientation))
     data = _with_fingerprints(_check_counts(name, data, any_counts), root)
     if resizing != "default" and spec.native_size is None:
         data = _with_size(data, resizing)
     return replace(data, spec=replace(data.spec, flip=data.spec.flip and flip))
+
+
+def _tell_of_turned(paths: Sequence[str], exif_orientation: bool) -> None:
+    """Cameras and telephones store a photograph as their chip lay, and note how it is to be turned."""
+    looked_at = paths[:: -(-len(paths) // LOOKED_AT)] if paths else []
+    number = processes.once_per_machine(lambda: len(turned(looked_at)))
+    if number:
+        done = "they are turned" if exif_orientation else "they stay as they are stored, --exif-orientation turns them"
+        logger.info(
+            f"{number:,} of {len(looked_at):,} images that were looked at are to be turned by their EXIF: {done}"
+        )
 
 
 def _with_size(data: Data, resizing: str) -> Data:

@@ -4,6 +4,7 @@ python -m common.datasets                          what there is
 python -m common.datasets ROOT                     ... and what of it is under ROOT
 python -m common.datasets ROOT --download NAME     before the nodes without a network need it
 python -m common.datasets ROOT --check NAME        its counts, and that every image can be decoded
+python -m common.datasets ROOT --check ImageFolder --labeled-list FILE     ... and that every line of a list is right
 """
 
 import argparse
@@ -17,7 +18,7 @@ import numpy as np
 from tqdm import tqdm
 
 from common import cli, datasets
-from common.datasets import SPECS, Counts, Spec, download
+from common.datasets import SPECS, Counts, Spec, download, image_folder
 from common.datasets.images import ImageSet
 from common.errors import UserError
 
@@ -31,7 +32,10 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     action.add_argument("--download", metavar="NAME", choices=SPECS, help="download this dataset, and count it")
     parser.add_argument("--any-counts", action="store_true", help="accept other counts than the known ones")
     parser.add_argument("--generated-split", action="store_true", help="SUN397: without the official lists")
+    parser.add_argument("--labeled-list", type=cli.path, metavar="FILE", help="ImageFolder: the list of labeled images")
     args = parser.parse_args(argv)
+    if args.labeled_list is not None and args.check != "ImageFolder":
+        raise UserError("--labeled-list is for --check ImageFolder: leave it out")
     if args.root is None and (args.check or args.download):
         raise UserError("--check and --download need the folder that holds the datasets: name it first")
     return args
@@ -46,14 +50,30 @@ def main(args: argparse.Namespace) -> None:
     if args.check and not _is_present(SPECS[name], root):
         remedy = SPECS[name].by_hand.format(root=root) if SPECS[name].by_hand else f"try --download {name}"
         raise UserError(f"{name} is not under '{root}': {remedy}")
-    data = datasets.load(name, root, args.any_counts, args.generated_split)
+    if args.labeled_list is not None:
+        check_list(root.expanduser(), Path(args.labeled_list))
+    data = datasets.load(name, root, args.any_counts, args.generated_split, args.labeled_list)
     split = "" if data.spec.counts is None else "; the official split" if data.official_split else "; no official split"
     print(f"{name}: {data.counts}{split}")
     if args.check:
         unreadable = [problem for images in (data.train, data.test) for problem in check_images(images)]
         print("\n".join(unreadable) or f"all {len(data.train) + len(data.test):,} images can be read")
         if unreadable:
-            raise UserError(f"{len(unreadable):,} images of {name} cannot be read: replace them (listed above)")
+            raise UserError(
+                f"{len(unreadable):,} images of {name} cannot be read: replace or remove them (listed above)"
+            )
+
+
+def check_list(root: Path, file: Path) -> None:
+    """Print what is wrong with the lines of a list.
+
+    Raises:
+        UserError: something is.
+    """
+    problems = image_folder.list_problems(root, file)
+    if problems:
+        print("\n".join(problems))
+        raise UserError(f"'{file}' has {len(problems):,} broken lines: correct them, or remove them (listed above)")
 
 
 def check_images(images: ImageSet) -> list[str]:

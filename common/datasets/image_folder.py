@@ -8,22 +8,18 @@ With a list of the labeled images (`--labeled-list`), the training images are al
 none, but for the folders test and val.
 """
 
-import csv
-import io
 import logging
 import os
-from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import NoReturn
 
-from torchvision.datasets.folder import IMG_EXTENSIONS
-
+from common.datasets import class_names, labeled_list
 from common.datasets.images import ImageSet
+from common.datasets.labeled_list import class_of
+from common.datasets.walk import EXTENSIONS, Skipped, class_folders, count_unused, images_in
 from common.errors import UserError
 
-EXTENSIONS = (*IMG_EXTENSIONS, ".gif", ".jfif", ".avif")
-HEADERS = (["path"], ["path", "class"])  # of a list
+TESTED = ("test", "val")
 
 logger = logging.getLogger(__name__)
 
@@ -31,61 +27,67 @@ logger = logging.getLogger(__name__)
 def load(root: Path) -> dict:
     """Classes are the folders of `train` in alphabetical order; images are ordered by (class, relative path).
 
-    Hidden files and folders are left out, and so are files of other kinds, of which a warning tells.
+    Hidden files and folders are left out. One warning names everything else that is not used.
 
     Raises:
         UserError: a folder is missing, empty or not readable, there is one class only, or `test` has one that `train`
-            lacks.
+            lacks; or a link leads nowhere.
     """
     train_dir, test_dir = root / "train", _test_folder(root)
-    for folder in (root, train_dir, test_dir):
-        if not os.path.isdir(folder):  # as Path's own, but false for names that are too long
-            raise UserError(f"folder '{folder}' is missing: ImageFolder needs ROOT/train/CLASS/* and ROOT/test/CLASS/*")
-    classes = _class_names(train_dir)
+    _refuse_missing((root, train_dir, test_dir), "ImageFolder needs ROOT/train/CLASS/* and ROOT/test/CLASS/*")
+    skipped = Skipped()
+    count_unused(root, ("train", "unlabeled", test_dir.name), skipped)
+    classes = class_folders(train_dir, skipped)
+    skipped.refuse_broken_links()
     if len(classes) == 1:
         raise UserError(f"'{train_dir}' has one class, '{classes[0]}': add others, or remove a folder that is too many")
-    skipped: Counter[str] = Counter()
     extra = sorted(images_in(root / "unlabeled", skipped)) if os.path.isdir(root / "unlabeled") else []
-    train, test = (_labeled_images(folder, classes, skipped, "the train folder") for folder in (train_dir, test_dir))
-    warn_of_skipped(root, skipped)
-    return {
+    train = _labeled_images(train_dir, classes, skipped, classes, "the train folder")
+    test = _labeled_images(test_dir, classes, skipped, class_folders(test_dir, skipped), "the train folder")
+    skipped.refuse_broken_links()
+    skipped.warn(root)
+    _tell_of_deep_classes(train_dir, [path for path, _ in train], classes)
+    data = {
         "classes": classes,
         "train": ImageSet([path for path, _ in train] + extra, [label for _, label in train] + [-1] * len(extra)),
         "test": ImageSet([path for path, _ in test], [label for _, label in test]),
         "candidates": len(train),
     }
+    class_names.warn(classes, data["train"].labels, data["test"].labels)
+    return data
 
 
-def load_listed(root: Path, file: Path) -> dict:
+def load_listed(root: Path, file: Path, min_confidence: float | None = None) -> dict:
     """Labels come from the images that `file` lists; all other images below `root` are unlabeled.
 
     Classes are those of the list in alphabetical order. The listed images come first, ordered by (class, path), the
     others follow, ordered by path; of those in `train/CLASS` the class is known, though only for the meters.
 
     Args:
-        file: CSV, one image a line: its path below `root` and its class, which may be left out where the image is in
-            `train/CLASS`. A first line `path` or `path,class` is a header; `;` and tabs separate, too.
+        file: CSV, one image a line: its path and its class, which may be left out where the image is in `train/CLASS`.
+            A first line may name the columns `path`, `class` and `confidence`, in any order, among others that are not
+            read; then `;` and tabs separate, too. See `labeled_list.read`.
+        min_confidence: rows whose confidence is lower leave their images unlabeled.
 
     Raises:
         UserError: as `load`; or a line is broken, by its number.
     """
-    test_dir = _test_folder(root)
-    for folder in (root, test_dir):
-        if not os.path.isdir(folder):
-            raise UserError(f"folder '{folder}' is missing: --labeled-list needs ROOT/test/CLASS/* beside the images")
-    skipped: Counter[str] = Counter()
-    found = {os.path.relpath(path, root): path for path in images_in(root, skipped, leave_out=("test", "val"))}
-    listed = _read_list(file, root, found)
-    classes = sorted(set(listed.values()))
+    found, listed, test_dir, skipped = _read_list(root, file, min_confidence)
+    if listed.problems:
+        more = f" (one of {len(listed.problems):,} broken lines: python -m common.datasets ROOT --check ImageFolder "
+        more += "--labeled-list FILE lists them)"
+        raise UserError(listed.problems[0] + (more if len(listed.problems) > 1 else ""))
+    classes = sorted(set(listed.labels.values()))
     if len(classes) < 2:
         raise UserError(f"'{file}' has one class, '{classes[0]}': add images of others to it")
-    test = _labeled_images(test_dir, classes, skipped, f"'{file}'")
-    skipped.pop(file.suffix, None)  # it may well lie there itself
-    warn_of_skipped(root, skipped)
+    test = _labeled_images(test_dir, classes, skipped, class_folders(test_dir, skipped), f"'{file}'")
+    skipped.refuse_broken_links()
+    skipped.kinds.pop(file.suffix.lower(), None)  # it may well lie there itself
+    skipped.warn(root)
     number = {name: c for c, name in enumerate(classes)}
-    labeled = sorted((number[name], path) for path, name in listed.items())
-    others = sorted((path, number.get(_class_of(path) or "", -1)) for path in found.keys() - listed.keys())
-    return {
+    labeled = sorted((number[name], path) for path, name in listed.labels.items())
+    others = sorted((path, number.get(class_of(path), -1)) for path in found.keys() - listed.labels.keys())
+    data = {
         "classes": classes,
         "train": ImageSet(
             [found[path] for path in [*(path for _, path in labeled), *(path for path, _ in others)]],
@@ -94,140 +96,86 @@ def load_listed(root: Path, file: Path) -> dict:
         "test": ImageSet([path for path, _ in test], [label for _, label in test]),
         "candidates": len(labeled),
     }
+    class_names.warn(classes, data["train"].labels[: len(labeled)], data["test"].labels)
+    return data
+
+
+def list_problems(root: Path, file: Path) -> list[str]:
+    """What is wrong with a list, a text for each broken line.
+
+    Raises:
+        UserError: it cannot be read at all, or a folder is missing.
+    """
+    return _read_list(root, file, None)[1].problems
+
+
+def _read_list(
+    root: Path, file: Path, min_confidence: float | None
+) -> tuple[dict[str, str], labeled_list.Listed, Path, Skipped]:
+    """All images that may be labeled (path below the root -> path), the list, the test folder, and what is skipped."""
+    test_dir = _test_folder(root)
+    _refuse_missing((root, test_dir), "--labeled-list needs ROOT/test/CLASS/* beside the images")
+    skipped = Skipped()
+    found = {os.path.relpath(path, root): path for path in images_in(root, skipped, leave_out=TESTED)}
+    if test_dir.name == "test" and os.path.isdir(root / "val"):
+        number = sum(1 for _ in images_in(root / "val", Skipped()))
+        skipped.images.update({"in 'val'": number} if number else {})
+    return found, labeled_list.read(file, root, found, TESTED, min_confidence), test_dir, skipped
+
+
+def _refuse_missing(folders: Sequence[Path], needs: str) -> None:
+    for folder in folders:
+        if os.path.islink(folder) and not os.path.exists(folder):
+            Skipped(links=[str(folder)]).refuse_broken_links()
+        if not os.path.isdir(folder):  # as Path's own, but false for names that are too long
+            similar = _similar(folder)
+            raise UserError(f"folder '{folder}' is missing{similar}: {needs}")
+
+
+def _similar(folder: Path) -> str:
+    names = os.listdir(folder.parent) if os.path.isdir(folder.parent) else []
+    others = [name for name in sorted(names) if name.casefold() == folder.name.casefold() and name != folder.name]
+    other = next((name for name in others if os.path.isdir(folder.parent / name)), None)
+    return "" if other is None else f" ('{other}' is there: rename it)"
 
 
 def _test_folder(root: Path) -> Path:
     test, val = root / "test", root / "val"
-    return val if not os.path.isdir(test) and os.path.isdir(val) else test
+    return val if not (os.path.isdir(test) or os.path.islink(test)) and os.path.isdir(val) else test
 
 
-def _class_of(path: str) -> str | None:
-    """The class that an image's folder tells: `train/CLASS/**`."""
-    first, *rest = path.split(os.sep)
-    return rest[0] if first == "train" and len(rest) > 1 else None
-
-
-def _read_list(file: Path, root: Path, found: Mapping[str, str]) -> dict[str, str]:
-    """Path below the root -> class, of every line of the list."""
-    listed: dict[str, str] = {}
-    lines: dict[str, int] = {}
-    spellings: dict[str, tuple[str, int]] = {}
-    for line, row in _rows(file):
-
-        def refuse(what: str, line: int = line) -> NoReturn:
-            raise UserError(f"'{file}', line {line}: {what}")
-
-        if any(row[2:]):
-            refuse(f"has {len(row)} columns: give a path and a class, with quotes around a path that has a comma")
-        name, given = [*row, ""][:2]
-        path = os.path.normpath(name)
-        if path not in found:
-            refuse(f"'{name}' is none of the images below '{root}', outside of test and val: put that right")
-        if path in lines:
-            refuse(f"'{name}' stands in line {lines[path]}, too: remove one of them")
-        known = _class_of(path)
-        label = given or known
-        if label is None:
-            refuse(f"'{name}' has no class: add it after a comma")
-        if known not in (None, label):
-            refuse(f"'{name}' is '{label}' here, but its folder says '{known}': use one of them")
-        other, seen = spellings.setdefault(label.casefold(), (label, line))
-        if other != label:
-            refuse(f"class '{label}' is '{other}' in line {seen}: use one spelling")
-        listed[path], lines[path] = label, line
-    if not listed:
-        raise UserError(f"'{file}' lists no images: add lines of a path and a class")
-    return listed
-
-
-def _rows(file: Path) -> Iterator[tuple[int, list[str]]]:
-    """The numbers and the words of the lines that are neither empty nor a header."""
-    try:
-        text = file.expanduser().read_text(encoding="utf-8-sig")  # spreadsheets put a mark in front
-    except UnicodeDecodeError:
-        raise UserError(f"'{file}' is not UTF-8: save it as 'CSV UTF-8', or name another --labeled-list") from None
-    except OSError as error:
-        raise UserError(f"'{file}' cannot be read ({error.strerror}): name another --labeled-list") from None
-    header = text.split("\n", 1)[0].strip().casefold()
-    separator = next((s for s in ";\t" if header == f"path{s}class"), ",")
-    reader = csv.reader(io.StringIO(text), delimiter=separator, strict=True)
-    try:
-        for row in reader:
-            words = [word.strip() for word in row]
-            if any(words) and [word.casefold() for word in words] not in HEADERS:
-                yield reader.line_num, words
-    except csv.Error as error:
-        raise UserError(f"'{file}', line {reader.line_num}: {error}: put that right") from None
-
-
-def warn_of_skipped(root: Path, skipped: Counter) -> None:
-    """Tell which kinds of files below `root` are not taken for images, so that none is missed in silence."""
-    if skipped:
-        kinds = ", ".join(f"{number:,} {kind}" for kind, number in sorted(skipped.items()))
-        logger.warning(f"'{root}' has files that are not taken for images ({kinds}): they are skipped")
-
-
-def _class_names(folder: Path) -> list[str]:
-    return sorted(
-        entry.name
-        for entry in folder.iterdir()
-        if entry.is_dir() and not entry.name.startswith(".") and not is_run(entry)
-    )
-
-
-def _refuse(error: OSError) -> NoReturn:
-    raise UserError(f"folder '{error.filename}' cannot be read ({error.strerror}): change its permissions") from None
-
-
-def is_run(folder: str | Path) -> bool:
-    """Whether the images in a folder are those that a run draws, and no data."""
-    return all(os.path.isfile(os.path.join(folder, name)) for name in ("args.json", "labeled.json"))
-
-
-def images_in(
-    folder: Path,
-    skipped: Counter,
-    leave_out: Sequence[str] = (),
-    onerror: Callable[[OSError], object] = _refuse,
-) -> list[str]:
-    """The images in a folder and all folders below it, each folder once, however many links lead to it.
-
-    Folders of runs below it are left out: they hold pictures of the images that the run was trained on.
-
-    Args:
-        skipped: counts the other files, by kind.
-        leave_out: names of sub-folders of `folder` that are not looked into.
-        onerror: told of folders that cannot be read; by default a `UserError`.
-    """
-    images, seen = [], set()
-    for parent, folders, names in os.walk(folder, onerror=onerror, followlinks=True):
-        place = os.path.realpath(parent)
-        if place in seen:
-            folders.clear()  # no further down
-            continue
-        seen.add(place)
-        if is_run(parent) and parent != str(folder):
-            skipped["folders of runs"] += 1
-            folders.clear()
-            continue
-        left_out = leave_out if parent == str(folder) else ()
-        folders[:] = sorted(name for name in folders if not name.startswith(".") and name not in left_out)
-        for name in names:
-            if name.startswith("."):
-                continue
-            if name.lower().endswith(EXTENSIONS):
-                images.append(os.path.join(parent, name))
-            else:
-                skipped[os.path.splitext(name)[1] or name] += 1
-    return images
-
-
-def _labeled_images(folder: Path, classes: list[str], skipped: Counter, source: str) -> list[tuple[str, int]]:
-    unknown = sorted(set(_class_names(folder)) - set(classes))
+def _labeled_images(
+    folder: Path, classes: list[str], skipped: Skipped, folders: Sequence[str], source: str
+) -> list[tuple[str, int]]:
+    """The (path, class) of the images in the sub-folders `folders`, which are named after the classes."""
+    unknown = sorted(set(folders) - set(classes))
     if unknown:
-        raise UserError(f"'{folder}' has the class '{unknown[0]}', which {source} lacks: add or remove it")
-    folders = [(c, folder / name) for c, name in enumerate(classes) if os.path.isdir(folder / name)]
-    samples = [(path, c) for c, images in folders for path in sorted(images_in(images, skipped))]
+        _refuse_unknown(folder, unknown[0], classes, source)
+    present = [(c, folder / name) for c, name in enumerate(classes) if name in set(folders)]
+    samples = [(path, c) for c, images in present for path in sorted(images_in(images, skipped))]
     if not samples:
         raise UserError(f"'{folder}' has no images: put them into one folder per class ({', '.join(EXTENSIONS)})")
     return samples
+
+
+def _refuse_unknown(folder: Path, name: str, classes: Sequence[str], source: str) -> None:
+    alike = next((known for known in classes if class_names.alike_key(known) == class_names.alike_key(name)), None)
+    if alike is None:
+        raise UserError(f"'{folder}' has the class '{name}', which {source} lacks: add or remove it")
+    here, there = class_names.apart(name, alike)
+    raise UserError(f"'{folder}' has the class {here}, which {source} lacks: did you mean {there}? Give both one name")
+
+
+def _tell_of_deep_classes(train_dir: Path, paths: Sequence[str], classes: Sequence[str]) -> None:
+    """A folder too many around the classes would make one class of them."""
+    below = [os.path.relpath(path, train_dir).split(os.sep) for path in paths]
+    if all(len(parts) > 2 for parts in below):
+        folders = sorted({parts[1] for parts in below})
+        logger.info(
+            f"classes are the folders of '{train_dir}' ({_some(classes)}), not those below them ({_some(folders)}), "
+            "though all images are there"
+        )
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")

@@ -80,6 +80,16 @@ class ImageSet:
             digest.update(b"\0".join(os.fsencode(os.path.relpath(path, root)) for path in self.images))
         return digest.hexdigest()
 
+    def below(self, root: Path, indices: Sequence[int]) -> list[str]:
+        """The files at `indices` as paths below `root`; none, where the images are an array."""
+        if isinstance(self.images, np.ndarray):
+            return []
+        return [os.path.relpath(self.images[i], root) for i in indices]
+
+    def oriented(self, upright: bool) -> "ImageSet":
+        """The same images, turned as their EXIF orientation says or left as they are stored."""
+        return ImageSet(self.images, self.labels, upright)
+
     def without(self, indices: np.ndarray) -> "ImageSet":
         """All images but those at `indices`."""
         return self.subset(np.setdiff1d(np.arange(len(self)), indices)) if len(indices) else self

@@ -43,7 +43,8 @@ class Spec:
         files: where these come from (none: there is no automatic source, or no need of one).
         by_hand: where there is no automatic source, what to put where; `{root}` stands for the root.
         read_generated: as `read`, but with a split of our own making (`--generated-split`).
-        read_listed: as `read`, but labels come from the images that a file lists (`--labeled-list`).
+        read_listed: as `read`, but labels come from the images that a file lists (`--labeled-list`), those
+            with a confidence below the number left out.
         resizing: `default` (crops of photographs) or `cifar` (small images, enlarged).
         mean, std: per channel, of pixels in [0, 1].
         native_size: side in pixels, where all the images are squares of one size. Of your own images it is known when
@@ -60,7 +61,7 @@ class Spec:
     files: tuple[File, ...] = ()
     by_hand: str = ""
     read_generated: Callable[[Path], dict] | None = None
-    read_listed: Callable[[Path, Path], dict] | None = None
+    read_listed: Callable[[Path, Path, float | None], dict] | None = None
     resizing: str = "default"
     mean: tuple[float, float, float] = IMAGENET_MEAN
     std: tuple[float, float, float] = IMAGENET_STD

@@ -409,7 +409,8 @@ def _collate_readable(samples: Sequence[Sample | UserError]) -> tuple[Collated |
 
 def _or_raise(batch: Any) -> Any:
     if isinstance(batch, UserError):
-        raise UserError(str(batch))  # a copy: the traceback of the original would keep the workers alive
+        # A copy: the traceback of the original would keep the workers alive.
+        raise UserError(f"{batch} (python -m common.datasets ROOT --check NAME lists all such images)")
     return batch
 
 

@@ -103,7 +103,7 @@ def main() -> None:
                 outcomes["read"] += 1
             except UserError as error:
                 outcomes[type(error.__context__).__name__] += 1
-            except Exception as error:  # noqa: BLE001 (which types there are is the question)
+            except Exception as error:  # which types there are is the question
                 outcomes[f"{type(error).__name__} (!)"] += 1
                 foreign.append(f"{name}, file {number}: {type(error).__name__}: {error}")
     print(

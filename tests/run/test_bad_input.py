@@ -463,6 +463,17 @@ BAD = [
     Bad("erm @/nirgends -d ImageFolder", "folder '@/nirgends' is missing: ImageFolder needs ROOT/train"),
     Bad("erm @/backbone.pth -d ImageFolder", "folder '@/backbone.pth' is missing: ImageFolder needs ROOT/train"),
     Bad("erm", "folder '@/images/train' is missing: ImageFolder needs", remove("images/train")),
+    Bad(
+        "erm",
+        r"folder '@/images/train' is missing \('TRAIN' is there: rename it\): ImageFolder needs",
+        lambda w: (w / "images/train").rename(w / "images/TRAIN"),
+    ),
+    Bad("erm", "'@/images/train/ox' is a link to '/nowhere', which is missing: mount", link(f"{TRAIN}/ox", "/nowhere")),
+    Bad(
+        "erm",
+        r"'@/images/test' has the class 'a\\u0308ffchen', which the train folder lacks: did you mean '\\xe4ffchen'",
+        lambda w: [(w / "images" / name).mkdir() for name in ("train/äffchen", "test/a\u0308ffchen")],
+    ),
     Bad("erm", "folder '@/images/test' is missing: ImageFolder needs", remove("images/test")),
     Bad("erm", "'@/images/train' has one class, 'cat': add others, or remove a folder", remove("images/train/dog")),
     Bad("erm", "'@/images/test' has no images: put them into one folder per class", remove("images/test/cat/0.png")),
@@ -514,8 +525,58 @@ BAD = [
     Bad(LISTED, "'@/list.csv' has one class, 'cat': add images of others", rows("unlabeled/0.png,cat")),
     Bad(LISTED, "'@/list.csv', line 2: 'x.png' is none of the images below", rows("unlabeled/0.png,cat", "x.png,dog")),
     Bad(LISTED, "line 1: 'test/cat/0.png' is none of the images below .*, outside of test", rows("test/cat/0.png,cat")),
-    Bad(LISTED, "line 1: '../list.csv' is none of the images below", rows("../list.csv,cat")),
-    Bad(LISTED, "line 1: '/etc/passwd' is none of the images below", rows("/etc/passwd,cat")),
+    Bad(LISTED, "line 1: '../list.csv' is none .*: it lies outside, put it below or remove", rows("../list.csv,cat")),
+    Bad(
+        LISTED, "line 1: '/etc/passwd' is none of .*: it lies outside, put it below or remove", rows("/etc/passwd,cat")
+    ),
+    Bad(
+        LISTED, "line 2: 'gone.png' .*: there is no such file, restore it", rows("unlabeled/0.png,cat", "gone.png,cat")
+    ),
+    Bad(LISTED, "line 2: 'unlabeled' .*: it is a folder, name the images in it", rows(TWO[0], "unlabeled,cat")),
+    Bad(
+        LISTED,
+        "line 2: 'unlabeled/a.heic' .*: it is hidden or of another kind, remove",
+        lambda w: [spoil(w) for spoil in (write("images/unlabeled/a.heic", b""), rows(*TWO[:1], "unlabeled/a.heic,c"))],
+    ),
+    Bad(LISTED, "line 1: '0.JPG' is none .*: did you mean 'train/[a-z]*/0.png' or '.*' or one", rows("0.JPG,cat")),
+    Bad(LISTED, "line 1: '3.png' is none of the images .*: did you mean 'unlabeled/3.png'", rows("3.png,cat")),
+    Bad(LISTED, "line 1: 'unlabeled/33.png' .*: did you mean 'unlabeled/3.png'", rows("unlabeled/33.png,cat")),
+    Bad(LISTED, r"did you mean 'unlabeled/3.png', with / in the place of \\", rows("unlabeled\\3.png,cat")),
+    Bad(LISTED, "line 1: .*: its columns are separated by ';', so put path;class into", rows("unlabeled/3.png;cat")),
+    Bad(LISTED, "its columns are separated by '.t', so put path and class, and a", rows("unlabeled/3.png\tcat")),
+    Bad(LISTED, "line 1: 'file' is none .*: if it is a header, name the columns path", rows("file,label", *TWO)),
+    Bad(LISTED, "line 1: no column is called 'class', but 'path', 'label': name the", rows("path,label", *TWO)),
+    Bad(
+        LISTED, "line 2: has 3 columns, but the header names 2: put quotes", rows("path,class", "unlabeled/0,5.png,cat")
+    ),
+    Bad(
+        f"{LISTED} --min-confidence 0.5",
+        "'@/list.csv' has no column 'confidence', which --min-confidence needs: leave",
+        rows(*TWO),
+    ),
+    Bad(
+        f"{LISTED} --min-confidence 0.5",
+        "line 2: confidence 'high' is no number from 0 to 1: put one",
+        rows("path,class,confidence", "unlabeled/0.png,cat,high", *TWO),
+    ),
+    Bad(
+        f"{LISTED} --min-confidence 0.5",
+        r"'@/list.csv' lists no images \(1 below --min-confidence 0.5 are left unlabeled\): add",
+        rows("path,class,confidence", "unlabeled/0.png,cat,0.4"),
+    ),
+    Bad(f"{LISTED} --min-confidence 50", "--min-confidence: must be a number from 0 to 1, got '50'"),
+    Bad("erm --min-confidence 0.5", "--min-confidence is for --labeled-list: give a table of predict.py with it"),
+    Bad("erm data -d Digits --exif-orientation", "--exif-orientation is for ImageFolder: leave it out"),
+    Bad(
+        LISTED,
+        r"line 1: .* \(one of 2 broken lines: python -m common.datasets ROOT --check ImageFolder --labeled-list",
+        rows("gone.png,cat", "lost.png,cat", *TWO),
+    ),
+    Bad(
+        LISTED,
+        r"line 2: class 'a\\u0308ffchen' is '\\xe4ffchen' in line 1: use one",
+        rows("unlabeled/0.png,äffchen", "unlabeled/1.png,a\u0308ffchen"),
+    ),
     Bad(LISTED, "line 1: '' is none of the images below", rows(",cat")),
     Bad(
         LISTED,
@@ -528,7 +589,7 @@ BAD = [
     Bad(LISTED, "line 1: 'train/cat/0.png' is 'dog' here, but its folder says 'cat': use", rows("train/cat/0.png,dog")),
     Bad(LISTED, "line 2: class 'Cat' is 'cat' in line 1: use one", rows("unlabeled/0.png,cat", "unlabeled/1.png,Cat")),
     Bad(LISTED, "line 1: has 3 columns: give a path and a class, with quotes", rows("unlabeled/0,5.png,cat")),
-    Bad(LISTED, "line 1: unexpected end of data: put that right", rows("'unlabeled/0.png,cat".replace("'", '"'))),
+    Bad(LISTED, "line 1: unexpected end of data: close the quotes", rows("'unlabeled/0.png,cat".replace("'", '"'))),
     Bad(
         LISTED,
         "'@/images/test' has the class 'dog', which '@/list.csv' lacks",
@@ -557,7 +618,7 @@ BAD = [
     Bad(
         "erm --oracle", f"image '@/{CAT}' cannot be read .*bomb.*: replace", write(CAT, png(20_000, 20_000, 8, 0, b""))
     ),
-    Bad("erm --oracle", f"image '@/{CAT}' is missing: restore it", link(CAT, "nowhere")),
+    Bad("erm --oracle", f"'@/{CAT}' is a link to 'nowhere', which is missing: mount its disk", link(CAT, "nowhere")),
     Bad("erm --oracle -b 7", "tif' cannot be read .pixels of 32 bits.*: replace", image("images/train/cat/f.tif", "F")),
     Bad("erm", "image '@/images/test/cat/ö 1.png' cannot be read", write("images/test/cat/ö 1.png", b"\x89PNG")),
     Bad("erm -j 1", "image '@/images/test/cat/ö 1.png' cannot be read", write("images/test/cat/ö 1.png", b"\x89PNG")),
@@ -804,6 +865,15 @@ BAD = [
     ),
     Bad("common.datasets.__main__ --check DTD", "--check and --download need the folder .*: name it first"),
     Bad("common.datasets.__main__ @/nirgends --check DTD", "DTD is not under '@/nirgends': try --download DTD"),
+    Bad(
+        "common.datasets.__main__ @/images --check ImageFolder --labeled-list @/list.csv",
+        "'@/list.csv' has 2 broken lines: correct them, or remove them",
+        rows("gone.png,cat", "lost.png,cat"),
+    ),
+    Bad("common.datasets.__main__ @/images --check DTD --labeled-list x", "is for --check ImageFolder: leave it out"),
+    Bad(
+        "common.datasets.__main__ @/images --labeled-list x", "--labeled-list is for --check ImageFolder: leave it out"
+    ),
     Bad("common.datasets.__main__ @/nirgends --check Mine", "--check: invalid choice: 'Mine'"),
 ]
 SCRATCH = (
@@ -854,7 +924,7 @@ REMEDY = (
     "not allowed with|another"
 )
 # What is found only after a run has begun: it goes on when that is put right.
-BEGUN = "cannot be read|is missing: restore it|views.png|tensorboard"
+BEGUN = "cannot be read|views.png|tensorboard"
 
 
 def files(world: Path) -> dict[Path, bytes]:

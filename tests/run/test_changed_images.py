@@ -15,7 +15,7 @@ from PIL import Image
 
 import erm
 import predict
-from common.datasets import image_folder, listing
+from common.datasets import listing, walk
 from common.datasets.images import ImageSet
 from common.errors import Interrupted, UserError
 from tests.run.test_resume import at_call
@@ -172,13 +172,13 @@ def test_a_run_below_the_images_is_none_of_them(root, monkeypatch, tmp_path, cap
     first = run("logs/first")
     second = run("train/ant/second")
     assert first["data_sha256"] == second["data_sha256"]
-    assert "(2 folders of runs)" in capsys.readouterr().out or run("logs/third")
+    assert "(2 of runs)" in capsys.readouterr().out or run("logs/third")
     predict.main(predict.parse_args(["logs/first", ".", "--out", str(tmp_path / "out.csv"), "--device", "cpu"]))
     with open(tmp_path / "out.csv") as table:
         assert len(list(csv.reader(table))) == 1 + 12
-    found = image_folder.images_in(root / "train", (skipped := image_folder.Counter()))
+    found = list(walk.images_in(root / "train", (skipped := walk.Skipped())))
     assert len(found) == 8
-    assert skipped == {"folders of runs": 1}
+    assert skipped.folders == {"of runs": 1}
 
 
 @pytest.mark.parametrize("log", ["photos", "photos/train", "photos/train/ant", "."])

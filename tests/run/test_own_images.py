@@ -146,6 +146,24 @@ def predicted(run: Path, *words: str | Path, out: Path) -> None:
     predict.main(predict.parse_args([str(run), *map(str, words), "--device", "cpu", "--out", str(out)]))
 
 
+def test_predictions_that_were_corrected_are_labels(photos, whole, tmp_path):
+    """The table as it comes, of all images below the root; a corrected row has no confidence."""
+    table = tmp_path / "predictions.csv"
+    predicted(whole("erm"), photos, "--top", "2", out=table)
+    rows = list(csv.reader(open(table)))  # noqa: SIM115
+    first = next(i for i, row in enumerate(rows) if row[0].startswith(f"{photos}/photos"))
+    for row, name in zip(rows[first:], ("dahlia", "officer", "palace"), strict=False):
+        row[1:3] = name, ""
+    csv.writer(open(table, "w")).writerows(rows)  # noqa: SIM115
+    least = sorted(float(row[2]) for row in rows[first + 3 :] if "/test/" not in row[0])[-9]
+    flags = ("--labeled-list", str(table), "--min-confidence", str(least), "--epochs", "1", "-i", "1")
+    train("erm", photos, tmp_path / "next", *flags)
+    kept = json.loads((tmp_path / "next/labeled.json").read_text())["names"]
+    expected = [row[0] for row in rows[first:] if "/test/" not in row[0] and (not row[2] or float(row[2]) >= least)]
+    assert sorted(f"{photos}/{name}" for name in kept) == sorted(expected)
+    assert len(kept) >= 3 + 9
+
+
 @pytest.mark.parametrize("method", METHODS)
 def test_every_script_hands_on_what_the_user_says_of_the_images(method, photos, tmp_path):
     class Read(Exception):  # noqa: N818
@@ -153,9 +171,9 @@ def test_every_script_hands_on_what_the_user_says_of_the_images(method, photos, 
 
     own_flags(method, photos)  # the runs that it learns from are finished before
     with mock.patch.object(datasets, "load", side_effect=Read) as load, pytest.raises(Read):
-        train(method, photos, tmp_path / "run")
+        train(method, photos, tmp_path / "run", "--min-confidence", "0.25", "--exif-orientation")
     assert load.call_args == mock.call(
-        "ImageFolder", str(photos), False, False, f"{photos}/labels.csv", "native", False
+        "ImageFolder", str(photos), False, False, f"{photos}/labels.csv", "native", False, 0.25, True
     )
 
 

@@ -1,0 +1,311 @@
+"""The list of labeled images: a CSV file that a person wrote, or a table of predict.py that a person corrected."""
+
+import csv
+import difflib
+import io
+import logging
+import os
+import unicodedata
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NoReturn
+
+from common.datasets import class_names
+from common.datasets.walk import EXTENSIONS
+from common.errors import UserError
+
+COLUMNS = ("path", "class", "confidence")  # those that are read; of these the first is needed
+SEPARATORS = (",", ";", "\t")
+ERROR = "error:"  # how predict.py begins the confidence of an image that it could not read
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass
+class Listed:
+    """What a list says.
+
+    Attributes:
+        labels: path below the root -> class, in the list's order.
+        problems: what is wrong, a text for each broken line.
+    """
+
+    labels: dict[str, str] = field(default_factory=dict)
+    problems: list[str] = field(default_factory=list)
+
+
+class _BrokenError(Exception):
+    """A line that cannot be used; says why."""
+
+
+def read(
+    file: Path, root: Path, found: Mapping[str, str], tested: Sequence[str], min_confidence: float | None = None
+) -> Listed:
+    """Read a list.
+
+    Paths are below `root`, or absolute, or as seen from the current folder, as predict.py writes them; the first of
+    these that names an image counts.
+
+    Args:
+        found: path below the root -> the path to open, of all images that may be labeled.
+        tested: the folders of the root whose images are for testing.
+        min_confidence: rows whose confidence is lower leave their images unlabeled. A row without one never does.
+
+    Raises:
+        UserError: the file cannot be read, has no known columns, or lists nothing.
+    """
+    table = _Table(file)
+    if min_confidence is not None and "confidence" not in table.columns:
+        raise UserError(
+            f"'{file}' has no column 'confidence', which --min-confidence needs: leave the flag out, or give a table "
+            "of predict.py"
+        )
+    reader = _Reader(table, root, found, tested, min_confidence)
+    listed = Listed()
+    try:
+        for line, row in table.rows():
+            try:
+                reader.take(listed.labels, line, row)
+            except _BrokenError as problem:
+                listed.problems.append(f"'{file}', line {line}: {problem}")
+    except csv.Error as error:  # what follows cannot be told apart
+        line = table.reader.line_num
+        listed.problems.append(f"'{file}', line {line}: {error}: close the quotes that are open, or remove them")
+    if not listed.labels and not listed.problems:
+        more = reader.left_out()
+        raise UserError(f"'{file}' lists no images{f' ({more})' if more else ''}: add lines of a path and a class")
+    if reader.left_out():
+        logger.info(f"'{file}': {len(listed.labels):,} labels; {reader.left_out()}")
+    return listed
+
+
+class _Table:
+    """The lines of a CSV file, and what their columns are.
+
+    Attributes:
+        columns: name -> index.
+        has_header: whether the first line names the columns; otherwise they are a path and a class.
+    """
+
+    def __init__(self, file: Path):
+        text = _text(file)
+        first = next((line for line in text.splitlines() if line.strip()), "")
+        separator, header = ",", None
+        for candidate in SEPARATORS:
+            names = _words(next(csv.reader([first], delimiter=candidate), []), fold=True)
+            if "path" in names:
+                separator, header = candidate, names
+        self.has_header, self.header = header is not None, header or list(COLUMNS[:2])
+        self.separator = separator
+        self.columns = {name: self.header.index(name) for name in COLUMNS if name in self.header}
+        if "class" not in self.columns and len(self.header) > 1:
+            raise UserError(
+                f"'{file}', line 1: no column is called 'class', but {', '.join(map(repr, self.header))}: name the "
+                "column with the classes so"
+            )
+        self.reader = csv.reader(io.StringIO(text), delimiter=separator, strict=True)
+
+    def rows(self) -> Iterator[tuple[int, list[str]]]:
+        """The numbers and the words of the lines that are neither empty nor a header."""
+        for row in self.reader:
+            words = [word.strip() for word in row]
+            if any(words) and _words(words, fold=True) not in (self.header, ["path"], ["path", "class"]):
+                yield self.reader.line_num, words
+
+
+def _text(file: Path) -> str:
+    try:
+        return file.expanduser().read_text(encoding="utf-8-sig")  # spreadsheets put a mark in front
+    except UnicodeDecodeError:
+        raise UserError(f"'{file}' is not UTF-8: save it as 'CSV UTF-8', or name another --labeled-list") from None
+    except OSError as error:
+        raise UserError(f"'{file}' cannot be read ({error.strerror}): name another --labeled-list") from None
+
+
+def _words(row: Sequence[str], fold: bool = False) -> list[str]:
+    """Without spaces around them, and without empty ones at the end."""
+    words = [word.strip().casefold() if fold else word.strip() for word in row]
+    while words and not words[-1]:
+        words.pop()
+    return words
+
+
+class _Reader:
+    """Takes one row after the other; remembers what earlier ones said."""
+
+    def __init__(
+        self,
+        table: _Table,
+        root: Path,
+        found: Mapping[str, str],
+        tested: Sequence[str],
+        min_confidence: float | None,
+    ):
+        self.table, self.root, self.found, self.tested = table, root, found, tested
+        self.min_confidence = min_confidence
+        self.lines: dict[str, int] = {}
+        self.spellings: dict[str, tuple[str, int]] = {}
+        self.unsure = self.unread = self.test_images = 0
+        self.first_line: int | None = None
+
+    def left_out(self) -> str:
+        """How many rows gave no label, and why."""
+        texts = [
+            (self.unsure, f"below --min-confidence {self.min_confidence} are left unlabeled"),
+            (self.unread, "could not be read by predict.py"),
+            (self.test_images, "are test images and not used"),
+        ]
+        return ", ".join(f"{number:,} {text}" for number, text in texts if number)
+
+    def take(self, labels: dict[str, str], line: int, row: list[str]) -> None:
+        """Add the row's label.
+
+        Raises:
+            _BrokenError: it has none that can be used.
+        """
+        self.first_line = self.first_line or line
+        if any(row[len(self.table.header) :]):
+            self._refuse_columns(row)
+        name, label, confidence = (self._cell(row, column) for column in COLUMNS)
+        if confidence.startswith(ERROR) and not label:
+            self.unread += 1
+            return
+        path = self._find(name)
+        if path is None:
+            if self._is_tested(name) and "confidence" in self.table.columns:
+                self.test_images += 1
+                return
+            raise _BrokenError(self._why(name, line))
+        if path in self.lines:
+            raise _BrokenError(f"'{name}' stands in line {self.lines[path]}, too: remove one of them")
+        self.lines[path] = line
+        if self._is_unsure(confidence):
+            self.unsure += 1
+            return
+        labels[path] = self._label(name, path, label, line)
+
+    def _cell(self, row: list[str], column: str) -> str:
+        index = self.table.columns.get(column, len(row))
+        return row[index] if index < len(row) else ""
+
+    def _refuse_columns(self, row: list[str]) -> NoReturn:
+        if self.table.has_header:
+            raise _BrokenError(
+                f"has {len(row)} columns, but the header names {len(self.table.header)}: put quotes around a path that "
+                "has a comma"
+            )
+        raise _BrokenError(
+            f"has {len(row)} columns: give a path and a class, with quotes around a path that has a comma; or name the "
+            "columns in the first line (path,class,confidence)"
+        )
+
+    def _is_unsure(self, confidence: str) -> bool:
+        if self.min_confidence is None or not confidence:
+            return False
+        try:
+            value = float(confidence)
+        except ValueError:
+            value = float("nan")
+        if not 0 <= value <= 1:
+            raise _BrokenError(f"confidence '{confidence}' is no number from 0 to 1: put one there, or leave it empty")
+        return value < self.min_confidence
+
+    def _label(self, name: str, path: str, given: str, line: int) -> str:
+        known = class_of(path)
+        label = given or known
+        if label is None:
+            raise _BrokenError(f"'{name}' has no class: add it after a comma")
+        if known not in (None, label):
+            here, there = class_names.apart(label, known)
+            raise _BrokenError(f"'{name}' is {here} here, but its folder says {there}: use one of them")
+        other, seen = self.spellings.setdefault(class_names.alike_key(label), (label, line))
+        if other != label:
+            here, there = class_names.apart(label, other)
+            raise _BrokenError(f"class {here} is {there} in line {seen}: use one spelling")
+        return label
+
+    def _find(self, name: str) -> str | None:
+        """The image's path below the root."""
+        return next((path for path in self._meanings(name) if path in self.found), None)
+
+    def _meanings(self, name: str) -> Iterator[str]:
+        """What a path may mean, below the root."""
+        if name:
+            yield os.path.normpath(name)
+            yield os.path.relpath(os.path.abspath(name), os.path.abspath(self.root))
+            yield os.path.relpath(os.path.realpath(name), os.path.realpath(self.root))
+
+    def _is_tested(self, name: str) -> bool:
+        paths = [path for path in self._meanings(name) if path.split(os.sep)[0] in self.tested]
+        return any(os.path.lexists(self.root / path) for path in paths)
+
+    # What is wrong with a path
+
+    def _why(self, name: str, line: int) -> str:
+        where = f"'{name}' is none of the images below '{self.root}'"
+        if self._is_tested(name):
+            return f"{where}, outside of {' and '.join(self.tested)}: it is for testing, remove it from the list"
+        reason = self._wrong_form(name, line) or self._did_you_mean(name) or self._what_is_there(name)
+        return f"{where}: {reason}"
+
+    def _wrong_form(self, name: str, line: int) -> str | None:
+        if not name:
+            return "put a path there, or remove the line"
+        slashes = name.replace("\\", "/")
+        if slashes != name and self._find(slashes):
+            return f"did you mean '{slashes}', with / in the place of \\?"
+        if self.table.has_header:
+            return None
+        for separator, header in ((";", "path;class"), ("\t", "path and class, and a tab between them,")):
+            if self._find(name.partition(separator)[0].strip()):
+                return f"its columns are separated by {separator!r}, so put {header} into the first line"
+        if line == self.first_line and not name.lower().endswith(EXTENSIONS) and not self._present(name):
+            return "if it is a header, name the columns path and class"
+        return None
+
+    def _did_you_mean(self, name: str) -> str | None:
+        near = self._near(name.replace("\\", "/"))
+        if not near:
+            return None
+        texts = [class_names.apart(name, path)[1] for path in near[:2]]
+        more = f" or one of {len(near) - 2:,} more" if len(near) > 2 else ""
+        return f"did you mean {' or '.join(texts)}{more}?"
+
+    def _near(self, name: str) -> list[str]:
+        """Images that may have been meant: other letters, other folders, another ending, a typing error."""
+        base = os.path.basename(name)
+        for key in (_plain, lambda path: _plain(os.path.basename(path)), _stem):
+            near = [path for path in self.found if key(path) == key(name)]
+            if near:
+                return near
+        folder = os.path.dirname(os.path.normpath(name))
+        beside = {os.path.basename(path): path for path in self.found if os.path.dirname(path) == folder}
+        return [beside[other] for other in difflib.get_close_matches(base, list(beside)[:10_000], n=1, cutoff=0.8)]
+
+    def _present(self, name: str) -> list[str]:
+        return [path for path in (os.path.join(self.root, name), name) if os.path.lexists(path)]
+
+    def _what_is_there(self, name: str) -> str:
+        paths = self._present(name)
+        if not paths:
+            return "there is no such file, restore it or remove its line"
+        if os.path.isdir(paths[0]):
+            return "it is a folder, name the images in it"
+        if os.path.relpath(os.path.realpath(paths[0]), os.path.realpath(self.root)).startswith(os.pardir):
+            return "it lies outside, put it below or remove its line"
+        return f"it is hidden or of another kind, remove its line (images end with {', '.join(EXTENSIONS)})"
+
+
+def _plain(text: str) -> str:
+    return unicodedata.normalize("NFC", os.path.normpath(text)).casefold()
+
+
+def _stem(path: str) -> str:
+    return os.path.splitext(_plain(os.path.basename(path)))[0]
+
+
+def class_of(path: str) -> str | None:
+    """The class that an image's folder tells: `train/CLASS/**`."""
+    first, *rest = path.split(os.sep)
+    return rest[0] if first == "train" and len(rest) > 1 else None

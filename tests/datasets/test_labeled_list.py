@@ -1,0 +1,157 @@
+"""Lists of labeled images: tables of predict.py go back into the training, and each mistake is told for what it is."""
+
+import csv
+
+import pytest
+
+from common import datasets
+from common.datasets import __main__ as program
+from common.datasets import image_folder
+from common.errors import UserError
+from tests.datasets.test_image_folder import relative, save
+
+HEADER = "path,class,confidence,class_2,confidence_2"
+
+
+@pytest.fixture
+def root(tmp_path, monkeypatch):
+    """The folder `photos`, seen from the folder above it."""
+    for name in ("a.png", "b.png", "c.png", "deep/d.png", "e, f.png", "test/cat/1.png", "test/dog/1.png"):
+        save(tmp_path / "photos" / name)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path / "photos"
+
+
+def read(root, *lines: str, **options) -> dict[str, str]:
+    """Path -> class of the labeled images."""
+    file = root.parent / "list.csv"
+    file.write_text("\n".join(lines), encoding="utf-8")
+    data = datasets.load("ImageFolder", "photos", labeled_list=file, **options)
+    paths = relative(data.train, "photos")[: data.candidates]
+    return dict(zip(paths, (data.classes[label] for label in data.train.labels), strict=False))
+
+
+@pytest.mark.parametrize("prefix", ["photos/", "{root}/", "", "./photos/", "../{above}/photos/"])
+def test_a_table_of_predictions_is_a_list_wherever_its_paths_begin(root, prefix):
+    prefix = prefix.format(root=root, above=root.parent.name)
+    found = read(root, HEADER, f"{prefix}a.png,cat,0.9,dog,0.1", f"{prefix}deep/d.png,dog,0.6,cat,0.4",
+                 f'"{prefix}e, f.png",cat,0.51,dog,0.49')  # fmt: skip
+    assert found == {"a.png": "cat", "deep/d.png": "dog", "e, f.png": "cat"}
+
+
+def test_a_path_below_the_root_goes_before_one_of_the_current_folder(root):
+    save(root / "photos/a.png")
+    assert read(root, "photos/a.png,cat", "b.png,dog") == {"photos/a.png": "cat", "b.png": "dog"}
+
+
+def test_a_root_behind_a_link(root):
+    (root.parent / "disk").mkdir()
+    root.rename(root.parent / "disk/photos")
+    root.symlink_to(root.parent / "disk/photos")
+    assert read(root, f"{root.parent}/disk/photos/a.png,cat", "b.png,dog") == {"a.png": "cat", "b.png": "dog"}
+
+
+TABLE = [HEADER, "photos/a.png,cat,0.9,dog,0.1", "photos/b.png,dog,0.89999,cat,0.1", "photos/c.png,dog,,cat,",
+         "photos/deep/d.png,cat,1,dog,0", "photos/e.png,,error: there is no such file,,",
+         "photos/test/cat/1.png,cat,1,dog,0"]  # fmt: skip
+
+
+def test_rows_below_a_confidence_are_left_unlabeled(root, log):
+    """A row without a confidence is a person's; a row of a test image is none to train on."""
+    log.set_level("INFO", "common")
+    expected = {"a.png": "cat", "c.png": "dog", "deep/d.png": "cat"}
+    assert read(root, *TABLE, min_confidence=0.9) == expected
+    assert log.messages == [
+        f"'{root.parent}/list.csv': 3 labels; 1 below --min-confidence 0.9 are left unlabeled, 1 could not be read by "
+        "predict.py, 1 are test images and not used"
+    ]
+    assert read(root, *TABLE) == expected | {"b.png": "dog"}
+    assert read(root, *TABLE, min_confidence=0.0) == expected | {"b.png": "dog"}
+
+
+def test_an_image_that_is_left_unlabeled_is_an_unlabeled_one(root):
+    (root.parent / "list.csv").write_text("\n".join(TABLE))
+    data = datasets.load("ImageFolder", "photos", labeled_list=root.parent / "list.csv", min_confidence=0.9)
+    assert relative(data.train, "photos")[3:] == ["b.png", "e, f.png"]
+    assert data.train.labels[3:].tolist() == [-1, -1]
+
+
+@pytest.mark.parametrize("separator", [";", "\t"])
+def test_a_spreadsheet_may_change_separators_and_columns(root, separator):
+    rows = list(csv.reader(TABLE[:5]))
+    lines = [separator.join([row[2], row[1], row[0], *row[3:]]) for row in rows]
+    assert read(root, *lines) == {"a.png": "cat", "b.png": "dog", "c.png": "dog", "deep/d.png": "cat"}
+
+
+def test_all_broken_lines_are_found(root):
+    file = root.parent / "list.csv"
+    file.write_text("a.png,cat\ngone.png,cat\nb.png\nc.png,dog\na.png,dog\n")
+    problems = image_folder.list_problems(root, file)
+    assert [text.split(":")[0] for text in problems] == [f"'{file}', line {line}" for line in (2, 3, 5)]
+    with pytest.raises(UserError, match=r"line 2: 'gone.png' .* \(one of 3 broken lines: python -m common.datasets"):
+        datasets.load("ImageFolder", root, labeled_list=file)
+    file.write_text('a.png,cat\ngone.png,cat\n"b.png,dog\n')
+    assert len(image_folder.list_problems(root, file)) == 2
+
+
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        ("d.png", "did you mean 'deep/d.png'?"),
+        ("A.PNG", "did you mean 'a.png'?"),
+        ("a.jpg", "did you mean 'a.png'?"),
+        ("/other/disk/photos/deep/d.png", "did you mean 'deep/d.png'?"),
+        ("deep\\d.png", "did you mean 'deep/d.png', with / in the place of \\?"),
+        ("C:\\photos\\deep\\d.png", "did you mean 'deep/d.png'?"),
+        ("test/cat/1.png", "outside of test and val: it is for testing, remove it from the list"),
+        ("photos/deep", "it is a folder, name the images in it"),
+    ],
+)
+def test_what_was_meant_is_said(root, name, told):
+    with pytest.raises(UserError) as error:
+        read(root, "b.png,cat", f"{name},cat")
+    assert str(error.value).startswith(
+        f"'{root.parent}/list.csv', line 2: '{name}' is none of the images below 'photos'"
+    )
+    assert str(error.value).endswith(told)
+
+
+def test_an_umlaut_that_is_written_otherwise_is_shown_in_characters(root):
+    save(root / "A\u0308.png")
+    with pytest.raises(UserError, match=r"did you mean 'A\\u0308.png'\?"):
+        read(root, "b.png,cat", "\u00c4.png,cat")
+
+
+# python -m common.datasets ROOT --check ImageFolder --labeled-list FILE
+
+
+def check(root, text: str) -> None:
+    (root.parent / "list.csv").write_text(text)
+    program.main(program.parse_args(["photos", "--check", "ImageFolder", "--labeled-list", "list.csv"]))
+
+
+def test_a_list_is_checked_without_class_folders(root, capsys):
+    check(root, "a.png,cat\nb.png,dog\n")
+    assert capsys.readouterr().out.splitlines() == [
+        "ImageFolder: 2 classes, 2 + 3 training and 2 test images",
+        "all 7 images can be read",
+    ]
+
+
+def test_all_broken_lines_are_shown_at_once(root, capsys):
+    with pytest.raises(UserError, match=r"'list\.csv' has 2 broken lines: correct them, or remove them"):
+        check(root, "a.png,cat\nd.png,cat\nb.png\nc.png,dog\n")
+    shown = capsys.readouterr().out.splitlines()
+    assert shown[0] == "'list.csv', line 2: 'd.png' is none of the images below 'photos': did you mean 'deep/d.png'?"
+    assert shown[1:] == ["'list.csv', line 3: 'b.png' has no class: add it after a comma"]
+
+
+def test_all_unreadable_images_are_shown_at_once(root, capsys):
+    for name in ("a.png", "deep/d.png", "test/dog/1.png"):
+        (root / name).write_bytes(b"")
+    with pytest.raises(UserError, match="3 images of ImageFolder cannot be read: replace or remove them"):
+        check(root, "a.png,cat\nb.png,dog\n")
+    shown = capsys.readouterr().out
+    assert [line.split("'")[1] for line in shown.splitlines()[1:]] == [
+        f"photos/{name}" for name in ("a.png", "deep/d.png", "test/dog/1.png")
+    ]

@@ -1,0 +1,73 @@
+"""Photographs are turned in training, test and prediction where --exif-orientation asks for it, and nowhere else."""
+
+import csv
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import erm
+import predict
+from common import datasets
+from common.datasets.images import ImageSet
+from common.loading.loaders import TrainLoader
+from tests.datasets.test_images import photo
+
+
+@pytest.fixture
+def root(tmp_path):
+    """Photographs as a telephone stores them; `test/cat/b.png` shows the same as `a.png`, and is stored upright."""
+    for name, orientation in (("train/cat/1", 6), ("train/dog/1", 1), ("test/cat/a", 6), ("test/cat/b", 1)):
+        path = tmp_path / "photos" / f"{name}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        photo(path, orientation)
+    return tmp_path / "photos"
+
+
+@pytest.mark.parametrize(("flag", "told"), [
+    (False, "they stay as they are stored, --exif-orientation turns them"), (True, "they are turned")
+])  # fmt: skip
+def test_what_is_done_is_told_in_one_line(root, log, flag, told):
+    log.set_level("INFO", "common")
+    data = datasets.load("ImageFolder", root, exif_orientation=flag)
+    assert f"2 of 4 images that were looked at are to be turned by their EXIF: {told}" in log.messages
+    assert data.train.load(0).size == ((32, 24) if flag else (24, 32))
+    assert data.test.load(0).size == ((32, 24) if flag else (24, 32))
+
+
+def test_a_sample_is_looked_at(root, log, monkeypatch):
+    log.set_level("INFO", "common")
+    monkeypatch.setattr(datasets, "LOOKED_AT", 2)
+    datasets.load("ImageFolder", root)
+    assert "2 of 2 images that were looked at" in log.text  # the first and the third
+
+
+def run(root: Path, log: Path, *flags: str) -> list[list[str]]:
+    """Train, and predict the test images: class and probabilities of each."""
+    argv = (
+        f"{root} -d ImageFolder --num-samples-per-class 1 -a wrn_10_1_half --scratch --image-size 16 -j 0 "
+        f"--bottleneck-dim 8 --epochs 1 -i 1 -b 2 --device cpu --log {log}"
+    ).split()
+    erm.main(erm.parse_args([*argv, *flags]))
+    out = log.with_suffix(".csv")
+    predict.main(
+        predict.parse_args([str(log), f"{root}/test", "--all", "--device", "cpu", "-j", "0", "--out", str(out)])
+    )
+    with open(out, newline="") as file:
+        return [row[1:] for row in csv.reader(file)][1:]
+
+
+def test_training_and_prediction_see_the_same(root, tmp_path, monkeypatch):
+    seen = []
+    make = TrainLoader.__init__
+
+    def noting(loader, images: ImageSet, *args, **options):
+        seen.append(np.asarray(images.load(0)).shape[:2])
+        make(loader, images, *args, **options)
+
+    monkeypatch.setattr(TrainLoader, "__init__", noting)
+    first, second = run(root, tmp_path / "turned", "--exif-orientation")
+    assert first == second
+    first, second = run(root, tmp_path / "stored")
+    assert first != second
+    assert seen == [(24, 32), (32, 24)]
