@@ -200,9 +200,11 @@ class Run:
             self.folder.discard()
         newest = self.folder.load_newest()
         if newest is None:
-            indices = {"indices": np.sort(self.labeled).tolist(), "held_out": np.sort(self.held_out).tolist()}
+            labeled, held_out = np.sort(self.labeled).tolist(), np.sort(self.held_out).tolist()
             files = self.files if "content_sha256" in self.fingerprints else None
-            self.folder.begin(self.fingerprints, **indices, pretraining_sha256=self.pretraining_sha256, files=files)
+            self.folder.begin(
+                self.fingerprints, labeled, held_out, self._names(labeled, held_out), self.pretraining_sha256, files
+            )
             self._begin_alike()
         else:
             self.folder.compare_images(self.fingerprints, self.files, self.args.root)
@@ -213,6 +215,11 @@ class Run:
             if isinstance(optimizer, Optimizer) and processes.count() > 1:
                 optimizer.register_step_pre_hook(processes.average_gradients)
         self._started = time.perf_counter() - self.seconds
+
+    def _names(self, labeled: list[int], held_out: list[int]) -> dict[str, list[str]]:
+        root = Path(self.args.root).expanduser()
+        names = {"names": self.data.train.below(root, labeled), "held_out_names": self.data.train.below(root, held_out)}
+        return {key: paths for key, paths in names.items() if paths}
 
     def _begin_alike(self) -> None:
         """The same weights in all processes, and another stream of random numbers (dropout's) in each."""

@@ -1,5 +1,6 @@
 """The one place where an error becomes a line and an exit code."""
 
+import io
 import signal
 import sys
 from collections.abc import Callable
@@ -16,8 +17,13 @@ def launch(parse_args: Callable[[], Any], main: Callable[[Any], Any]) -> None:
 
     A program whose output is no longer read, as by `| head -1`, ends with SIGPIPE's code and says nothing. (A training
     goes on; see `progress.log_to`.)
+
+    What the terminal's encoding lacks, in the name of a file or a class, is printed as its number.
     """
     code, line = 0, None
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     try:
         limits.fit_threads()
         with console.printing():

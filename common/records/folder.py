@@ -174,6 +174,7 @@ class Folder:
         fingerprints: dict[str, str],
         indices: list[int],
         held_out: list[int],
+        names: dict[str, list[str]],
         pretraining_sha256: str | None = None,
         files: Listing | None = None,
     ) -> None:
@@ -182,13 +183,14 @@ class Folder:
         Args:
             fingerprints: see `Run.describe`.
             indices, held_out: of the images that are labeled, and of those that are held out.
+            names: the same images by their paths below the root, where they are files.
             pretraining_sha256: of the backbone file that the training begins with.
             files: of images of one's own: what they hold.
         """
         file = {} if pretraining_sha256 is None else {"pretraining_sha256": pretraining_sha256}
         _write_json(self.path / "args.json", {"method": self.method, "args": self.arguments} | file)
         more = {"held_out": held_out} if held_out else {}
-        _write_json(self.path / "labeled.json", fingerprints | {"indices": indices} | more)
+        _write_json(self.path / "labeled.json", fingerprints | {"indices": indices} | more | names)
         if files is not None:
             write_whole(self.path / "images.csv", listing.to_csv(files))
         try:

@@ -77,7 +77,7 @@ def log_to(path: Path | None, stream: TextIO | None = None) -> None:
     if path is not None:
         refuse_special(path)
         try:
-            logger.addHandler(_File(path, encoding="utf-8"))
+            logger.addHandler(_File(path, encoding="utf-8", errors="backslashreplace"))
         except OSError as error:
             raise UserError(f"cannot write '{path}' ({error.strerror}): remove it, or choose another --log") from None
 
