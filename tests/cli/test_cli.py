@@ -68,6 +68,8 @@ OURS = {
     "any_counts": False,
     "generated_split": False,
     "labeled_list": None,
+    "min_confidence": None,
+    "exif_orientation": False,
     "flip": True,
     "val_per_class": 0,
 }
