@@ -42,19 +42,15 @@ def load(root: Path) -> dict:
     if len(classes) == 1:
         raise UserError(f"'{train_dir}' has one class, '{classes[0]}': add others, or remove a folder that is too many")
     extra = sorted(images_in(root / "unlabeled", skipped)) if os.path.isdir(root / "unlabeled") else []
-    train = _labeled_images(train_dir, classes, skipped, classes, "the train folder")
-    test = _labeled_images(test_dir, classes, skipped, class_folders(test_dir, skipped), "the train folder")
+    labeled = _labeled_images(train_dir, classes, skipped, classes, "the train folder")
+    tested = _labeled_images(test_dir, classes, skipped, class_folders(test_dir, skipped), "the train folder")
     skipped.refuse_broken_links()
     skipped.warn(root)
-    _tell_of_deep_classes(train_dir, [path for path, _ in train], classes)
-    data = {
-        "classes": classes,
-        "train": ImageSet([path for path, _ in train] + extra, [label for _, label in train] + [-1] * len(extra)),
-        "test": ImageSet([path for path, _ in test], [label for _, label in test]),
-        "candidates": len(train),
-    }
-    class_names.warn(classes, data["train"].labels, data["test"].labels)
-    return data
+    _tell_of_deep_classes(train_dir, [path for path, _ in labeled], classes)
+    train = ImageSet([path for path, _ in labeled] + extra, [label for _, label in labeled] + [-1] * len(extra))
+    test = ImageSet([path for path, _ in tested], [label for _, label in tested])
+    class_names.warn(classes, train.labels, test.labels)
+    return {"classes": classes, "train": train, "test": test, "candidates": len(labeled)}
 
 
 def load_listed(root: Path, file: Path, min_confidence: float | None = None) -> dict:
@@ -80,24 +76,20 @@ def load_listed(root: Path, file: Path, min_confidence: float | None = None) -> 
     classes = sorted(set(listed.labels.values()))
     if len(classes) < 2:
         raise UserError(f"'{file}' has one class, '{classes[0]}': add images of others to it")
-    test = _labeled_images(test_dir, classes, skipped, class_folders(test_dir, skipped), f"'{file}'")
+    tested = _labeled_images(test_dir, classes, skipped, class_folders(test_dir, skipped), f"'{file}'")
     skipped.refuse_broken_links()
     skipped.kinds.pop(file.suffix.lower(), None)  # it may well lie there itself
     skipped.warn(root)
     number = {name: c for c, name in enumerate(classes)}
     labeled = sorted((number[name], path) for path, name in listed.labels.items())
-    others = sorted((path, number.get(class_of(path), -1)) for path in found.keys() - listed.labels.keys())
-    data = {
-        "classes": classes,
-        "train": ImageSet(
-            [found[path] for path in [*(path for _, path in labeled), *(path for path, _ in others)]],
-            [label for label, _ in labeled] + [label for _, label in others],
-        ),
-        "test": ImageSet([path for path, _ in test], [label for _, label in test]),
-        "candidates": len(labeled),
-    }
-    class_names.warn(classes, data["train"].labels[: len(labeled)], data["test"].labels)
-    return data
+    others = sorted((path, number.get(class_of(path) or "", -1)) for path in found.keys() - listed.labels.keys())
+    train = ImageSet(
+        [found[path] for path in [*(path for _, path in labeled), *(path for path, _ in others)]],
+        [label for label, _ in labeled] + [label for _, label in others],
+    )
+    test = ImageSet([path for path, _ in tested], [label for _, label in tested])
+    class_names.warn(classes, train.labels[: len(labeled)], test.labels)
+    return {"classes": classes, "train": train, "test": test, "candidates": len(labeled)}
 
 
 def list_problems(root: Path, file: Path) -> list[str]:
