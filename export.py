@@ -39,6 +39,7 @@ from common.errors import UserError
 from common.loading import augment
 from common.networks import adapters, backbones
 from common.records import progress
+from common.system import memory
 from common.system.files import write_whole
 from common.wide_resnet import WideResNet
 
@@ -64,7 +65,7 @@ def plain_network(run: trained.Trained) -> tuple[nn.Sequential, dict[str, int]]:
     model.precision = "float32"
     images = torch.randn(2, 3, image_size, image_size, generator=torch.Generator().manual_seed(0))
     for options in ({}, {"img_size": image_size}):  # a ViT may have been made for another size than its own
-        with contextlib.suppress(RuntimeError, AssertionError, TypeError, ValueError):  # of shapes, or no such option
+        try:
             network = nn.Sequential()
             network.backbone = timm.create_model(backbones.timm_name(arch), num_classes=0, **options)
             network.bottleneck, network.head = model.bottleneck, model.head
@@ -72,6 +73,9 @@ def plain_network(run: trained.Trained) -> tuple[nn.Sequential, dict[str, int]]:
             with torch.no_grad():
                 if torch.allclose(network(images), model(images), rtol=TOLERANCE, atol=TOLERANCE):
                     return network, options
+        except (RuntimeError, AssertionError, TypeError, ValueError) as error:  # of shapes, or no such option
+            if memory.shortage(error):
+                raise
     raise UserError(
         f"timm alone cannot make the network of '{run.file}', such as one with AdaptFormers: choose another run"
     )

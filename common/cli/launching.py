@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from common.errors import Interrupted, UserError
-from common.system import console, limits, processes
+from common.system import console, limits, memory, processes
 
 
 def launch(parse_args: Callable[[], Any], main: Callable[[Any], Any]) -> None:
@@ -34,9 +34,12 @@ def launch(parse_args: Callable[[], Any], main: Callable[[Any], Any]) -> None:
         code, line = 2, "error: " + str(error).replace("\n", "\\n")  # the name of a file may have one
     except Interrupted as interruption:
         code, line = 128 + interruption.signum, str(interruption)
-    except torch.OutOfMemoryError as error:
-        reason = ". ".join(str(error).split(". ")[:2])  # what was asked for; the rest is about the allocator
-        code, line = 2, f"error: {reason}: take a smaller --batch-size, or a device with more memory"
+    except (RuntimeError, MemoryError, OSError) as error:
+        reason = memory.shortage(error)
+        if reason is None:
+            raise
+        sizes = "--batch-size" if isinstance(error, torch.OutOfMemoryError) else "--batch-size, --image-size or network"
+        code, line = 2, f"error: {reason}: take a smaller {sizes}, or a device with more memory"
     except KeyboardInterrupt:  # before the first step or after the last: the run heeds signals itself in between
         code, line = 128 + signal.SIGINT, "stopped by SIGINT, with nothing new to save: the same command continues"
     console.give_up_if_broken()

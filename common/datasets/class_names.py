@@ -27,7 +27,7 @@ def warn(classes: Sequence[str], train_labels: np.ndarray, test_labels: np.ndarr
     for a, b in alike[:SHOWN]:
         shown = " and ".join(apart(classes[a], classes[b]))
         logger.warning(f"classes {shown} look alike: if they are one class, give it one name")
-    typed = [pair for pair in near if pair not in alike and _may_be_typed(*(classes[c] for c in pair))]
+    typed = [pair for pair in near if pair not in alike and _may_be_typed(classes[pair[0]], classes[pair[1]])]
     for a, b in typed[:SHOWN]:
         logger.warning(
             f"classes '{classes[a]}' ({numbers[a]:,} images) and '{classes[b]}' ({numbers[b]:,}) differ by one letter: "

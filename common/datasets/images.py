@@ -148,7 +148,7 @@ def _size(path: str | Path) -> tuple[int, int]:
 
 def _to_upright_rgb(image: Image.Image) -> Image.Image:
     image.load()  # Pillow turns a TIFF now, and drops its tag
-    method = UPRIGHT.get(image.getexif().get(ORIENTATION))
+    method = UPRIGHT.get(image.getexif().get(ORIENTATION, 1))
     rgb = _to_rgb(image)
     return rgb if method is None else rgb.transpose(method)
 

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from common.errors import UserError
+from common.system import memory
 
 logger = logging.getLogger(__name__)
 
@@ -145,7 +146,9 @@ def _have_effect(
     """
     try:
         after = backbone(images)
-    except (RuntimeError, ValueError, TypeError, AttributeError):  # tokens that are laid out in another way
+    except (RuntimeError, ValueError, TypeError, AttributeError) as error:  # tokens that are laid out in another way
+        if memory.shortage(error):
+            raise
         return False
     if not torch.equal(before, after) or not after.requires_grad:
         return False

@@ -16,7 +16,7 @@ from timm.models import VisionTransformer
 from torch import Tensor, nn
 
 from common.errors import UserError
-from common.system import checkpoint
+from common.system import checkpoint, memory
 
 logger = logging.getLogger(__name__)
 TimmModel = Any  # an nn.Module with what timm's networks have, such as `pretrained_cfg`
@@ -43,6 +43,8 @@ def read_checkpoint(file: str | Path) -> Any:
         return read_unchecked(file)
     except (*checkpoint.UNREADABLE, SafetensorError) as error:
         reason = checkpoint.why(error)
+        if memory.shortage(error):
+            raise UserError(f"there is not enough memory to read '{file}', unless it is damaged ({reason})") from None
         raise UserError(
             f"'{file}' is not a checkpoint that can be loaded safely ({reason}): download or convert it again"
         ) from None

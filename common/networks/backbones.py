@@ -15,6 +15,7 @@ from common.errors import UserError
 from common.loading.augment import Normalizer
 from common.networks import downloads
 from common.networks.backbone_files import TimmModel, load_backbone
+from common.system import memory
 from common.wide_resnet import WideResNet  # the import also registers its networks with timm
 
 logger = logging.getLogger(__name__)
@@ -25,6 +26,8 @@ TORCHVISION_V1 = {
     *("resnet18", "resnet34", "resnet50", "resnet101", "resnet152"),
     *("resnext50_32x4d", "resnext101_32x8d", "wide_resnet50_2", "wide_resnet101_2"),
 }
+
+NO_BRANCHES = "has no residual branches to leave out: drop the flag"
 
 
 def timm_name(arch: str) -> str:
@@ -133,13 +136,18 @@ def _of_size(name: str, image_size: int, download: bool, options: dict[str, Any]
         model.feature_dim = _feature_dim(model, name, image_size)
         return model
     except (AssertionError, RuntimeError) as error:  # ViT and Swin are made for one size, Inception takes no small ones
+        if memory.shortage(error):
+            raise
         size, reason = model.pretrained_cfg["input_size"][-1], str(error).split("\n")[0]
     try:
         torch.set_rng_state(generator)
         model = _create(name, download, options | {"img_size": image_size})
         model.feature_dim = _feature_dim(model, name, image_size)
         return model
-    except (AssertionError, RuntimeError, TypeError, ValueError, ArithmeticError):  # no such option, or no such size
+    except (AssertionError, RuntimeError, TypeError, ValueError, ArithmeticError) as error:
+        if memory.shortage(error):
+            raise
+        # There is no such option, or no such size.
         raise UserError(
             f"'{name}' cannot take {image_size}-pixel images ({reason}): try --image-size {size}, without native "
             "resizing"
@@ -156,9 +164,9 @@ def _create(name: str, download: bool, options: dict[str, Any]) -> TimmModel:
             raise
         if rate == 0:  # as it is without the option
             return _create(name, download, {key: value for key, value in options.items() if key != "drop_path_rate"})
-        model = None
-    if model is None or (rate and not any(isinstance(m, DropPath) for m in model.modules())):
-        raise UserError(f"--drop-path: '{name}' has no residual branches to leave out: drop the flag")
+        raise UserError(f"--drop-path: '{name}' {NO_BRANCHES}") from None
+    if rate and not any(isinstance(m, DropPath) for m in model.modules()):
+        raise UserError(f"--drop-path: '{name}' {NO_BRANCHES}")
     return model
 
 

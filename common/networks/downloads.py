@@ -19,7 +19,7 @@ from timm.models import get_pretrained_cfg
 
 from common.errors import UserError
 from common.networks import backbone_files
-from common.system import checkpoint, processes
+from common.system import checkpoint, memory, processes
 
 
 def _http_errors() -> tuple[type[Exception], ...]:
@@ -50,6 +50,8 @@ def of_weights(name: str) -> Iterator[None]:
         with processes.first_of_machine_first():
             yield
     except FAILED as error:
+        if memory.shortage(error):
+            raise
         _explain(error, name)
 
 

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from common.errors import UserError
+from common.system import memory
 from common.system.files import write_whole
 
 logger = logging.getLogger(__name__)
@@ -61,6 +62,8 @@ def load(path: Path) -> dict[str, Any]:
     except PermissionError:
         raise UserError(f"checkpoint '{path}' may not be read: change its permissions") from None
     except UNREADABLE as error:
+        if memory.shortage(error):
+            raise
         raise DamagedError(
             f"checkpoint '{path}' is damaged ({why(error)}): remove it, or start anew with --overwrite"
         ) from None
@@ -147,9 +150,9 @@ def restore(objects: dict[str, Any], content: dict[str, Any], path: Path, beside
     for name, item in objects.items():
         try:
             item.load_state_dict(content[name])
-        except torch.OutOfMemoryError:
-            raise  # a RuntimeError, but not the checkpoint's fault
         except (RuntimeError, ValueError, TypeError, LookupError, AttributeError) as error:
+            if memory.shortage(error):
+                raise  # it is not the checkpoint's fault
             reason = " ".join(str(error).split())[:200]
             raise UserError(
                 f"the '{name}' of checkpoint '{path}' does not fit ({reason}): choose another --log"
