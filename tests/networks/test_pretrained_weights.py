@@ -108,7 +108,7 @@ def test_the_tables_names_keep_their_weights():
 def test_only_timms_weights_are_recorded():
     assert backbones.weights_name("wrn_28_2") is None
     for scratch, file in ((True, None), (False, __file__)):
-        assert results._pretraining("convnext_tiny", scratch, file)["pretraining_weights"] is None
+        assert results._pretraining("convnext_tiny", scratch, file, None)["pretraining_weights"] is None
 
 
 def test_a_name_that_timm_has_given_up_means_its_present_one():
