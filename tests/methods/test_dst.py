@@ -131,7 +131,7 @@ def test_only_the_head_is_tested():
 
 def test_heads():
     """Two of the same make, with dropout, at the full rate."""
-    model = dst.DebiasedClassifier(steps.Backbone(), steps.CLASSES, 6, 7)
+    model = dst.DebiasedClassifier(steps.Backbone(), steps.CLASSES, 6, width=7)
     for head in (model.worst_head, model.pseudo_head):
         assert [type(layer).__name__ for layer in head] == ["Linear", "ReLU", "Dropout", "Linear"]
         assert head[2].p == 0.5

@@ -9,6 +9,8 @@ import pytest
 import torch
 
 import noisy_student
+from common import datasets
+from common.datasets import splits
 from scripts import collect_results
 from scripts.results import plots, runs
 from tests.conftest import SMALL, assert_equal_states, assert_same_run, final_state, read_rows, train_small
@@ -141,8 +143,8 @@ def test_round_0_is_erm(whole, tmp_path):
 def test_each_teacher_sees_all_images_in_order_in_views_of_its_own(whole, tmp_path):
     _, _, spy = whole
     (first, labels), (second, same_labels) = spy.views
-    data = noisy_student.datasets.load("Digits", ".")
-    _, unlabeled = noisy_student.splits.split(data.train.labels, data.classes, 4, 0, data.candidates)
+    data = datasets.load("Digits", ".")
+    _, unlabeled = splits.split(data.train.labels, data.classes, 4, 0, data.candidates)
     assert labels.tolist() == same_labels.tolist() == data.train.labels[unlabeled].tolist()
     assert (first != second).flatten(1).any(dim=1).float().mean() > 0.9
     clean = Spy()

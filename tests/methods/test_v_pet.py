@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 import v_pet
+from common import datasets
 from common.errors import Interrupted, UserError
 from common.loading.loaders import Batch
 from tests import conftest
@@ -148,10 +149,10 @@ def sources(tmp_path_factory):
 
 def test_a_source_sees_images_as_it_was_trained_on_them(sources, monkeypatch):
     """On the test images, and in the view that they are tested in, its votes are right as often as it was."""
-    of_test = lambda *args, make=v_pet.augment.transforms: make(*args)[2:] * 3  # noqa: E731
+    of_test = lambda *args, make=v_pet.augment.transforms, **more: make(*args, **more)[2:] * 3  # noqa: E731
     monkeypatch.setattr(v_pet.augment, "transforms", of_test)
     args = v_pet.parse_args([*conftest.SMALL, "--sources", "none", "--passes", "1"])
-    data = v_pet.datasets.load("Digits", "data")
+    data = datasets.load("Digits", "data")
     votes = v_pet.Votes(len(data.test), 2, 10, "mean")
     folders = [sources / "a", sources / "b"]
     found = v_pet.make_votes(votes, data.test, data.spec, folders, args, {"workers": 0, "device": torch.device("cpu")})
