@@ -82,7 +82,7 @@ def runs(tmp_path_factory):
         both = Several(2, lambda: on_own_gpu(work))
         with exact():
             all_runs(one, "cpu")
-            both.results(300)
+            both.results(1200)
             method, *flags = RUNS[RESUMED].split()
             train_small(method, *flags, log=two / "resumed")
     return one, two

@@ -264,7 +264,7 @@ def runs(tmp_path_factory):
     one, two = (tmp_path_factory.mktemp(name) for name in ("one", "two"))
     all_runs(one)
     both = Several(2, lambda: all_runs(two))
-    both.results(300)
+    both.results(1200)
     return SimpleNamespace(one=one, two=two, stdout=both.stdout)
 
 
