@@ -83,12 +83,12 @@ def damaged(content: bytes, rng: np.random.Generator) -> bytes:
     return bytes(content)
 
 
-def main() -> None:
+def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--files", type=int, default=8000)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--exif-orientation", action="store_true")
-    args = parser.parse_args()
+    args = parser.parse_args(argv)
     warnings.simplefilter("ignore")  # Pillow's, of what it forgives
     os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # libtiff prints a line for each damaged file
     whole, outcomes, foreign = list(samples().items()), Counter(), []

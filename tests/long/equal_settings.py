@@ -91,7 +91,8 @@ def share(draw: Callable[[np.random.Generator], bool], draws: int) -> float:
     return 100 * sum(draw(rng) for _ in range(draws)) / draws
 
 
-def main(args):
+def main(argv=None):
+    args = parse_args(argv)
     quantile = intervals.quantile
     known: dict[tuple[int, float], float] = {}
     # It takes a third of a second, and is asked for the same few numbers in every draw.
@@ -122,4 +123,4 @@ def _print(name: str, draw: Callable[..., bool], draws: int, given: dict, deviat
 
 
 if __name__ == "__main__":
-    main(parse_args())
+    main()
