@@ -138,14 +138,10 @@ class Reader:
 
     def _start(self) -> Iterator[Any]:
         others = set(multiprocessing.active_children())
-        handler = signal.getsignal(signal.SIGCHLD)
         try:
             return iter(self.loader)
         finally:
             self.processes += [process for process in multiprocessing.active_children() if process not in others]
-            if _in_main_thread() and handler is not None:
-                # PyTorch's handler raises wherever the main process is, for example in the middle of a step.
-                signal.signal(signal.SIGCHLD, handler)
 
     def _explained(self, action: Callable, *args: Any) -> Any:
         try:
@@ -163,7 +159,11 @@ class Reader:
 
     @contextlib.contextmanager
     def _noticing_deaths(self) -> Iterator[None]:
-        """Within, the death of a worker raises at once. PyTorch itself looks every five seconds."""
+        """Within, the death of a worker raises at once. PyTorch itself looks every five seconds.
+
+        Afterwards the handler of SIGCHLD is as it was before: PyTorch sets one that raises wherever the main process
+        is, for example in the middle of a step.
+        """
         if not _in_main_thread():
             yield
             return
