@@ -51,6 +51,13 @@ def test_a_root_behind_a_link(root):
     assert read(root, f"{root.parent}/disk/photos/a.png,cat", "b.png,dog") == {"a.png": "cat", "b.png": "dog"}
 
 
+def test_a_folder_behind_a_link(root):
+    """Its images are below the root for whoever looks from there, and nowhere near it on the disk."""
+    (root / "deep").rename(root.parent / "disk")
+    (root / "deep").symlink_to(root.parent / "disk")
+    assert read(root, "photos/deep/d.png,cat", "b.png,dog") == {"deep/d.png": "cat", "b.png": "dog"}
+
+
 TABLE = [HEADER, "photos/a.png,cat,0.9,dog,0.1", "photos/b.png,dog,0.89999,cat,0.1", "photos/c.png,dog,,cat,",
          "photos/deep/d.png,cat,1,dog,0", "photos/e.png,,error: there is no such file,,",
          "photos/test/cat/1.png,cat,1,dog,0"]  # fmt: skip
