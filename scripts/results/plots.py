@@ -40,6 +40,7 @@ COLORS = {
     "freematch": "tab:cyan",
     "softmatch": "deeppink",
     "v_pet": "gold",
+    "adamatch": "darkviolet",
 }
 SPARE = ("teal", "limegreen", "mediumorchid", "coral", "steelblue", "darkgoldenrod", "indigo")
 LINES = ["-", "--", ":", "-."]  # settings of a method

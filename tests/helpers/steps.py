@@ -10,11 +10,12 @@ from torch import Tensor, nn
 
 from common.loading.loaders import Batch
 from common.networks.classifier import ImageClassifier
+from common.system import seeding
 
 LABELED_ALONE = ("erm",)
 SUPERVISED_STRONG = (
     *("pseudo_label", "pi_model", "mean_teacher", "uda", "fixmatch", "flexmatch", "debiasmatch", "dst"),
-    *("freematch", "softmatch", "noisy_student"),
+    *("freematch", "softmatch", "noisy_student", "adamatch"),
 )
 METHODS = (*LABELED_ALONE, *SUPERVISED_STRONG, "self_tuning")
 CLASSES, IMAGES = 3, 20  # unlabeled images, for the bank
@@ -97,6 +98,9 @@ def own_state(script, method: str, model: nn.Module, args) -> list[nn.Module]:
         key_encoder = script.KeyEncoder(model, args.m)
         key_encoder.encoder.backbone.name = "key encoder"
         return [key_encoder, script.Queue(CLASSES, args.K, args.projection_dim)]
+    if method == "adamatch":
+        alignment = script.Alignment(CLASSES, args.window, args.momentum)
+        return [alignment, seeding.SharedRandom(args.seed, "interpolation")]
     make = {
         "flexmatch": lambda: script.Curriculum(IMAGES, CLASSES),
         "debiasmatch": lambda: script.QHat(CLASSES, args.momentum),

@@ -12,6 +12,8 @@ from collections import Counter
 import torch
 from torch import Tensor, nn
 
+from common.system import seeding
+
 
 def log_softmax(row: Tensor) -> Tensor:
     shifted = row - row.max().detach()
@@ -469,6 +471,59 @@ class NoisyStudent(Method):
         return metrics | {"loss": loss_l + weight * loss_u, "loss_u": loss_u} | of_pseudo_labels(selected, labels)
 
 
+class AdaMatch(Method):
+    def prepare(self) -> None:
+        uniform = [1 / self.num_classes] * self.num_classes
+        self.p_labeled, self.p_unlabeled, self.newest = uniform, uniform, [uniform] * self.args.window
+        self.mixing = seeding.SharedRandom(self.args.seed, "interpolation")
+
+    def all_logits(self, views: list[Tensor]) -> list[Tensor]:
+        """Of one pass for all views, or of one for each; the weak unlabeled one, the last but one, is a target."""
+        if self.args.interpolate:
+            return list(self.logits(torch.cat(views)).split([len(x) for x in views]))
+        labeled = [self.logits(x) for x in views[:2]]
+        with torch.no_grad():
+            weak = self.logits(views[2])
+        return [*labeled, weak, self.logits(views[3])]
+
+    def mix(self, views: list[Tensor], logits: list[Tensor]) -> list[Tensor]:
+        before = copy.deepcopy(list(self.net.buffers()))
+        alone = self.logits(torch.cat(views)).split([len(x) for x in views])
+        for buffer, value in zip(self.net.buffers(), before, strict=True):
+            buffer.data.copy_(value)
+        numbers = self.mixing.uniform(2, *logits[0].shape)
+        return [a * n + b * (1 - n) for n, a, b in zip(numbers, alone, logits, strict=True)]
+
+    def backwards(self, batch_l, batch_u) -> dict:
+        (views_l, labels, _), (views_u, labels_u, _) = batch_l, batch_u
+        *logits_l, y_weak, y_strong = self.all_logits([*views_l, *views_u])
+        if self.args.interpolate:
+            logits_l = self.mix(list(views_l), logits_l)
+        losses = [mean([cross_entropy(y, t) for y, t in zip(each, labels, strict=True)]) for each in logits_l]
+        loss_l = losses[0] + self.args.trade_off_cls_strong * losses[1]
+
+        rows_l, rows_u = ([softmax(y.detach().double()).tolist() for y in each] for each in (logits_l[0], y_weak))
+        means_l, means_u = ([mean(column) for column in zip(*rows, strict=True)] for rows in (rows_l, rows_u))
+        self.p_labeled = average(self.p_labeled, means_l, self.args.momentum)
+        if self.args.window:
+            self.newest = [*self.newest[1:], means_u]
+            self.p_unlabeled = [mean(column) for column in zip(*self.newest, strict=True)]
+        else:
+            self.p_unlabeled = average(self.p_unlabeled, means_u, self.args.momentum)
+        ratio = [(a + 1e-6) / (b + 1e-6) for a, b in zip(self.p_labeled, self.p_unlabeled, strict=True)]
+        aligned = [normalized([p * r for p, r in zip(row, ratio, strict=True)]) for row in rows_u]
+        tau = self.args.threshold * mean([max(row) for row in rows_l])
+        selected = [(max(row) >= tau, row.index(max(row))) for row in aligned]
+
+        loss_u = mean([s * cross_entropy(y, c) for (s, c), y in zip(selected, y_strong, strict=True)])
+        length = self.args.warm_up_epochs * self.args.iters_per_epoch
+        weight = (1 - math.cos(math.pi * min(self.step / length, 1))) / 2 if length else 1.0
+        loss = loss_l + weight * self.args.trade_off_self_training * loss_u
+        loss.backward()
+        metrics = {"loss": loss, "loss_l": loss_l, "loss_u": loss_u, "accuracy_l": accuracy(logits_l[0], labels)}
+        return metrics | of_pseudo_labels(selected, labels_u)
+
+
 METHODS = {
     "erm": Erm,
     "pseudo_label": PseudoLabel,
@@ -483,4 +538,5 @@ METHODS = {
     "freematch": FreeMatch,
     "softmatch": SoftMatch,
     "noisy_student": NoisyStudent,
+    "adamatch": AdaMatch,
 }

@@ -83,6 +83,13 @@ FLAGS = {
         f"{BASE} --momentum 0.5",
         ["--trade-off-cls-strong 1", "--trade-off-self-training 2", "--n-sigma 1", "--momentum 0.9"],
     ),
+    "adamatch": (
+        f"{BASE} --momentum 0.5",
+        [
+            *("--trade-off-cls-strong 1", "--trade-off-self-training 2", "--threshold 0.99", "--momentum 0.9"),
+            *("--window 0", "--window 1", "--interpolate", "--warm-up-epochs 1"),
+        ],
+    ),
     "noisy_student": (
         f"{BASE} --epochs 1 --rounds 1",
         [
@@ -97,7 +104,7 @@ SHARED = [
     *("--epochs 3", "--iters-per-epoch 3", "--seed 1", "--precision bf16"),
     *("--auto-augment classic", "--cutout 0.5", "--ema 0.5", "--no-decay-on-norms"),
 ]
-JOINT = ("debiasmatch", "uda", "fixmatch", "flexmatch", "freematch", "softmatch")
+JOINT = ("debiasmatch", "uda", "fixmatch", "flexmatch", "freematch", "softmatch", "adamatch")
 UNLABELED = ["--unlabeled-batch-size 6", "--labeled-in-unlabeled"]
 SCHEDULE = ["--lr-scheduler cos", "--lr-gamma 0.5", "--lr-gamma 0.5 --lr-decay 0.5"]
 
@@ -275,6 +282,7 @@ DEFAULTS = {
     "freematch": {**TRAIN, "epochs": 60, "trade_off_fairness": 0.001, "momentum": 0.999, "max_tau": 1},
     "softmatch": {**TRAIN, "epochs": 60, "n_sigma": 2, "momentum": 0.999},
     "noisy_student": {**TRAIN, "epochs": 40, "rounds": 3, "T": 2},
+    "adamatch": {**TRAIN, "epochs": 60, "threshold": 0.9, "momentum": 0.999, "window": 128, "ema": 0.999},
 }
 # Flags that the published runs did not have, at what leaves those runs as they were.
 ADDED = {
@@ -288,6 +296,7 @@ ADDED_BY = {
     "uda": {"uda_variant": "tllib"},
     "debiasmatch": {"persistent_q_hat": False},
     "noisy_student": {"clean_teacher": False, "threshold": 0, "balance": False},
+    "adamatch": {"interpolate": False, "warm_up_epochs": 0},
 }
 OF_DATASET = {
     **{"root": "data", "data": "CUB200", "train_resizing": "default", "val_resizing": "default"},
@@ -310,7 +319,7 @@ def test_defaults_are_the_published_ones(method):
 FRACTIONS = [(m, "--threshold") for m in ("pseudo_label", "uda", "fixmatch", "flexmatch", "debiasmatch", "dst")]
 FRACTIONS += [("mean_teacher", "--alpha"), ("debiasmatch", "--momentum"), ("self_tuning", "--m")]
 FRACTIONS += [("freematch", "--momentum"), ("freematch", "--max-tau"), ("softmatch", "--momentum")]
-FRACTIONS += [("noisy_student", "--threshold")]
+FRACTIONS += [("noisy_student", "--threshold"), ("adamatch", "--threshold"), ("adamatch", "--momentum")]
 
 
 @pytest.mark.parametrize(("method", "flag"), FRACTIONS)
@@ -334,6 +343,7 @@ def test_fractions_from_0_to_1_are_taken(method, flag, value):
         *(("debiasmatch", "--tau=-1"), ("pi_model", "--warm-up-epochs=-1"), ("mean_teacher", "--trade-off-con=inf")),
         *(("uda", "--uda-variant=other"), ("freematch", "--trade-off-fairness=-1"), ("softmatch", "--n-sigma=0")),
         *(("noisy_student", "--T=0"), ("noisy_student", "--rounds=0")),
+        *(("adamatch", "--window=-1"), ("adamatch", "--warm-up-epochs=-1")),
     ],
 )
 def test_what_makes_no_sense_is_refused(method, flag):

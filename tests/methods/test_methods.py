@@ -29,6 +29,7 @@ METHODS = {
     "freematch": f"--momentum 0.5 --joint-passes --trade-off-cls-strong 0 {SCRATCH}",
     "softmatch": f"--momentum 0.5 --joint-passes {SCRATCH}",
     "noisy_student": f"--epochs 1 --rounds 2 {SCRATCH}",
+    "adamatch": f"--window 3 --interpolate --warm-up-epochs 1 {SCRATCH}",
     "v_pet": "--sources @erm @fixmatch --passes 2 --with-labels",
 }
 VARIANTS = [

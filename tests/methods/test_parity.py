@@ -33,6 +33,9 @@ CASES = {
     "freematch": ("freematch", f"{EXP} --trade-off-fairness 2 --momentum 0.7"),
     "freematch, SVHN": ("freematch", f"{EXP} --trade-off-fairness 2 --momentum 0.7 --max-tau 0.45"),
     "softmatch": ("softmatch", f"{EXP} --momentum 0.7"),
+    "adamatch": ("adamatch", f"{EXP} --momentum 0.7 --window 2"),
+    "adamatch, running mean": ("adamatch", f"{EXP} --momentum 0.7 --window 0"),
+    "adamatch, paper": ("adamatch", f"{EXP} --momentum 0.7 --window 2 --interpolate --warm-up-epochs 1 -i 3"),
     "noisy_student": ("noisy_student", f"{EXP} --T 0.5 --trade-off-self-training 2"),
     "self_tuning": ("self_tuning", f"{SMALL} --projection-dim 5 --K 3 --m 0.8 --T 0.5 --milestones 1"),
     "dst": ("dst", f"{EXP} --threshold 0.7 --width 7 --eta 0.7"),
@@ -94,6 +97,9 @@ def assert_same_state(method: str, model, state, literal) -> None:
     elif method in ("freematch", "softmatch"):
         for name, value in state[0].state_dict().items():
             assert_near(value, getattr(literal, name), name)
+    elif method == "adamatch":
+        assert_near(state[0].p_labeled, literal.p_labeled, "p_labeled")
+        assert_near(state[0].window.mean(dim=0), literal.p_unlabeled, "p_unlabeled")
     elif method == "self_tuning":
         assert_same_tensors(state[0].encoder, literal.encoder_k)
         assert_near(state[1].keys.flatten(0, 1).T, literal.queue, "queue")

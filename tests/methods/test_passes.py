@@ -29,6 +29,7 @@ PASSES = {
     ],
     "freematch": FIXMATCH,
     "softmatch": FIXMATCH,
+    "adamatch": FIXMATCH,
     "noisy_student": [*COMMON, ("model", "u1", True)],
     "dst": [("model", "l2", True), ("model", "l1+u1", True), ("model", "u2", True)],
 }
@@ -96,7 +97,7 @@ JOINT = [method for method, passes in PASSES.items() if passes is FIXMATCH]
 @pytest.mark.parametrize("method", JOINT)
 def test_joint_passes_are_one_batch(method, monkeypatch):
     """In float64, losses, gradients and statistics are those of a network that is asked once, with all views."""
-    flags = [] if method in ("freematch", "softmatch") else ["--threshold", "0.4"]
+    flags = ["--threshold", "0.4"] if method in WITH_THRESHOLD else []
     steps_taken = []
     for flag in ([], ["--joint-passes"]):
         args = steps.arguments(method, *flags, *flag)
