@@ -46,8 +46,9 @@ def begin(worker: int) -> None:
         signal.signal(signum, signal.SIG_IGN)
     if LINUX:  # macOS cannot tell who sent a signal: there a SIGTERM to the group ends its workers, and so the run
         signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])  # threads begun from now on inherit this
+        parent = multiprocessing.parent_process().pid  # type: ignore[union-attr]  # getppid() may be the heir's already
         try:
-            threading.Thread(target=_obey, args=(os.getppid(),), daemon=True).start()
+            threading.Thread(target=_obey, args=(parent,), daemon=True).start()
         except RuntimeError:
             os._exit(NO_THREADS)  # to send an error, a queue would need a thread
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from common.loading import loaders, workers
+from common.records import progress
 from common.system import seeding
 from common.training import evaluate
 from tests.conftest import assert_same_run, final_state
@@ -160,9 +161,10 @@ def test_a_full_disk(undisturbed, tmp_path, monkeypatch, evaluation):
     resumes(log, undisturbed)
 
 
-def test_a_log_that_cannot_be_written_is_one_line(tmp_path):
+def test_a_log_that_cannot_be_written_is_one_line(tmp_path, monkeypatch):
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "log.txt").symlink_to("/dev/full")
+    monkeypatch.setattr(progress, "refuse_special", lambda path: None)  # which does not take it for a log
     life = Life("fixmatch", tmp_path / "run")
     assert life.wait() == 2
     assert life.errors.read_text() == (
