@@ -9,7 +9,7 @@ import random
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from unittest import mock
 
@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 import torch
 
-from common import cli
+from common import cli, datasets
 from tests.helpers import leftovers
 
 ROOT = Path(__file__).parent.parent
@@ -61,11 +61,12 @@ def _same_random_numbers():
 
 def resolved(flags: Iterable[str]) -> list[str]:
     """The flags, with the folder of a finished run of another method for `@METHOD`."""
-    return [_finished(flag[1:]) if flag.startswith("@") else flag for flag in flags]
+    return [_finished(flag[1:], datasets.load) if flag.startswith("@") else flag for flag in flags]
 
 
 @functools.cache
-def _finished(method: str) -> str:
+def _finished(method: str, load: Callable) -> str:
+    """Its folder. `load` is what reads the images: runs of a dataset cut short are no sources of whole ones."""
     folder = tempfile.mkdtemp()
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     train_small(method, log=Path(folder))
