@@ -86,10 +86,12 @@ def over_epochs(cells: dict[Place, list[Cell]], folder: Path, numbers: dict[str,
 def over_epochs_figure(
     places: dict[Place, list[Cell]], metrics: dict[str, str], title: str, numbers: dict[str, int]
 ) -> Figure | None:
-    """A panel per metric, a row of them per number of labels, and below the footnotes of what is shown.
+    """A panel per metric that a run has, a row of them per number of labels, and the footnotes of what is shown.
 
     None where no run has any of the metrics.
     """
+    every_cell = [cell for several in places.values() for cell in several]
+    metrics = {name: ylabel for name, ylabel in metrics.items() if any(curves(cell, name) for cell in every_cell)}
     rows = _by_labels(places, metrics, numbers)
     if not rows:
         return None
@@ -190,7 +192,7 @@ def _draw_panel(axes: Axes, cells: dict[str, Cell], metric: str, looks: dict[str
 
 def _limit(axes: Axes, means: list[list[float]]) -> None:
     """Show the range of the last two thirds of the epochs: where curves begin, they would press all else together."""
-    longest = max(map(len, means))
+    longest = max(map(len, means), default=0)
     if longest == 1:
         axes.set_xlim(0.5, 1.5)
     values = [value for mean in means for value in mean[len(mean) // 3 :] if not math.isnan(value)]

@@ -282,6 +282,16 @@ def test_each_number_of_labels_has_a_panel_and_each_method_one_color(write_run, 
     plots.plt.close(figure)
 
 
+def test_what_no_run_has_measured_has_no_panel(write_run, tmp_path):
+    """As after a few steps, none of whose pseudo-labels was confident."""
+    write_run("run", 60, 60, **DIGITS)
+    rows = tmp_path / "run" / "metrics.jsonl"
+    rows.write_text(rows.read_text().replace('"pseudo_label_accuracy": 90.0', '"pseudo_label_accuracy": null'))
+    figure = figure_of(tmp_path, "pseudo_labels")
+    assert [axes.get_ylabel() for axes in figure.axes] == ["images with a pseudo-label, %"]
+    plots.plt.close(figure)
+
+
 def test_every_method_has_a_color_of_its_own():
     """Also grey ones are told from it, and settings of one method share it."""
     assert {*METHODS, "oracle"} <= plots.COLORS.keys()
