@@ -79,7 +79,8 @@ def images(run: Run, args: argparse.Namespace, all_labels: bool = False) -> Imag
     run.describe(data, labeled, held_out)
     if getattr(args, "labeled_in_unlabeled", False):  # a supervised method has no such flag
         unlabeled = np.setdiff1d(np.arange(len(data.train)), held_out)
-    return Images(data, data.train.subset(labeled), unlabeled)
+    labeled_images = data.train.subset(labeled)
+    return Images(data, labeled_images.evenly() if args.balanced_batches else labeled_images, unlabeled)
 
 
 def views(spec: Spec, args: argparse.Namespace) -> tuple[Transform, Transform, Transform]:

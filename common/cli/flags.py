@@ -207,6 +207,12 @@ def add_optimization(p: ArgumentParser, unlabeled: bool, schedule: bool, strong_
     g.add_argument(
         "-b", "--batch-size", type=positive_int, default=32, metavar="B", help="images per labeled batch (default: 32)"
     )
+    g.add_argument(
+        "--balanced-batches",
+        action="store_true",
+        help="labeled batches hold all classes equally often, so that images of small classes are drawn more often "
+        "(default: each image is drawn equally often)",
+    )
     if unlabeled:
         g.add_argument("--labeled-in-unlabeled", action="store_true", help="the labeled images are unlabeled ones, too")
         g.add_argument(

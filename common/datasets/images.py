@@ -36,12 +36,15 @@ class ImageSet:
         images: N file paths, or a uint8 array [N, H, W] (grey) or [N, H, W, 3] (RGB).
         labels: N class indices; -1 where the class is not known.
         upright: turn images as their EXIF orientation says.
+
+    Attributes:
+        balanced: whether training batches are drawn evenly over the classes; see `evenly`.
     """
 
     def __init__(
         self, images: Sequence[str | Path] | np.ndarray, labels: Sequence[int] | np.ndarray, upright: bool = False
     ):
-        self.images, self.upright = images, upright
+        self.images, self.upright, self.balanced = images, upright, False
         self.labels = np.asarray(labels, dtype=np.int64)
         if len(self.images) != len(self.labels):
             raise ValueError(f"{len(self.images)} images, but {len(self.labels)} labels")
@@ -89,6 +92,12 @@ class ImageSet:
     def oriented(self, upright: bool) -> "ImageSet":
         """The same images, turned as their EXIF orientation says or left as they are stored."""
         return ImageSet(self.images, self.labels, upright)
+
+    def evenly(self) -> "ImageSet":
+        """The same images, of which a `TrainLoader` draws all classes equally often. Each must have a label."""
+        even = ImageSet(self.images, self.labels, self.upright)
+        even.balanced = True
+        return even
 
     def without(self, indices: np.ndarray) -> "ImageSet":
         """All images but those at `indices`."""

@@ -12,6 +12,7 @@ batch is copied while the network trains on this one.
 import contextlib
 import itertools
 import logging
+import math
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -44,7 +45,7 @@ class Batch(NamedTuple):
         views: one float32 [B, 3, H, W] per transform, normalised.
         labels: int64 [B]; of unlabeled images they are for the meters only, and -1 where unknown.
         indices: int64 [B], each image's position in the loader's set. They are distinct within a batch, so that a
-            method may write to a row of its own for each: `bank[indices] = ...`.
+            method may write to a row of its own for each: `bank[indices] = ...`. (Not so in balanced labeled batches.)
     """
 
     views: tuple[Tensor, ...]
@@ -57,6 +58,9 @@ class TrainLoader:
 
     A batch never spans two passes, so its indices are distinct. If the set is smaller than a batch, every batch is the
     whole set.
+
+    Of `images.evenly()` a batch holds all classes equally often, or one image more of some than of others; these take
+    turns. Every class goes through its images in passes of its own, so that small classes repeat theirs.
 
     Args:
         images: the set to draw from.
@@ -96,9 +100,9 @@ class TrainLoader:
         if min(batch_size, len(images)) == 1:
             raise UserError(f"a {stream} batch of one image cannot pass BatchNorm: two images or more are needed")
         if len(images) < batch_size:
+            every = f"has {len(images)}, evenly over the classes" if images.balanced else "is the whole set"
             logger.warning(
-                f"the {stream} set has {len(images)} images, fewer than a batch of {batch_size}: "
-                "every batch is the whole set"
+                f"the {stream} set has {len(images)} images, fewer than a batch of {batch_size}: every batch {every}"
             )
         self.batch_size = min(batch_size, len(images))
         _check_divisible(self.batch_size, len(images), stream)
@@ -113,10 +117,14 @@ class TrainLoader:
         Raises:
             UserError: an image cannot be read.
         """
-        keys = _Passes(len(self.views), self.batch_size, self.seed, self.stream, step, self.share)
+        keys = self._keys(step, self.share)
         self.views.keep_decoded(self.cache * 2**20 // processes.local_count())
         batches = map(self._on_device, _read(_data_loader(self.views, keys, self.workers, self.device)))
         yield from _one_ahead(batches, self.device) if self.device.type == "cuda" else batches
+
+    def _keys(self, step: int, share: slice = slice(None)) -> "_Passes":
+        Keys, images = (_EvenPasses if self.views.images.balanced else _Passes), self.views.images
+        return Keys(images, self.batch_size, self.seed, self.stream, step, share)
 
     def _on_device(self, batch: tuple[Tensor, np.ndarray]) -> Batch:
         views, facts = (sent(torch.as_tensor(part), self.device) for part in batch)
@@ -124,7 +132,7 @@ class TrainLoader:
 
     def sample(self, number: int) -> dict[str, Tensor]:
         """The first views of the run, for a person to look at: title -> uint8 [number, 3, H, W]."""
-        keys = next(iter(_Passes(len(self.views), self.batch_size, self.seed, self.stream, 0)))[:number]
+        keys = next(iter(self._keys(0)))[:number]
         with seeding.preserved():
             views, _ = _or_raise(_collate([self.views[key] for key in keys]))
         return {
@@ -350,20 +358,56 @@ class _Views(Dataset):
 class _Passes(Sampler):
     """The keys of each step's batch, from step `start` on, or of one process's share of them."""
 
-    def __init__(self, length: int, batch_size: int, seed: int, stream: str, start: int, share: slice = slice(None)):
-        self.length, self.batch_size, self.share = length, batch_size, share
+    def __init__(
+        self, images: ImageSet, batch_size: int, seed: int, stream: str, start: int, share: slice = slice(None)
+    ):
+        self.images, self.batch_size, self.share = images, batch_size, share
         self.seed, self.stream, self.start = seed, stream, start
+        self.permutations: dict[tuple[str | int, ...], tuple[int, np.ndarray]] = {}  # the newest of each kind
 
     def __iter__(self) -> Iterator[list[tuple[int, int, int]]]:
-        batches_per_pass = self.length // self.batch_size
-        current, permutation = -1, np.empty(0, dtype=np.int64)
         for step in itertools.count(self.start):
-            number, batch = divmod(step, batches_per_pass)
-            if number != current:
-                rng = np.random.default_rng(seeding.derive(self.seed, f"{self.stream} permutation", number))
-                current, permutation = number, rng.permutation(self.length)
-            chosen = permutation[batch * self.batch_size : (batch + 1) * self.batch_size]
-            yield [(step, position, int(index)) for position, index in enumerate(chosen)][self.share]
+            yield [(step, position, int(index)) for position, index in enumerate(self.drawn(step))][self.share]
+
+    def drawn(self, step: int) -> np.ndarray:
+        """The indices of the images of a step's batch."""
+        number, batch = divmod(step, len(self.images) // self.batch_size)
+        permutation = self.permutation("permutation", len(self.images), number)
+        return permutation[batch * self.batch_size : (batch + 1) * self.batch_size]
+
+    def permutation(self, kind: str, length: int, number: int, *key: int) -> np.ndarray:
+        """The permutation of that number, which is made when the one before is done with."""
+        current, permutation = self.permutations.get((kind, *key), (-1, None))
+        if current != number or permutation is None:
+            rng = np.random.default_rng(seeding.derive(self.seed, f"{self.stream} {kind}", *key, number))
+            permutation = rng.permutation(length)
+            self.permutations[kind, *key] = number, permutation
+        return permutation
+
+
+class _EvenPasses(_Passes):
+    """Batches that hold all classes equally often, as nearly as their size allows.
+
+    All draws of all steps are one line of turns: the classes in a fixed order, again and again. So the n-th draw is the
+    (n // C)-th of its class, and where it stands in that class's passes needs no counting. The order is another one
+    whenever a batch ends with a turn; otherwise the same classes would always share a batch.
+    """
+
+    def __init__(self, images: ImageSet, *options: Any):
+        super().__init__(images, *options)
+        self.classes = [np.flatnonzero(images.labels == c) for c in np.unique(images.labels)]
+        self.steps_of_an_order = math.lcm(self.batch_size, len(self.classes)) // self.batch_size
+
+    def drawn(self, step: int) -> np.ndarray:
+        order = self.permutation("order of classes", len(self.classes), step // self.steps_of_an_order)
+        places = range(step * self.batch_size, (step + 1) * self.batch_size)
+        return np.array([self.nth(order[n % len(order)], n // len(order)) for n in places])
+
+    def nth(self, c: int, n: int) -> int:
+        """The n-th draw of a class."""
+        images = self.classes[c]
+        number, place = divmod(n, len(images))
+        return images[self.permutation("class", len(images), number, int(c))[place]]
 
 
 class _InOrder(Sampler):

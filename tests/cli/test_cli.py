@@ -49,6 +49,7 @@ DEFAULTS = {
     "fixmatch": COMMON | {"trade_off_self_training": 1, "threshold": 0.95, "epochs": 60},
 }
 OURS = {
+    "balanced_batches": False,
     "precision": "float32",
     "seed": 0,
     "split_seed": 0,

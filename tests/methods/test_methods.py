@@ -35,7 +35,7 @@ METHODS = {
 VARIANTS = [
     ("v_pet", "--sources @erm --passes 1 --target softmax-counts"),
     ("pseudo_label", f"--threshold 0.2 --labeled-statistics {SCRATCH}"),
-    ("fixmatch", "--threshold 0.2 --ema 0.9"),
+    ("fixmatch", "--threshold 0.2 --ema 0.9 --balanced-batches"),
     ("mean_teacher", "--warm-up-epochs 1 --alpha 0.5 --eval-teacher"),
     ("debiasmatch", "--threshold 0.2 --momentum 0.5 --persistent-q-hat"),
     ("dst", "--threshold 0.2 --width 8 --optimizer adamw --no-decay-on-norms --lr-warm-up-steps 4"),
