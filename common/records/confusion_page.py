@@ -36,7 +36,7 @@ def report(
     lists = _stacked(
         [
             _list("most confused (true > predicted)", _confused(matrix, names)),
-            _list("least accurate classes", _weakest(matrix, names)),
+            _list("least accurate classes (recall; precision and F1)", _weakest(matrix, names)),
         ]
     )
     matrix_and_lists = _stacked([matrix_image(matrix, names), lists], down=False)
@@ -122,7 +122,11 @@ def _confused(matrix: np.ndarray, names: list[str]) -> list[str]:
 def _weakest(matrix: np.ndarray, names: list[str]) -> list[str]:
     rows: list[dict[str, Any]] = [row for row in confusion.per_class(matrix, names) if row["images"]]
     rows.sort(key=lambda row: row["accuracy"])
-    return [f"{row['accuracy']:.1f} % of {row['images']:,}   {_short(row['class'], 30)}" for row in rows[:LISTED]]
+    return [
+        f"{row['accuracy']:.1f} % of {row['images']:,}   {_short(row['class'], 30)}   (precision "
+        f"{'-' if row['precision'] is None else format(row['precision'], '.1f')}, F1 {row['f1']:.1f})"
+        for row in rows[:LISTED]
+    ]
 
 
 def _list(title: str, lines: list[str]) -> Image.Image:

@@ -1,5 +1,8 @@
 """What a run tests, after every epoch and at its end: the scores, and the report of what is confused."""
 
+import statistics
+from typing import Any
+
 import numpy as np
 from torch import nn
 
@@ -42,7 +45,7 @@ class Evaluation:
         """
         classes = len(self.data.classes)
         if count:
-            self._confusion = confusion.Confusion(classes, loader.order, loader.device)
+            self._confusion = confusion.Confusion(classes, loader.order, loader.device, loader.number)
         scores = evaluate.evaluate(tested, loader, classes, self._confusion)
         if raw is not None:
             scores |= {f"raw_{name}": value for name, value in evaluate.evaluate(raw, loader, classes).items()}
@@ -69,13 +72,19 @@ class Evaluation:
         if self._confusion is None:
             return
         matrix, errors = self._confusion.read()
+        auc = self._confusion.read_auc()
         if not processes.is_first():
             return
+        rows: list[dict[str, Any]] = confusion.per_class(matrix, self.data.classes)
+        if len(rows) == 2:
+            rows = [row | {"auc": auc} for row in rows]
+        f1 = statistics.fmean([row["f1"] for row in rows if row["f1"] is not None] or [0.0])
         figures = (
-            f"top-1 {scores['top1']:.2f} %, mean per class {scores['mean_per_class']:.2f} %; {matrix.sum():,} images"
+            f"top-1 {scores['top1']:.2f} %, mean per class {scores['mean_per_class']:.2f} %, mean F1 {f1:.2f} %"
+            f"{'' if auc is None else f', AUC {auc:.2f} %'}; {matrix.sum():,} images"
         )
         page = confusion_page.report(matrix, errors, self.data.classes, self.data.test, [title, figures])
-        folder.save_report(page, confusion.per_class(matrix, self.data.classes))
+        folder.save_report(page, rows)
 
     def record_held_out(self, folder: Folder) -> None:
         """Write down what the test that counted takes each held-out image for, so that runs can be compared by image.

@@ -1,6 +1,6 @@
 """What the tested network confuses: counted on the device, batch by batch, and read once."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -34,11 +34,15 @@ class Confusion:
         num_classes: C.
         order: int64 [N], the test set's indices of the images in the order in which `update` meets them.
         device: where the logits are.
+        number: of images in the test set, where several processes share them (default: N).
     """
 
-    def __init__(self, num_classes: int, order: Tensor, device: torch.device):
+    def __init__(self, num_classes: int, order: Tensor, device: torch.device, number: int | None = None):
         self.num_classes = num_classes
         self.order, self.met = order.to(device), 0
+        # Of two classes, by index: how much more the second one's logit is, and the label.
+        size = (len(order) if number is None else number) if num_classes == 2 else 0
+        self.margins = torch.zeros(size, 2, dtype=torch.float64, device=device)
         self.matrix = torch.zeros(num_classes**2, dtype=torch.int64, device=device)
         # Rows of (confidence, index, true, predicted); the confidence is -1 where there is no error.
         self.errors = torch.full((MOST, 4), -1.0, dtype=torch.float64, device=device)
@@ -57,6 +61,8 @@ class Confusion:
         self.met += len(labels)
         rows = torch.stack([column.double() for column in (confidence, indices, labels, predicted)], dim=1)
         self.errors = _largest(torch.cat([self.errors, rows]))
+        if self.num_classes == 2:
+            self.margins[indices] = torch.stack([(logits[:, 1] - logits[:, 0]).double(), labels.double()], dim=1)
 
     def read(self) -> tuple[np.ndarray, list[Error]]:
         """The counts, int64 [C, C] with a row per true and a column per predicted class, and the most confident errors,
@@ -66,6 +72,16 @@ class Confusion:
         rows = _largest(processes.gather(self.errors)).tolist()
         errors = [Error(int(i), int(true), int(predicted), x) for x, i, true, predicted in rows if x >= 0]
         return matrix, errors
+
+    def read_auc(self) -> float | None:
+        """Of two classes, the area under the ROC curve in percent, whichever of them is the positive one: how often an
+        image of the second has a higher probability of it than an image of the first, a tie being half. None of more
+        classes, and where one of the two has no images.
+        """
+        if self.num_classes != 2:
+            return None
+        margins, labels = processes.sum(self.margins).cpu().numpy().T
+        return auc(margins, labels == 1)
 
 
 class Predictions:
@@ -95,23 +111,44 @@ def _largest(rows: Tensor) -> Tensor:
     return rows[rows[:, 0].topk(MOST).indices]
 
 
-def per_class(matrix: np.ndarray, classes: list[str]) -> list[dict[str, str | int | float | None]]:
-    """For each class: its test images, how many of them are recognised, that in percent, how many images of any class
-    are taken for it, and the class that its images are most often taken for instead.
+def auc(scores: np.ndarray, is_positive: np.ndarray) -> float | None:
+    """The area under the ROC curve in percent; None where all are positive, or none is.
+
+    Args:
+        scores: float [N].
+        is_positive: bool [N].
+    """
+    positive, negative = int(is_positive.sum()), int((~is_positive).sum())
+    if not positive or not negative:
+        return None
+    _, place, counts = np.unique(scores, return_inverse=True, return_counts=True)
+    ranks = (np.cumsum(counts) - (counts - 1) / 2)[place]  # equal scores share the mean of their ranks
+    return 100 * float(ranks[is_positive].sum() - positive * (positive + 1) / 2) / (positive * negative)
+
+
+def per_class(matrix: np.ndarray, classes: list[str]) -> list[dict[str, Any]]:
+    """For each class: its test images, how many of them are recognised, that in percent (the recall), how many images
+    of any class are taken for it, the class that its images are most often taken for instead, and in percent the
+    precision (how many of those that are taken for it are of it) and the F1 score (the harmonic mean of the two).
+
+    A class without images has neither accuracy nor F1, and one that nothing is taken for has no precision.
     """
     rows = []
     for c, name in enumerate(classes):
         images, others = int(matrix[c].sum()), matrix[c].copy()
         others[c] = 0
+        correct, predicted = int(matrix[c, c]), int(matrix[:, c].sum())
         rows.append(
             {
                 "class": name,
                 "images": images,
-                "correct": int(matrix[c, c]),
-                "accuracy": 100 * int(matrix[c, c]) / images if images else None,
-                "predicted": int(matrix[:, c].sum()),
+                "correct": correct,
+                "accuracy": 100 * correct / images if images else None,
+                "predicted": predicted,
                 "most_confused_with": classes[others.argmax()] if others.any() else None,
                 "confused": int(others.max()),
+                "precision": 100 * correct / predicted if predicted else None,
+                "f1": 200 * correct / (images + predicted) if images else None,
             }
         )
     return rows

@@ -3,15 +3,19 @@
 import csv
 import io
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from sklearn import metrics
 
+from common.datasets import SPECS, Data
 from common.datasets.images import ImageSet
 from common.errors import Interrupted, UserError
 from common.records import confusion_page
+from common.records.evaluation import Evaluation
 from common.records.folder import Folder
 from common.run import Run
 from common.training import confusion
@@ -50,8 +54,12 @@ def test_counts_and_errors_are_numpys(number):
 
 
 def test_classes_and_pairs_by_hand():
-    keys = ("class", "images", "correct", "accuracy", "predicted", "most_confused_with", "confused")
-    rows = [("ant", 8, 5, 62.5, 9, "cat", 3), ("bee", 8, 4, 50.0, 4, "ant", 4), ("cat", 0, 0, None, 3, None, 0)]
+    keys = ("class", "images", "correct", "accuracy", "predicted", "most_confused_with", "confused", "precision", "f1")
+    rows = [
+        ("ant", 8, 5, 62.5, 9, "cat", 3, 500 / 9, 1000 / 17),
+        ("bee", 8, 4, 50.0, 4, "ant", 4, 100.0, 800 / 12),
+        ("cat", 0, 0, None, 3, None, 0, 0.0, None),
+    ]
     assert confusion.per_class(MATRIX, NAMES) == [dict(zip(keys, row, strict=True)) for row in rows]
     assert confusion.pairs(MATRIX, 10) == [(4, 1, 0), (3, 0, 2)]
     assert confusion.pairs(MATRIX, 1) == [(4, 1, 0)]
@@ -59,7 +67,43 @@ def test_classes_and_pairs_by_hand():
 
 def test_the_least_accurate_class_is_named_first():
     """Classes without an image have no accuracy."""
-    assert confusion_page._weakest(MATRIX, NAMES) == ["50.0 % of 8   bee", "62.5 % of 8   ant"]
+    lines = ["50.0 % of 8   bee   (precision 100.0, F1 66.7)", "62.5 % of 8   ant   (precision 55.6, F1 58.8)"]
+    assert confusion_page._weakest(MATRIX, NAMES) == lines
+    nothing = confusion_page._weakest(np.array([[0, 2], [0, 3]]), NAMES[:2])[0]
+    assert nothing == "0.0 % of 2   ant   (precision -, F1 0.0)"
+
+
+def test_precision_recall_and_f1_are_scikit_learns():
+    rng = np.random.default_rng(0)
+    labels, predicted = rng.integers(5, size=(2, 200))
+    rows = confusion.per_class(metrics.confusion_matrix(labels, predicted), list("abcde"))
+    expected = metrics.precision_recall_fscore_support(labels, predicted)
+    for name, values in zip(("precision", "accuracy", "f1"), expected, strict=False):
+        assert [row[name] for row in rows] == pytest.approx(100 * values)
+
+
+def test_the_area_under_the_curve_of_two_classes_is_scikit_learns():
+    rng = np.random.default_rng(0)
+    labels = rng.integers(2, size=60)
+    logits = rng.normal(size=(60, 2)).round(1)  # with ties
+    counts = Confusion(2, torch.arange(60), CPU)
+    for start in range(0, 60, 10):
+        counts.update(*(torch.tensor(array[start : start + 10]) for array in (logits, labels)))
+    assert counts.read_auc() == pytest.approx(100 * metrics.roc_auc_score(labels, logits[:, 1] - logits[:, 0]))
+    assert confusion.auc(np.array([1.0, 2.0]), np.array([True, True])) is None
+    assert Confusion(3, torch.arange(60), CPU).read_auc() is None
+
+
+def test_the_report_of_two_classes_has_the_area():
+    images, found = ImageSet(np.zeros((4, 8, 8), dtype=np.uint8), [0, 0, 1, 1]), []
+    evaluation = Evaluation(Data(SPECS["ImageFolder"], ["ant", "bee"], images, images), np.empty(0, dtype=int))
+    evaluation._confusion = Confusion(2, torch.arange(4), CPU)
+    evaluation._confusion.update(
+        torch.tensor([[0.0, -2.0], [0.0, 1.0], [0.0, 0.5], [0.0, 3.0]]), torch.tensor(images.labels)
+    )
+    folder = SimpleNamespace(save_report=lambda page, rows: found.extend(rows))
+    evaluation.report(folder, {"top1": 75.0, "mean_per_class": 75.0}, "title")
+    assert [row["auc"] for row in found] == [75.0, 75.0]  # of four pairs, one is the wrong way round
 
 
 def pixels(matrix: np.ndarray, names: list[str], errors: list[Error] = ()) -> np.ndarray:
