@@ -14,9 +14,9 @@ JSON, says how to make it and how to prepare images:
                                     divided by 257 first, not clipped
     method, data, checkpoint        where it comes from
 
-README has the lines that load it with timm and torch alone. `--onnx` also writes OUT with the ending `.onnx`: the same
-network, from float32 images [batch, 3, crop, crop], prepared in this way, to logits [batch, classes]; with the same
-metadata, and checked against torch. It needs the package onnx.
+docs/own_images.md has the lines that load it with timm and torch alone. `--onnx` also writes OUT with the ending
+`.onnx`: the same network, from float32 images [batch, 3, crop, crop], prepared in this way, to logits [batch, classes];
+with the same metadata, and checked against torch. It needs the package onnx.
 """
 
 import argparse

@@ -1,7 +1,7 @@
 """Wide ResNets for 32-pixel images, which timm lacks, registered with timm so that `-a` finds them.
 
-`export.py` and the README name this file to other programs: `import common.wide_resnet` makes its networks known to
-timm. So it stays where it is, needs torch and timm alone, and keeps the names of its networks and tensors.
+`export.py` and docs/own_images.md name this file to other programs: `import common.wide_resnet` makes its networks
+known to timm. So it stays where it is, needs torch and timm alone, and keeps the names of its networks and tensors.
 
 Paper: Zagoruyko and Komodakis, Wide Residual Networks, BMVC 2016, arXiv:1605.07146.
 """

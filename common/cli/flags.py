@@ -135,7 +135,7 @@ def add_model(p: ArgumentParser, joint_passes: bool) -> None:
         "-a",
         "--arch",
         default="resnet50",
-        help="any timm model, or wrn_28_2, wrn_28_2_leaky and others (README) (default: resnet50, torchvision's V1)",
+        help="any timm model, or wrn_28_2 and others (docs/training.md) (default: resnet50, torchvision's V1)",
     )
     g.add_argument(
         "--bottleneck-dim",

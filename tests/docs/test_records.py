@@ -1,12 +1,14 @@
 """The figures that README and docs give of runs made here are those of the runs' own records, to the last digit."""
 
 import re
+import shutil
 import tarfile
 from pathlib import Path
+from unittest import mock
 
 import pytest
 
-from scripts import select_run
+from scripts import collect_results, select_run
 from scripts.compare_runs import compare, setting
 from scripts.results.runs import Cell, cells, read_runs
 from tests.conftest import ROOT
@@ -62,12 +64,31 @@ def table(page: Path, header: str) -> dict[str, tuple[str, ...]]:
     return {method(title): tuple(figures) for title, *figures in rows(page, header)}
 
 
-def test_the_digits_of_the_readme(unpacked):
+def test_digits(unpacked):
+    """All methods in docs/from_scratch.md, and in the last column of the README's methods."""
     found = by_name(unpacked("digits"))
-    assert table(ROOT / "README.md", "| method | last epoch | best on test |") == {
+    header = "| script, cells | method | in plain words | paper | published | Digits |"
+    shown = {row[0].partition(".py")[0].strip("["): row[-1] for row in rows(ROOT / "README.md", header)}
+    last = {name: cell.show("last_top1") for (name, _), cell in found.items()}
+    assert {name: figure for name, figure in shown.items() if figure != "–"} | {"oracle": last["oracle"]} == last
+    assert f"the oracle has {last['oracle'].split()[0]}" in (ROOT / "README.md").read_text()
+    assert table(FROM_SCRATCH, "| method | last epoch | best on test |") == {
         name: (cell.show("last_top1"), cell.show("best_top1")) for (name, _), cell in found.items()
     }
     assert {tuple(cell.seeds) for cell in found.values()} == {(0, 1, 2)}
+
+
+def test_the_quickstarts_table(unpacked, tmp_path, capsys):
+    """As README shows it, over three seeds."""
+    quickstart = tmp_path / "quickstart"
+    for run in unpacked("digits").iterdir():
+        if run.name.partition("_seed")[0] in ("erm", "fixmatch", "oracle"):
+            shutil.copytree(run, quickstart / run.name)
+    with mock.patch.object(collect_results, "draw"):
+        collect_results.main(collect_results.parse_args([str(quickstart)]))
+    printed = capsys.readouterr().out
+    shown = re.search(r"^```text\n(dataset .+?)^```$", (ROOT / "README.md").read_text(), re.M | re.S)[1]
+    assert shown in printed
 
 
 def test_fashion_mnist_from_scratch(unpacked):
@@ -81,9 +102,9 @@ def test_fashion_mnist_from_scratch(unpacked):
         }
         last[labels] = {name: cell.show("last_top1") for name, cell in own.items()}
     assert last["40"].keys() == last["400"].keys()
-    assert table(ROOT / "README.md", "| method, from scratch | 40 labels | 400 labels |") == {
-        name: (last["40"][name], last["400"][name]) for name in last["40"]
-    }
+    said = " ".join((ROOT / "README.md").read_text().split())
+    erm, best, most = (last["40"][name] for name in ("erm", "freematch", "oracle"))
+    assert f"with 40 labels, ERM has {erm}, FreeMatch {best}, and the oracle {most}" in said
 
 
 @pytest.mark.parametrize(

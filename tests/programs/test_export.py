@@ -1,4 +1,4 @@
-"""Exported networks are what they were: loaded by README's lines, which know nothing of this project, and as ONNX."""
+"""Exported networks are what they were: loaded by the docs' lines, which know nothing of this project, and as ONNX."""
 
 import ast
 import errno
@@ -68,19 +68,19 @@ def expected(run: Path, image: Image.Image) -> torch.Tensor:
         return network.model(augment.Normalizer(network.args.norm_mean, network.args.norm_std)(view[None]))
 
 
-def readme() -> str:
-    """README's lines that load an exported network."""
-    blocks = re.findall(r"^```python\n(.*?)^```$", (ROOT / "README.md").read_text(), re.MULTILINE | re.DOTALL)
+def printed() -> str:
+    """The lines of docs/own_images.md that load an exported network."""
+    blocks = re.findall(r"^```python\n(.*?)^```$", (ROOT / "docs" / "own_images.md").read_text(), re.M | re.S)
     (lines,) = [block for block in blocks if "safe_open" in block]
     return lines
 
 
 @pytest.mark.parametrize("name", RUNS)
-def test_readmes_lines_load_it_and_predict_the_same(name, world, photo, capsys):
+def test_the_printed_lines_load_it_and_predict_the_same(name, world, photo, capsys):
     write(world(name))
     capsys.readouterr()
     known: dict = {}
-    exec(readme(), known)  # noqa: S102 (our own)
+    exec(printed(), known)  # noqa: S102 (our own)
     logits = expected(world(name), photo)
     with torch.no_grad():
         assert torch.allclose(known["model"](known["prepare"](photo)[None]), logits, atol=1e-5)
@@ -88,7 +88,7 @@ def test_readmes_lines_load_it_and_predict_the_same(name, world, photo, capsys):
 
 
 @pytest.mark.parametrize("kind", ["png", "tiff", "big endian", "pgm"])
-def test_readmes_lines_take_grey_images_of_16_bits_as_the_suite_does(kind, world, photo):
+def test_the_printed_lines_take_grey_images_of_16_bits_as_the_suite_does(kind, world, photo):
     levels = np.arange(2**16, dtype=np.uint16).reshape(256, 256)
     grey = Image.fromarray(levels)
     if kind == "big endian":
@@ -96,16 +96,16 @@ def test_readmes_lines_take_grey_images_of_16_bits_as_the_suite_does(kind, world
     grey.save("photo.png", {"png": "png", "pgm": "ppm"}.get(kind, "tiff"))  # Pillow looks at the content
     write(world("timm"))
     known: dict = {}
-    exec(readme(), known)  # noqa: S102 (our own)
+    exec(printed(), known)  # noqa: S102 (our own)
     expected_image = ImageSet(["photo.png"], [-1]).load(0)
     taken = known["image"].convert("RGB")
     assert np.array_equal(np.asarray(taken), np.asarray(expected_image))
     assert np.asarray(taken).mean() == 127.5
 
 
-def test_readmes_lines_are_few_and_plain():
+def test_the_printed_lines_are_few_and_plain():
     """Ten of them load the network, four prepare an image and predict."""
-    lines = [line for line in readme().splitlines() if line]
+    lines = [line for line in printed().splitlines() if line]
     imports = [line for line in lines if line.startswith(("import ", "from "))]
     tree = ast.parse("\n".join(imports)).body
     names = {alias.name for node in tree if isinstance(node, ast.Import) for alias in node.names}

@@ -343,10 +343,10 @@ def test_a_run_older_than_these_records_is_tested(folders, tmp_path, capsys):
     assert "WARNING" not in capsys.readouterr().out
 
 
-def test_the_tour_of_the_readme(tmp_path, monkeypatch, capsys):
+def test_the_tour_of_the_docs(tmp_path, monkeypatch, capsys):
     """Its commands as they stand, but for the number of steps; and what they print, as far as that does not matter."""
-    section = (ROOT / "README.md").read_text().split("\n## Your own images\n")[1].split("\n## ")[0]
-    commands, printed, head = (block.strip().splitlines() for block in section.split("```")[1:6:2])
+    section = (ROOT / "docs" / "own_images.md").read_text().split("\n## ")[0]
+    commands, printed, head = (block.strip().splitlines()[1:] for block in section.split("```")[1:6:2])
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("sys.argv", ["tour"])
     for command in commands:
