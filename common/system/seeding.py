@@ -61,10 +61,10 @@ def preserved() -> Iterator[None]:
 class SharedRandom(nn.Module):
     """Random numbers that are the same in all processes: for what a method draws once for a whole batch.
 
-    MixUp's coefficients, interpolations and permutations over all of a batch's images are such. The n-th draw depends
-    on (seed, stream, n) alone. A checkpoint that holds this module holds n, so a resumed run draws what the whole one
-    does, on any number of processes. Every process must draw the same, in the same order. The generators of the main
-    process are left alone, and nothing waits for the device.
+    MixUp's coefficients, interpolations, permutations and noise over all of a batch's images are such. The n-th draw
+    depends on (seed, stream, n) alone. A checkpoint that holds this module holds n, so a resumed run draws what the
+    whole one does, on any number of processes. Every process must draw the same, in the same order. The generators of
+    the main process are left alone, and nothing waits for the device.
 
     Args:
         seed: of the run.
@@ -85,6 +85,10 @@ class SharedRandom(nn.Module):
     def uniform(self, *shape: int) -> Tensor:
         """Float32 of that shape, from 0 to below 1."""
         return self._sent(self._generator().random(shape, dtype=np.float32))
+
+    def normal(self, *shape: int) -> Tensor:
+        """Float32 of that shape, with mean 0 and deviation 1."""
+        return self._sent(self._generator().standard_normal(shape, dtype=np.float32))
 
     def beta(self, alpha: float, *shape: int) -> Tensor:
         """Float32 of that shape, from Beta(alpha, alpha), with alpha above 0."""

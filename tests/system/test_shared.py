@@ -77,10 +77,11 @@ def test_two_processes_that_mix_and_compare_are_one(both):
 
 def test_they_are_of_their_seed_stream_and_number():
     drawn = seeding.SharedRandom(5, "mixing")
-    generators = [np.random.default_rng(seeding.derive(5, "mixing", number)) for number in (1, 2, 3)]
+    generators = [np.random.default_rng(seeding.derive(5, "mixing", number)) for number in (1, 2, 3, 4)]
     assert drawn.permutation(9).tolist() == generators[0].permutation(9).tolist()
     assert drawn.beta(0.75, 2).tolist() == generators[1].beta(0.75, 0.75, 2).astype(np.float32).tolist()
     assert drawn.uniform(2, 3).tolist() == generators[2].random((2, 3), dtype=np.float32).tolist()
+    assert drawn.normal(2, 3).tolist() == generators[3].standard_normal((2, 3), dtype=np.float32).tolist()
     draws = [seeding.SharedRandom(*key).uniform().item() for key in ((5, "mixing"), (6, "mixing"), (5, "other"))]
     assert len(set(draws)) == 3
 
@@ -88,8 +89,10 @@ def test_they_are_of_their_seed_stream_and_number():
 def test_their_distributions():
     drawn = seeding.SharedRandom(0, "mixing")
     assert sorted(drawn.permutation(50).tolist()) == list(range(50))
-    uniform, beta = drawn.uniform(10_000), drawn.beta(2.0, 10_000)
-    assert uniform.dtype == beta.dtype == torch.float32
+    uniform, beta, normal = drawn.uniform(10_000), drawn.beta(2.0, 10_000), drawn.normal(10_000)
+    assert uniform.dtype == beta.dtype == normal.dtype == torch.float32
+    assert normal.mean().item() == pytest.approx(0, abs=0.05)
+    assert normal.var().item() == pytest.approx(1, abs=0.05)
     assert uniform.mean().item() == pytest.approx(0.5, abs=0.01)
     assert uniform.var().item() == pytest.approx(1 / 12, abs=0.003)
     assert beta.mean().item() == pytest.approx(0.5, abs=0.01)
@@ -110,3 +113,4 @@ def test_they_go_on_from_a_checkpoint_and_leave_the_generators_alone(tmp_path):
 def test_they_are_where_the_methods_state_is():
     drawn = seeding.SharedRandom(0, "mixing").to("meta")
     assert {drawn.permutation(3).device.type, drawn.uniform().device.type, drawn.beta(1.0).device.type} == {"meta"}
+    assert drawn.normal(2).device.type == "meta"
