@@ -289,7 +289,8 @@ def _add_weights(g: _ArgumentGroup) -> None:
         type=number(float, lambda x: 0 <= x < 1, "a number of 0 or more and below 1"),
         default=None,
         metavar="DECAY",
-        help="test and keep an average of the weights with this decay per step, 0.999 say (default: the weights)",
+        help="test and keep an average of the weights with this decay per step, 0.999 say; 0 is no "
+        "average (default: %(default)s)",
     )
 
 
