@@ -122,7 +122,8 @@ def test_gradients_are_those_of_autograds_engine():
                 torch.where(y > 0.1, y, b**2).logsumexp(1).mean() + z.square().mean() + (x.detach() * w[:, :1].T).mean()
             )
             loss.backward() if device == "cuda" else loss.backward(retain_graph=True)
-        return [t.grad.tolist() for t in (x, w, b)]
+        (of_x,) = torch.autograd.grad((torch.tanh(x @ w) * x[:, :2]).sum(), x)  # and none is added
+        return [t.tolist() for t in (x.grad, w.grad, b.grad, of_x)]
 
     with gpu():
         assert gradients("cuda") == gradients("cpu")

@@ -13,14 +13,18 @@ from torch import Tensor
 from torch.autograd.function import BackwardCFunction
 
 
-def run_backward(loss: Tensor) -> None:
-    """Add the gradients of a scalar to the leaves that it depends on."""
+def run_backward(loss: Tensor, leaves: tuple[Tensor, ...] = ()) -> tuple[Tensor, ...]:
+    """Add the gradients of a scalar to the leaves that it depends on; or give those of some leaves, and add none."""
+    found: list[tuple[Tensor, Tensor]] = []
     missing = _numbers_of_gradients(loss.grad_fn)
     received: dict[Any, dict[int, Tensor]] = {loss.grad_fn: {0: torch.ones_like(loss)}}
     ready = [_entry(loss.grad_fn)]
     with torch.no_grad():
         while ready:
             node = heapq.heappop(ready)[-1]
+            if leaves and hasattr(node, "variable"):
+                found.append((node.variable, received.pop(node)[0]))
+                continue
             for (following, number), result in zip(node.next_functions, _run(node, received.pop(node)), strict=False):
                 if following is None:
                     continue
@@ -31,6 +35,7 @@ def run_backward(loss: Tensor) -> None:
                 missing[following] -= 1
                 if not missing[following]:
                     heapq.heappush(ready, _entry(following))
+    return tuple(next(gradient for leaf, gradient in found if leaf is wanted) for wanted in leaves)
 
 
 def _numbers_of_gradients(root: Any) -> Counter:

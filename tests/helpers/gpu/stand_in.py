@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.optim import optimizer
 
+from tests.helpers.gpu.backward import run_backward
 from tests.helpers.gpu.device import Gpu
 from tests.helpers.gpu.streams import Stream
 from tests.helpers.gpu.tensors import GpuTensor
@@ -21,6 +22,10 @@ def _pin_memory(tensor: Tensor) -> Tensor:
     pinned = tensor.clone()
     pinned.in_pinned_memory = True
     return pinned
+
+
+def _grad(output: Tensor, leaf: Tensor, grad=torch.autograd.grad) -> tuple[Tensor, ...]:
+    return run_backward(output, (leaf,)) if isinstance(output, GpuTensor) else grad(output, leaf)
 
 
 def _functions(gpu: Gpu, number: int) -> dict[str, Any]:
@@ -72,6 +77,7 @@ def gpu(index: int = 0, number: int = 1) -> Iterator[Gpu]:
         for name, function in _functions(device, number).items():
             stack.enter_context(mock.patch.object(torch.cuda, name, function))
         stack.enter_context(mock.patch.object(Tensor, "pin_memory", _pin_memory))
+        stack.enter_context(mock.patch.object(torch.autograd, "grad", _grad))
         stack.enter_context(mock.patch.object(dist, "new_group", lambda backend, **kwargs: new_group(**kwargs)))
         stack.enter_context(torch.backends.cudnn.flags(enabled=False))  # the host has no operations of its names
         kinds = [torch.Tensor, torch.nn.Parameter, GpuTensor]  # those that optimizers update many at once
