@@ -16,6 +16,7 @@ LABELED_ALONE = ("erm",)
 SUPERVISED_STRONG = (
     *("pseudo_label", "pi_model", "mean_teacher", "uda", "fixmatch", "flexmatch", "debiasmatch", "dst"),
     *("freematch", "softmatch", "noisy_student", "adamatch"),
+    "vat",
 )
 METHODS = (*LABELED_ALONE, *SUPERVISED_STRONG, "self_tuning")
 CLASSES, IMAGES = 3, 20  # unlabeled images, for the bank
@@ -78,7 +79,8 @@ def build(method: str, args, dropout: float = 0.5, device: str = "cpu") -> Simpl
     state = own_state(script, method, model, args)
     for module in state:
         module.to(device)
-    weights = dict.fromkeys(("pi_model", "mean_teacher"), "trade_off_con") | {"pseudo_label": "trade_off_self_training"}
+    weights = dict.fromkeys(("pi_model", "mean_teacher", "vat"), "trade_off_con")
+    weights |= {"pseudo_label": "trade_off_self_training"}
     weight_u = [torch.tensor(getattr(args, weights[method]), device=device)] if method in weights else []
     optimizer = torch.optim.SGD(
         model.parameter_groups(args.lr, args.finetune), momentum=0.9, weight_decay=args.wd, nesterov=True
@@ -107,6 +109,7 @@ def own_state(script, method: str, model: nn.Module, args) -> list[nn.Module]:
         "freematch": lambda: script.Curriculum(CLASSES, args.momentum, args.max_tau),
         "softmatch": lambda: script.Gaussian(CLASSES, args.momentum, args.n_sigma),
         "noisy_student": lambda: script.PseudoLabels(IMAGES, CLASSES),
+        "vat": lambda: seeding.SharedRandom(args.seed, "perturbation"),
     }
     state = [make[method]()] if method in make else []
     if method == "noisy_student":  # as if a teacher had made them
@@ -120,7 +123,7 @@ def batches(method: str, step: int = 0, size: int = 8) -> tuple[Batch, ...]:
     views = [tuple(torch.randn(size, 3, 4, 4, generator=g) for _ in range(2)) for _ in range(2)]
     labels = [torch.randint(CLASSES, (size,), generator=g) for _ in range(2)]
     indices = [torch.randperm(IMAGES, generator=g)[:size] for _ in range(2)]
-    if method in ("pseudo_label", "noisy_student"):
+    if method in ("pseudo_label", "noisy_student", "vat"):
         views[1] = views[1][:1]
     return tuple(map(Batch, views, labels, indices))[: 1 if method in LABELED_ALONE else 2]
 

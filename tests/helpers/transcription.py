@@ -524,6 +524,42 @@ class AdaMatch(Method):
         return metrics | of_pseudo_labels(selected, labels_u)
 
 
+class Vat(Method):
+    def prepare(self) -> None:
+        self.random = seeding.SharedRandom(self.args.seed, "perturbation")
+
+    def furthest(self, weak: Tensor, p: list[Tensor], masks: Tensor) -> Tensor:
+        """The direction of each image."""
+        d = torch.stack([image / image.norm() for image in self.random.normal(*weak.shape)])
+        for _ in range(self.args.power_iterations):
+            r = (self.args.xi * d).requires_grad_()
+            torch.set_rng_state(masks)
+            (gradient,) = torch.autograd.grad(self.moved(p, weak + r) * len(weak), r)
+            d = torch.stack([image / image.norm() for image in gradient])
+        torch.set_rng_state(masks)
+        return d
+
+    def moved(self, p: list[Tensor], x: Tensor) -> Tensor:
+        pairs = [(row, log_softmax(y)) for row, y in zip(p, self.logits(x), strict=True)]
+        return mean([sum(a * (a.log() - b) for a, b in zip(*pair, strict=True)) for pair in pairs])
+
+    def backwards(self, batch_l, batch_u) -> dict:
+        loss_l, metrics = self.supervised(batch_l)
+        (weak,), _, _ = batch_u
+        args, masks = self.args, torch.get_rng_state()
+        y = self.logits(weak)
+        if not args.labeled_statistics:
+            self.buffers = copy.deepcopy(list(self.net.buffers()))
+        p = [softmax(row.detach()) for row in y]
+        loss_u = self.moved(p, weak + args.eps * self.furthest(weak, p, masks))
+        loss_entropy = mean([-sum(a * a.log() for a in softmax(row)) for row in y])
+        weight = args.trade_off_con * min(self.step / (args.warm_up_epochs * args.iters_per_epoch), 1)
+        (weight * loss_u + args.trade_off_entropy * loss_entropy).backward()
+        self.restore_buffers()
+        loss = loss_l + weight * loss_u + args.trade_off_entropy * loss_entropy
+        return metrics | {"loss": loss, "loss_u": loss_u, "loss_entropy": loss_entropy}
+
+
 METHODS = {
     "erm": Erm,
     "pseudo_label": PseudoLabel,
@@ -539,4 +575,5 @@ METHODS = {
     "softmatch": SoftMatch,
     "noisy_student": NoisyStudent,
     "adamatch": AdaMatch,
+    "vat": Vat,
 }

@@ -90,6 +90,13 @@ FLAGS = {
             *("--window 0", "--window 1", "--interpolate", "--warm-up-epochs 1"),
         ],
     ),
+    "vat": (
+        BASE,
+        [
+            *("--trade-off-cls-strong 1", "--trade-off-con 2", "--warm-up-epochs 1", "--trade-off-entropy 1"),
+            *("--eps 2", "--xi 1", "--power-iterations 2", "--labeled-statistics"),
+        ],
+    ),
     "noisy_student": (
         f"{BASE} --epochs 1 --rounds 1",
         [
@@ -175,6 +182,7 @@ def from_scratch(method: str) -> list[str]:
         "pseudo_label": ["--labeled-statistics", "--warm-up-epochs 2"],
         "pi_model": ["--labeled-statistics", "--warm-up-epochs 2 --ramp-up linear", "--one-sided"],
         "mean_teacher": ["--labeled-statistics", "--warm-up-epochs 2 --ramp-up linear"],
+        "vat": ["--labeled-statistics"],
     }
     shared = ["--ema 0.5", "--cutout 0.3", "--auto-augment classic", "--no-decay-on-norms"]
     return [*shared, *strong, *unlabeled, *joint, *own.get(method, [])]
@@ -283,6 +291,11 @@ DEFAULTS = {
     "softmatch": {**TRAIN, "epochs": 60, "n_sigma": 2, "momentum": 0.999},
     "noisy_student": {**TRAIN, "epochs": 40, "rounds": 3, "T": 2},
     "adamatch": {**TRAIN, "epochs": 60, "threshold": 0.9, "momentum": 0.999, "window": 128, "ema": 0.999},
+    "vat": {
+        **EXP,
+        **{"epochs": 40, "trade_off_con": 0.3, "warm_up_epochs": 16, "trade_off_entropy": 0.06, "eps": 6, "xi": 0.1},
+        "power_iterations": 1,
+    },
 }
 # Flags that the published runs did not have, at what leaves those runs as they were.
 ADDED = {
@@ -297,6 +310,7 @@ ADDED_BY = {
     "debiasmatch": {"persistent_q_hat": False},
     "noisy_student": {"clean_teacher": False, "threshold": 0, "balance": False},
     "adamatch": {"interpolate": False, "warm_up_epochs": 0},
+    "vat": {"labeled_statistics": False},
 }
 OF_DATASET = {
     **{"root": "data", "data": "CUB200", "train_resizing": "default", "val_resizing": "default"},
@@ -344,6 +358,8 @@ def test_fractions_from_0_to_1_are_taken(method, flag, value):
         *(("uda", "--uda-variant=other"), ("freematch", "--trade-off-fairness=-1"), ("softmatch", "--n-sigma=0")),
         *(("noisy_student", "--T=0"), ("noisy_student", "--rounds=0")),
         *(("adamatch", "--window=-1"), ("adamatch", "--warm-up-epochs=-1")),
+        *(("vat", "--eps=0"), ("vat", "--xi=0"), ("vat", "--warm-up-epochs=-1"), ("vat", "--power-iterations=-1")),
+        *(("vat", "--trade-off-con=-1"), ("vat", "--trade-off-entropy=-1")),
     ],
 )
 def test_what_makes_no_sense_is_refused(method, flag):

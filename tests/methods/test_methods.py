@@ -28,6 +28,7 @@ METHODS = {
     "dst": f"--threshold 0.2 --width 8 {SCRATCH}",
     "freematch": f"--momentum 0.5 --joint-passes --trade-off-cls-strong 0 {SCRATCH}",
     "softmatch": f"--momentum 0.5 --joint-passes {SCRATCH}",
+    "vat": f"--trade-off-con 2 --warm-up-epochs 1 --eps 2 --trade-off-cls-strong 0 --labeled-statistics {SCRATCH}",
     "noisy_student": f"--epochs 1 --rounds 2 {SCRATCH}",
     "adamatch": f"--window 3 --interpolate --warm-up-epochs 1 {SCRATCH}",
     "v_pet": "--sources @erm @fixmatch --passes 2 --with-labels",

@@ -13,6 +13,8 @@ LENGTHS = (3, 2)
 SMALL = "--bottleneck-dim 6 --lr 0.05 --finetune --wd 0.01"
 EXP = f"{SMALL} --lr-gamma 0.5"
 CON = f"{EXP} --trade-off-con 2 --warm-up-epochs 2"
+RISING = f"{EXP} --warm-up-epochs 1 --iters-per-epoch 4"  # over the first 4 of the 5 steps
+VAT = f"{RISING} --trade-off-con 2 --trade-off-entropy 0.5 --eps 2"
 CASES = {
     "erm": ("erm", EXP),
     "pseudo_label": ("pseudo_label", f"{EXP} --threshold 0.7"),
@@ -39,6 +41,8 @@ CASES = {
     "noisy_student": ("noisy_student", f"{EXP} --T 0.5 --trade-off-self-training 2"),
     "self_tuning": ("self_tuning", f"{SMALL} --projection-dim 5 --K 3 --m 0.8 --T 0.5 --milestones 1"),
     "dst": ("dst", f"{EXP} --threshold 0.7 --width 7 --eta 0.7"),
+    "vat": ("vat", VAT),
+    "vat, two iterations": ("vat", f"{VAT} --power-iterations 2 --labeled-statistics"),
 }
 
 
@@ -106,6 +110,8 @@ def assert_same_state(method: str, model, state, literal) -> None:
         assert state[1].pointers.tolist() == literal.pointers
     elif method == "dst":
         assert model.reversal.steps == literal.n
+    elif method == "vat":
+        assert state[0].draws == literal.random.draws
 
 
 @pytest.mark.parametrize("case", CASES)
