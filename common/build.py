@@ -19,7 +19,7 @@ from common.datasets import Data, Spec, splits
 from common.datasets.images import ImageSet
 from common.loading import augment
 from common.loading.augment import Transform
-from common.networks import adapters, backbones
+from common.networks import adapters, backbones, warm_start
 from common.run import Run
 from common.system import limits
 from common.training import optim
@@ -68,7 +68,8 @@ def images(run: Run, args: argparse.Namespace, all_labels: bool = False) -> Imag
         all_labels: every training image that has a label is labeled, but for those that are held out.
 
     Raises:
-        UserError: see `datasets.load`, `splits.split` and `splits.hold_out`.
+        UserError: see `datasets.load`, `splits.split` and `splits.hold_out`; or `--init-from` names a run of other
+            classes.
     """
     data = run.read_images()
     number = 0 if all_labels else args.num_samples_per_class
@@ -76,6 +77,8 @@ def images(run: Run, args: argparse.Namespace, all_labels: bool = False) -> Imag
     labeled, unlabeled, held_out = splits.hold_out(labeled, unlabeled, data, args.val_per_class, args.split_seed)
     if all_labels:
         labeled = unlabeled[data.train.labels[unlabeled] >= 0]
+    if args.init_from is not None:
+        warm_start.read(args.init_from).refuse_other_classes(data.classes, args.root)
     run.describe(data, labeled, held_out)
     if getattr(args, "labeled_in_unlabeled", False):  # a supervised method has no such flag
         unlabeled = np.setdiff1d(np.arange(len(data.train)), held_out)
@@ -111,14 +114,22 @@ def classifier(NetworkClass: type[Network], num_classes: int, args: argparse.Nam
         own: what the method's network takes besides, by name.
 
     Raises:
-        UserError: see `backbones.backbone` and `adapters.insert`.
+        UserError: see `backbones.backbone`, `adapters.insert` and `warm_start`.
     """
     normalizer = augment.Normalizer(args.norm_mean, args.norm_std)
-    backbone = backbones.backbone(
-        args.arch, args.image_size, normalizer, args.scratch, args.pretrained_backbone, args.no_pool, args.drop_path
-    )
+    start, scratch, file = None, args.scratch, args.pretrained_backbone
+    if args.init_from is not None:
+        start, scratch, file = warm_start.read(args.init_from), True, None
+        start.refuse_other_network(args.arch, args.adapter)
+        start.warn_of_other_statistics(normalizer)
+    backbone = backbones.backbone(args.arch, args.image_size, normalizer, scratch, file, args.no_pool, args.drop_path)
+    if start is not None:
+        start.fill_backbone(backbone)
     adapters.insert(backbone, args.image_size, args.lora, args.adapter)
-    return NetworkClass(backbone, num_classes, args.bottleneck_dim, args.precision, **own)
+    network = NetworkClass(backbone, num_classes, args.bottleneck_dim, args.precision, **own)
+    if start is not None:
+        start.fill(network)
+    return network
 
 
 def optimizer(model: nn.Module, args: argparse.Namespace) -> Optimizer:

@@ -18,7 +18,7 @@ from common import cli, datasets
 from common.datasets import Data, listing, splits
 from common.errors import Interrupted, UserError
 from common.loading.loaders import Batch, TestLoader, TrainLoader
-from common.networks import backbone_files
+from common.networks import backbone_files, warm_start
 from common.networks.adapters import Merged
 from common.networks.average import Average
 from common.records import progress, results
@@ -51,7 +51,7 @@ class Run:
         history: the finished epochs' rows of `metrics.jsonl`.
         seconds: of training and testing until the newest checkpoint, over all resumptions.
         sessions: with what the training began, and what it went on with; see `results.session`.
-        pretraining_sha256: of the backbone file that it began with.
+        pretraining_sha256: of the file whose weights it began with: a backbone, or a finished run's network.
         labeled, held_out, fingerprints: what `describe` was told, and the fingerprints of it.
         files: of images of your own, what they hold.
         state: what a checkpoint holds, as `start` was told; with `--ema`, the average, too.
@@ -194,8 +194,8 @@ class Run:
             return
         if self.rounds > 1:
             self._beginning = copy.deepcopy(checkpoint.snapshot(self.state))
-        if self.args.pretrained_backbone is not None:
-            self.pretraining_sha256 = _sha256_of_first(self.args.pretrained_backbone)
+        if self._start_file is not None:
+            self.pretraining_sha256 = _sha256_of_first(self._start_file)
         if self.args.overwrite:
             self.folder.discard()
         newest = self.folder.load_newest()
@@ -215,6 +215,12 @@ class Run:
             if isinstance(optimizer, Optimizer) and processes.count() > 1:
                 optimizer.register_step_pre_hook(processes.average_gradients)
         self._started = time.perf_counter() - self.seconds
+
+    @property
+    def _start_file(self) -> str | None:
+        """Whose weights the training begins with."""
+        run: str | None = self.args.init_from
+        return self.args.pretrained_backbone if run is None else str(warm_start.file(run))
 
     def _names(self, labeled: list[int], held_out: list[int]) -> dict[str, list[str]]:
         root = Path(self.args.root).expanduser()
@@ -262,8 +268,8 @@ class Run:
     def _compare_backbones(self, before: str | None, now: str | None) -> None:
         if before not in (None, now):  # older runs do not say
             raise UserError(
-                f"'{self.folder.path}' was begun with another file than '{self.args.pretrained_backbone}' is now: "
-                "restore it, or choose another --log"
+                f"'{self.folder.path}' was begun with another file than '{self._start_file}' is now: restore it, or "
+                "choose another --log"
             )
 
     def start_anew(self, *names: str) -> None:
@@ -519,7 +525,7 @@ class Run:
             files = self._look_at_files(data)
             now = {"data_sha256": data.sha256} if older else {"content_sha256": listing.sha256(files)}
             self.folder.compare_images(now, files, self.args.root)
-        file, result = self.args.pretrained_backbone, self.folder.read_result()
+        file, result = self._start_file, self.folder.read_result()
         if file is not None and os.path.isfile(file):
             self._compare_backbones(result.get("pretraining_sha256"), _sha256_of_first(file))
         return self._show()

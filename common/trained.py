@@ -59,7 +59,7 @@ def load(folder: Path, name: Literal["best", "latest"]) -> Trained:
     weights = {key: value for key, value in _weights(content, file).items() if key.startswith(PARTS)}
     classes = _classes(content, file)
     has_all_weights = name == "best" or not (args.lora or args.adapter)
-    start = {"scratch": True, "pretrained_backbone": None} if has_all_weights else {}
+    start = {"scratch": True, "pretrained_backbone": None, "init_from": None} if has_all_weights else {}
     merged = {"lora": None} if name == "best" else {}
     made = argparse.Namespace(**vars(args) | NEUTRAL | start | merged)
     model = build.classifier(ImageClassifier, len(classes), made)
@@ -89,7 +89,7 @@ def _are_statistics(values: Any) -> bool:
 
 
 YOUNGER = {"precision": "float32", "lora": None, "adapter": None, "scratch": False, "pretrained_backbone": None}
-YOUNGER |= {"exif_orientation": False}
+YOUNGER |= {"exif_orientation": False, "init_from": None}
 EXPECTED = {
     "data": lambda value: isinstance(value, str),
     "arch": lambda value: isinstance(value, str),
@@ -98,6 +98,7 @@ EXPECTED = {
     "adapter": lambda value: value is None or _is_size(value),
     "scratch": lambda value: isinstance(value, bool),
     "pretrained_backbone": lambda value: value is None or isinstance(value, str),
+    "init_from": lambda value: value is None or isinstance(value, str),
     "precision": lambda value: value in ("float32", "bf16"),
     "train_resizing": lambda value: value in augment.RESIZINGS,
     "val_resizing": lambda value: value in augment.RESIZINGS,

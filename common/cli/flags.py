@@ -159,6 +159,13 @@ def add_model(p: ArgumentParser, joint_passes: bool) -> None:
         help="start from this .pth or .safetensors backbone",
     )
     start.add_argument("--scratch", action="store_true", help="start from random weights")
+    g.add_argument(
+        "--init-from",
+        type=path,
+        default=None,
+        metavar="RUN_FOLDER",
+        help="start from the network of a finished run for the same classes, in place of any other weights",
+    )
     _add_adaptation(g)
 
     if joint_passes:

@@ -62,5 +62,5 @@ def parse(p: Parser, argv: Sequence[str] | None) -> Arguments:
     frozen = args.lora or args.adapter
     if args.phase == "test" and (args.checkpoint == "best" or not frozen):
         # The checkpoint holds all the weights: nothing is downloaded or looked for.
-        args.scratch, args.pretrained_backbone = True, None
+        args.scratch, args.pretrained_backbone, args.init_from = True, None, None
     return args

@@ -12,6 +12,7 @@ What stays None means that something else decides: --drop-path the model, --devi
 """
 
 import argparse
+import os
 
 from common import datasets
 from common.cli.flags import BOTTLENECK_DIM
@@ -37,6 +38,8 @@ def resolve(args: argparse.Namespace) -> None:
         raise UserError("--min-confidence is for --labeled-list: give a table of predict.py with it")
     if args.exif_orientation and spec.counts is not None:
         raise UserError("--exif-orientation is for ImageFolder: leave it out")
+    if args.init_from is not None and os.path.realpath(args.init_from) == os.path.realpath(args.log):
+        raise UserError("--init-from and --log name the same folder: choose another --log")
     if args.num_samples_per_class is None:
         args.num_samples_per_class = 4 if args.labeled_list is None else "all"
     _resolve_views(args, spec)

@@ -16,7 +16,7 @@ from common.errors import UserError
 # These flags may differ when a run is resumed: none of them can change a number, as far as devices agree. Whether
 # another root holds the same images is told by their fingerprint.
 FREE = {"root", "log", "workers", "cache", "print_freq", "phase", "checkpoint", "device", "overwrite", "tensorboard"}
-START = {"scratch", "pretrained_backbone"}  # where the weights come from before they are trained
+START = {"scratch", "pretrained_backbone", "init_from"}  # where the weights come from before they are trained
 
 
 def completed(args: Arguments, saved: dict[str, Any]) -> argparse.Namespace:

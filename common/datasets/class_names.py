@@ -5,6 +5,7 @@ import re
 import unicodedata
 from collections.abc import Sequence
 from itertools import combinations
+from typing import Any
 
 import numpy as np
 
@@ -86,3 +87,17 @@ def _may_be_typed(a: str, b: str, letters: int = LETTERS) -> bool:
     words_a, words_b = (re.findall(r"[^\W\d_]+|[\d_\W]", alike_key(name)) for name in (a, b))
     changed = [word for pair in zip(words_a, words_b, strict=False) if pair[0] != pair[1] for word in pair]
     return len(words_a) == len(words_b) and all(word.isalpha() and len(word) >= letters for word in changed)
+
+
+def first_difference(trained: Any, here: Sequence[str]) -> str:
+    """How the names of a network's outputs differ from those of a dataset, as `number 2 is 'cat' there and 'dog' here`.
+
+    Args:
+        trained: what a checkpoint holds, a list of names or nonsense.
+        here: the dataset's.
+    """
+    names = [str(name) for name in trained] if isinstance(trained, list) else []
+    if len(names) != len(here):
+        return f"{len(names)} there, {len(here)} here"
+    number = next((i for i, pair in enumerate(zip(names, here, strict=True)) if pair[0] != pair[1]), 0)
+    return f"number {number + 1} is '{names[number]}' there and '{here[number]}' here"

@@ -111,7 +111,20 @@ def load_backbone(model: nn.Module, file: str | Path) -> None:
             f"python convert_moco_to_pretrained.py {file} BACKBONE_OUT FC_OUT and pass BACKBONE_OUT"
         )
     wanted = model.state_dict()
-    state = _without_extras(_without_prefix(state, [*wanted], file), model, file)
+    fill(model, _without_extras(_without_prefix(state, [*wanted], file), model, file), file)
+
+
+def fill(model: nn.Module, state: dict[str, Tensor], file: str | Path) -> None:
+    """Load a state strictly; the position embeddings of a ViT are resampled, where only their number differs.
+
+    Args:
+        state: as the model names its tensors.
+        file: where it comes from.
+
+    Raises:
+        UserError: keys are missing, left over, of other shapes or types, or not finite.
+    """
+    wanted = model.state_dict()
     state = _with_resampled_positions(state, model)
     # Buffers that count batches came with PyTorch 0.4.1; older files lack them, and they do not change a result.
     missing = [key for key in wanted if key not in state and not key.endswith("num_batches_tracked")]

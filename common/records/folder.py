@@ -30,7 +30,7 @@ from typing import Any
 
 from torch import Tensor
 
-from common.datasets import listing
+from common.datasets import class_names, listing
 from common.datasets.listing import Listing
 from common.errors import UserError
 from common.records import sheet
@@ -184,7 +184,7 @@ class Folder:
             fingerprints: see `Run.describe`.
             indices, held_out: of the images that are labeled, and of those that are held out.
             names: the same images by their paths below the root, where they are files.
-            pretraining_sha256: of the backbone file that the training begins with.
+            pretraining_sha256: of the file whose weights the training begins with.
             files: of images of one's own: what they hold.
         """
         file = {} if pretraining_sha256 is None else {"pretraining_sha256": pretraining_sha256}
@@ -253,7 +253,8 @@ class Folder:
         if trained != classes:
             raise UserError(
                 f"checkpoint '{path}' was trained for other classes than '{root}' has "
-                f"({_first_difference(trained, classes)}): give the classes their old names, or the run's own root"
+                f"({class_names.first_difference(trained, classes)}): give the classes their old names, or the run's "
+                "own root"
             )
         file = self.path / "labeled.json"
         before = read_json(file).get("test_sha256") if file.is_file() else None
@@ -412,14 +413,6 @@ class Folder:
     def read_result(self) -> dict[str, Any]:
         """A finished run's `result.json`."""
         return read_json(self.path / "result.json")
-
-
-def _first_difference(trained: Any, here: list[str]) -> str:
-    trained = [str(name) for name in trained] if isinstance(trained, list) else []
-    if len(trained) != len(here):
-        return f"{len(trained)} there, {len(here)} here"
-    number = next((i for i, names in enumerate(zip(trained, here, strict=True)) if names[0] != names[1]), 0)
-    return f"number {number + 1} is '{trained[number]}' there and '{here[number]}' here"
 
 
 def _write_json(path: Path, content: dict[str, Any]) -> None:

@@ -41,7 +41,7 @@ def result(
     Args:
         arguments, history, data: all the flags; the epochs' rows of `metrics.jsonl`; what was trained on.
         fingerprints: `labeled_sha256`, see `splits`; `data_sha256` and `test_sha256`, see `Data`.
-        pretraining_sha256: of the backbone file that the training began with.
+        pretraining_sha256: of the file whose weights the training began with.
         seconds: of training and testing, over all resumptions.
         sessions: where the training began and went on, see `session`. The last one stands in the result itself, too.
     """
@@ -50,7 +50,7 @@ def result(
         "method": method,
         "dataset": arguments["data"],
         "arch": arguments["arch"],
-        **_pretraining(arguments["arch"], arguments["scratch"], arguments["pretrained_backbone"], pretraining_sha256),
+        **_pretraining(arguments, pretraining_sha256),
         **{key: arguments[key] for key in ("num_samples_per_class", "seed", "split_seed", "epochs", "iters_per_epoch")},
         "oracle": arguments.get("oracle", False),
         **_scores_of_rounds(history),
@@ -115,14 +115,18 @@ def summary(result: dict[str, Any], folder: Path) -> str:
     )
 
 
-def _pretraining(arch: str, scratch: bool, file: str | None, sha256: str | None) -> dict[str, str | None]:
+def _pretraining(arguments: dict[str, Any], sha256: str | None) -> dict[str, str | None]:
     """`pretraining_weights` is the tagged name of timm's weights, where the network started from those."""
+    run, file = arguments["init_from"], arguments["pretrained_backbone"]
     none = {"pretraining_sha256": None, "pretraining_weights": None}
+    if run is not None:
+        name = os.path.basename(os.path.abspath(run))
+        return none | {"pretraining": f"run {name}", "pretraining_sha256": sha256, "init_from": run}
     if file is not None:
         return none | {"pretraining": Path(file).stem, "pretraining_sha256": sha256}
-    if scratch:
+    if arguments["scratch"]:
         return none | {"pretraining": "scratch"}
-    return none | {"pretraining": "supervised", "pretraining_weights": backbones.weights_name(arch)}
+    return none | {"pretraining": "supervised", "pretraining_weights": backbones.weights_name(arguments["arch"])}
 
 
 def _scores_of_rounds(history: list[dict[str, Any]]) -> dict[str, Any]:

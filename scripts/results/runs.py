@@ -17,8 +17,9 @@ from common.errors import UserError
 
 ROOT = Path(__file__).parent.parent.parent
 
-# Beside the flags that change no number: seeds are what a cell averages over, and a backbone file is known by its hash.
-NOT_SETTINGS = cli.FREE | {"seed", "split_seed", "pretrained_backbone"}
+# Beside the flags that change no number: seeds are what a cell averages over, and the file that a run began with is
+# known by its hash.
+NOT_SETTINGS = cli.FREE | {"seed", "split_seed", "pretrained_backbone", "init_from"}
 
 REQUIRED = {"v_pet": ["--sources", "a run"]}  # flags without which a script refuses its command line
 

@@ -73,6 +73,7 @@ OURS = {
     "exif_orientation": False,
     "flip": True,
     "val_per_class": 0,
+    "init_from": None,
 }
 
 

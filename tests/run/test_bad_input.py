@@ -190,6 +190,7 @@ NO_TENSORS = "'@/b.pth' does not hold a dictionary of tensors: save the state_di
 AGAIN = "run its command again, or remove it"
 NO_LORA = "--lora: a .*ResNet has no place for adapters: choose a ViT such|--lora needs .* peft: run pip install peft"
 RUN = "fixmatch data -d Digits @run"  # the flags of the finished run follow in `argv`
+FROM_RUN = "erm data -d Digits --num-samples-per-class 4 --init-from @/run"
 VOTE = "v_pet data -d Digits --num-samples-per-class 4 --sources @/run"
 HELP = r" \(--help lists all flags\)"
 
@@ -424,6 +425,17 @@ BAD = [
         "'@/b.pth' is an unconverted MoCo checkpoint: run python convert_moco_to_pretrained.py @/b.pth ",
         saved("b.pth", small_moco()),
     ),
+    # A finished run to start from
+    Bad("erm --init-from ''", "--init-from: must be the name of a file or folder, got ''"),
+    Bad("erm --init-from @/nirgends", "--init-from: '@/nirgends' holds no finished run: run its command to the end"),
+    Bad("erm --init-from @/images", "--init-from: '@/images' holds no finished run: run its command to the end"),
+    Bad("erm --init-from @/run", "'@/run' holds no finished run: run its", remove("run/result.json")),
+    Bad("erm --init-from @/run", "'@/run' holds no finished run: run its", remove("run/checkpoints/best.pth")),
+    Bad("erm --init-from @/run", r"for other classes than '@/images' has \(10 there, 2 here\): give both the same, or"),
+    Bad("erm --init-from @/new", "--init-from and --log name the same folder: choose another --log"),
+    Bad(f"{FROM_RUN} -a wrn_10_1", "'@/run' has --arch wrn_10_1_half, not wrn_10_1: give that, or name another run"),
+    Bad(FROM_RUN, "best.pth' is damaged .*: remove it", write("run/checkpoints/best.pth", b"PK\3\4")),
+    Bad(FROM_RUN, "best.pth' is not what a run wrote: name another", saved("run/checkpoints/best.pth", {"model": [1]})),
     # The converter
     Bad("convert_moco_to_pretrained @/in.pth @/out.pth", "required: FC_OUT"),
     Bad("convert_moco_to_pretrained @/in.pth @/a.pth @/b.pth", "file '@/in.pth' does not exist"),

@@ -51,7 +51,9 @@ SIZE = 8  # of a batch of `steps`
 VIT = "-a test_vit --optimizer adamw --lr 0.01 --bottleneck-dim 1024 --no-bottleneck"
 WHOLE = {  # name -> flags, of whole runs of the method that the name begins with
     **METHODS,
-    "fixmatch --val-per-class": f"{METHODS['fixmatch']} --val-per-class 1 --balanced-batches",
+    "fixmatch --val-per-class --init-from": (
+        f"{METHODS['fixmatch']} --val-per-class 1 --balanced-batches --init-from @erm"
+    ),
     "fixmatch --adapter": f"{METHODS['fixmatch']} {VIT} --adapter 4",
     "erm --lora": f"{VIT} --lora 2",
 }

@@ -1,0 +1,129 @@
+"""Beginning with the weights of a finished run, `--init-from`: what it has learned is trained further."""
+
+import logging
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from common.datasets import class_names
+from common.errors import UserError
+from common.loading.augment import Normalizer
+from common.networks import backbone_files
+from common.system import checkpoint, processes
+
+logger = logging.getLogger(__name__)
+BACKBONE = "backbone."
+
+
+def file(run: str) -> Path:
+    """Where a run's tested network is, whole: with frozen weights, and with LoRA merged into them."""
+    return Path(run) / "checkpoints" / "best.pth"
+
+
+@processes.by_first
+def read(run: str) -> "WarmStart":
+    """The network of a finished run, as the first process has it.
+
+    Raises:
+        UserError: the folder holds no finished run, or its network is damaged.
+    """
+    if not os.path.isfile(os.path.join(run, "result.json")) or not os.path.isfile(file(run)):
+        raise UserError(f"--init-from: '{run}' holds no finished run: run its command to the end, or name another")
+    content = checkpoint.load(file(run))
+    weights, classes, args = (content.get(key) for key in ("model", "classes", "args"))
+    if (
+        not isinstance(weights, dict)
+        or not all(isinstance(name, str) and backbone_files.is_plain(weight) for name, weight in weights.items())
+        or not isinstance(classes, list)
+        or not isinstance(args, dict)
+    ):
+        raise UserError(f"--init-from: '{file(run)}' is not what a run wrote: name another run")
+    return WarmStart(run, weights, classes, args, content.get("epoch"))
+
+
+class WarmStart(NamedTuple):
+    """What a finished run has learned.
+
+    Attributes:
+        run: its folder.
+        weights: of its tested network, under the names that they have without adapters; see `adapters.Merged`.
+        classes: the names of its outputs.
+        flags: all its arguments.
+        epoch: of the weights, counted from 1.
+    """
+
+    run: str
+    weights: dict[str, Tensor]
+    classes: list[str]
+    flags: dict[str, Any]
+    epoch: int | None
+
+    def refuse_other_classes(self, classes: Sequence[str], root: str) -> None:
+        """Raises a `UserError` where the run was trained for others than those of the images in `root`."""
+        if self.classes != list(classes):
+            raise UserError(
+                f"--init-from: '{self.run}' was trained for other classes than '{root}' has "
+                f"({class_names.first_difference(self.classes, classes)}): give both the same, or take its backbone "
+                f"alone with --pretrained-backbone '{file(self.run)}'"
+            )
+
+    def refuse_other_network(self, arch: str, adapter: int | None) -> None:
+        """Raises a `UserError` where the run has another backbone, or parts in it that this network lacks."""
+        own, width = self.flags.get("arch"), self.flags.get("adapter")
+        if own != arch:
+            raise UserError(f"--init-from: '{self.run}' has --arch {own}, not {arch}: give that, or name another run")
+        if width not in (None, adapter):
+            raise UserError(
+                f"--init-from: '{self.run}' has --adapter {width}, which cannot be merged into a backbone: give it "
+                "here, too, or name another run"
+            )
+
+    def warn_of_other_statistics(self, normalizer: Normalizer) -> None:
+        """Log a warning where the run normalised its images otherwise."""
+        own = [self.flags.get(flag) for flag in ("norm_mean", "norm_std")]
+        if own != [list(normalizer.mean), list(normalizer.std)]:
+            logger.warning(
+                f"WARNING: the images of '{self.run}' were normalised otherwise, with mean and deviation {own[0]} "
+                f"{own[1]}: see --norm-mean and --norm-std"
+            )
+
+    def fill_backbone(self, backbone: nn.Module) -> None:
+        """Load the backbone, before adapters are put into it.
+
+        Raises:
+            UserError: it does not fit.
+        """
+        own = {name.removeprefix(BACKBONE): x for name, x in self.weights.items() if name.startswith(BACKBONE)}
+        if self.flags.get("adapter"):  # its parts follow when they are inserted
+            wanted = backbone.state_dict()
+            own = {name: weight for name, weight in own.items() if name in wanted}
+        backbone_files.fill(backbone, own, file(self.run))
+
+    @torch.no_grad()
+    def fill(self, network: nn.Module) -> None:
+        """Load all other parts that the network has in the same shape, each one whole; the others begin anew."""
+        own: dict[str, dict[str, Tensor]] = {}
+        for name, tensor in network.state_dict().items():
+            if isinstance(tensor, Tensor):  # a backbone with adapters has its fingerprint among them
+                own.setdefault(_part(name), {})[name] = tensor
+        anew = []
+        for part, tensors in own.items():
+            if all(name in self.weights and self.weights[name].shape == x.shape for name, x in tensors.items()):
+                for name, tensor in tensors.items():
+                    tensor.copy_(self.weights[name])
+            elif part != BACKBONE:
+                anew.append(part)
+        more = f"; {', '.join(anew)} begin{'s' if len(anew) == 1 else ''} anew" if anew else ""
+        logger.info(f"begins with the weights of '{self.run}', epoch {self.epoch}{more}")
+
+
+def _part(name: str) -> str:
+    """`head`, `bottleneck`, ..., or `adapters`: what is learned beside a backbone that is loaded already."""
+    if name.startswith(BACKBONE):
+        is_adapter = ".lora_" in name or ".mlp.down." in name or ".mlp.up." in name
+        return "adapters" if is_adapter else BACKBONE
+    return name.partition(".")[0]
