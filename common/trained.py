@@ -12,7 +12,7 @@ from common import build
 from common.errors import UserError
 from common.loading import augment
 from common.networks import adapters
-from common.networks.classifier import ImageClassifier
+from common.networks.classifier import PRECISIONS, ImageClassifier
 from common.records.folder import read_json
 from common.system import checkpoint
 
@@ -99,7 +99,7 @@ EXPECTED = {
     "scratch": lambda value: isinstance(value, bool),
     "pretrained_backbone": lambda value: value is None or isinstance(value, str),
     "init_from": lambda value: value is None or isinstance(value, str),
-    "precision": lambda value: value in ("float32", "bf16"),
+    "precision": lambda value: value in PRECISIONS,
     "train_resizing": lambda value: value in augment.RESIZINGS,
     "val_resizing": lambda value: value in augment.RESIZINGS,
     "image_size": _is_size,

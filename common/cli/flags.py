@@ -19,6 +19,7 @@ from common.cli.values import (
     seed,
 )
 from common.loading import augment
+from common.networks.classifier import PRECISIONS
 
 BOTTLENECK_DIM = 1024
 
@@ -203,9 +204,10 @@ def _add_adaptation(g: _ArgumentGroup) -> None:
     g.add_argument("--finetune", action="store_true", help="the backbone learns at a tenth of the rate")
     g.add_argument(
         "--precision",
-        choices=("float32", "bf16"),
+        choices=PRECISIONS,
         default="float32",
-        help="of backbone and bottleneck; bf16 is faster but changes the numbers (default: float32)",
+        help="of backbone and bottleneck; bf16, and on a GPU tf32 (for the matrix products of a ViT), are faster but "
+        "change the numbers (default: float32)",
     )
 
 

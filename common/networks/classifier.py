@@ -8,6 +8,8 @@ from torch import Tensor, nn
 from common.networks import batch_norm
 from common.networks.backbone_files import TimmModel
 
+PRECISIONS = ("float32", "tf32", "bf16")
+
 
 class ImageClassifier(nn.Module):
     """backbone -> bottleneck -> head: images [B, 3, H, W] -> float32 logits [B, C].
@@ -18,13 +20,17 @@ class ImageClassifier(nn.Module):
         backbone: gives features [B, backbone.feature_dim].
         num_classes: C.
         bottleneck_dim: width of the bottleneck (Linear, BatchNorm, ReLU, Dropout 0.5); 0 for none.
-        precision: of backbone and bottleneck: `float32`, or `bf16` for autocast to bfloat16. Weights and what comes
-            out, features and logits, are float32 either way.
+        precision: one of `PRECISIONS`, of backbone and bottleneck. `bf16` is autocast to bfloat16. `tf32` lets CUDA's
+            matrix products round their factors to 10 bits, as its convolutions do in PyTorch's own setting. It holds
+            for the whole process, since the backward pass computes outside of the network, and does nothing on a CPU.
+            Weights and what comes out, features and logits, are float32 in all three.
     """
 
     def __init__(self, backbone: TimmModel, num_classes: int, bottleneck_dim: int = 1024, precision: str = "float32"):
         super().__init__()
         self.precision = precision
+        if precision == "tf32":
+            torch.backends.cuda.matmul.allow_tf32 = True
         self.backbone = backbone
         self.bottleneck = _bottleneck(backbone.feature_dim, bottleneck_dim) if bottleneck_dim else nn.Identity()
         self.feature_dim = bottleneck_dim or backbone.feature_dim

@@ -273,8 +273,32 @@ def test_the_classifier():
     assert torch.equal(model.features(x), model.bottleneck(model.backbone(x)))
 
 
-@pytest.mark.parametrize(("precision", "inside"), [("float32", torch.float32), ("bf16", torch.bfloat16)])
-def test_precision_is_inside_and_float32_outside(precision, inside):
+INSIDE = {"float32": torch.float32, "tf32": torch.float32, "bf16": torch.bfloat16}
+
+
+@pytest.fixture
+def matmul():
+    """PyTorch's settings of CUDA's matrix products; the one that is tested is put back afterwards."""
+    before = torch.backends.cuda.matmul.allow_tf32
+    yield torch.backends.cuda.matmul
+    torch.backends.cuda.matmul.allow_tf32 = before
+
+
+@pytest.mark.parametrize("precision", classifier.PRECISIONS)
+def test_tf32_is_allowed_where_it_is_asked_for(matmul, precision):
+    classifier.ImageClassifier(scratch("wrn_10_1"), 10, precision=precision)
+    assert matmul.allow_tf32 == (precision == "tf32")
+
+
+def test_a_run_in_tf32_records_it_and_goes_on_in_nothing_else(matmul, small_run):
+    assert small_run("erm", "--precision", "tf32")["precision"] == "tf32"
+    assert matmul.allow_tf32
+    with pytest.raises(UserError, match="--precision"):
+        small_run("erm")
+
+
+@pytest.mark.parametrize(("precision", "inside"), INSIDE.items())
+def test_precision_is_inside_and_float32_outside(matmul, precision, inside):
     torch.manual_seed(0)
     model = classifier.ImageClassifier(scratch("wrn_10_1"), 10, precision=precision)
     seen = []
