@@ -1,6 +1,6 @@
 """The classifier that all methods train, and the passes of several views through it."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -63,8 +63,10 @@ def _bottleneck(in_dim: int, out_dim: int) -> nn.Sequential:
     return nn.Sequential(linear, nn.BatchNorm1d(out_dim), nn.ReLU(), nn.Dropout(0.5))
 
 
-def passes(model: nn.Module, views: Sequence[Tensor], no_grad: Tensor, joint: bool) -> list[Tensor]:
+def passes(model: Callable[[Tensor], Tensor], views: Sequence[Tensor], no_grad: Tensor, joint: bool) -> list[Tensor]:
     """The logits of several views: a pass for each, one after the other, or one for all.
+
+    Or their features, with `model.features` for a model: a method with a second head needs both of one pass.
 
     In train mode a pass has BatchNorm statistics of its own. In one for all, the views share them, and so a gradient
     flows through them from the logits of one view into the features of all.

@@ -41,6 +41,8 @@ COLORS = {
     "softmatch": "deeppink",
     "v_pet": "gold",
     "adamatch": "darkviolet",
+    "comatch": "lightseagreen",
+    "simmatch": "sienna",
 }
 SPARE = ("teal", "limegreen", "mediumorchid", "coral", "steelblue", "darkgoldenrod", "indigo")
 LINES = ["-", "--", ":", "-."]  # settings of a method

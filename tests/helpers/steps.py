@@ -18,8 +18,10 @@ SUPERVISED_STRONG = (
     *("freematch", "softmatch", "noisy_student", "adamatch"),
     "vat",
 )
-METHODS = (*LABELED_ALONE, *SUPERVISED_STRONG, "self_tuning")
-CLASSES, IMAGES = 3, 20  # unlabeled images, for the bank
+WITH_PROJECTOR = ("comatch", "simmatch")
+METHODS = (*LABELED_ALONE, *SUPERVISED_STRONG, "self_tuning", *WITH_PROJECTOR)
+CLASSES, IMAGES = 3, 20  # of each set, for the banks
+SIZE = 8  # of a batch
 
 
 class Passes(list):
@@ -53,7 +55,8 @@ def arguments(method: str, *flags: str):
 
 def small_flags(method: str) -> list[str]:
     """Widths to go with the small backbone."""
-    return ["--bottleneck-dim", "8"] + (["--K", "4", "--projection-dim", "6"] if method == "self_tuning" else [])
+    own = {"self_tuning": "--K 4 --projection-dim 6"} | dict.fromkeys(WITH_PROJECTOR, "--projection-dim 6")
+    return ["--bottleneck-dim", "8", *own.get(method, "").split()]
 
 
 def build(method: str, args, dropout: float = 0.5, device: str = "cpu") -> SimpleNamespace:
@@ -65,7 +68,7 @@ def build(method: str, args, dropout: float = 0.5, device: str = "cpu") -> Simpl
     torch.manual_seed(0)
     if method == "dst":
         model = script.DebiasedClassifier(Backbone(), CLASSES, args.bottleneck_dim, width=args.width)
-    elif method == "self_tuning":
+    elif method == "self_tuning" or method in WITH_PROJECTOR:
         model = script.Encoder(Backbone(), CLASSES, args.bottleneck_dim, projection_dim=args.projection_dim)
     else:
         model = ImageClassifier(Backbone(), CLASSES, args.bottleneck_dim)
@@ -103,6 +106,8 @@ def own_state(script, method: str, model: nn.Module, args) -> list[nn.Module]:
     if method == "adamatch":
         alignment = script.Alignment(CLASSES, args.window, args.momentum)
         return [alignment, seeding.SharedRandom(args.seed, "interpolation")]
+    if method in WITH_PROJECTOR:
+        return [script.Window(CLASSES, args.window), bank(script, method, args)]
     make = {
         "flexmatch": lambda: script.Curriculum(IMAGES, CLASSES),
         "debiasmatch": lambda: script.QHat(CLASSES, args.momentum),
@@ -117,7 +122,13 @@ def own_state(script, method: str, model: nn.Module, args) -> list[nn.Module]:
     return state
 
 
-def batches(method: str, step: int = 0, size: int = 8) -> tuple[Batch, ...]:
+def bank(script, method: str, args) -> nn.Module:
+    if method == "comatch":
+        return script.Bank(args.bank_batches * 2 * SIZE, args.projection_dim, CLASSES)
+    return script.Bank(torch.arange(IMAGES) % CLASSES, CLASSES, args.projection_dim, args.bank_momentum)
+
+
+def batches(method: str, step: int = 0, size: int = SIZE) -> tuple[Batch, ...]:
     """The labeled and, where the method has one, the unlabeled batch of a step."""
     g = torch.Generator().manual_seed(step)
     views = [tuple(torch.randn(size, 3, 4, 4, generator=g) for _ in range(2)) for _ in range(2)]
@@ -125,6 +136,10 @@ def batches(method: str, step: int = 0, size: int = 8) -> tuple[Batch, ...]:
     indices = [torch.randperm(IMAGES, generator=g)[:size] for _ in range(2)]
     if method in ("pseudo_label", "noisy_student", "vat"):
         views[1] = views[1][:1]
+    if method in WITH_PROJECTOR:
+        views[0] = views[0][:1]
+    if method == "comatch":
+        views[1] = *views[1], torch.randn(size, 3, 4, 4, generator=g)
     return tuple(map(Batch, views, labels, indices))[: 1 if method in LABELED_ALONE else 2]
 
 

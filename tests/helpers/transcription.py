@@ -560,6 +560,117 @@ class Vat(Method):
         return metrics | {"loss": loss, "loss_u": loss_u, "loss_entropy": loss_entropy}
 
 
+def soft_cross_entropy(row: Tensor, target: list[float]) -> Tensor:
+    return -sum(q * log_p for q, log_p in zip(target, log_softmax(row), strict=True))
+
+
+class WithProjector(Method):
+    """The parts of CoMatch and SimMatch that are the same."""
+
+    def prepare(self) -> None:
+        self.newest, self.bank = [], []
+
+    def encode(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits and unit vectors of one pass."""
+        features = self.net.bottleneck(self.net.backbone(x))
+        return self.net.head(features), torch.stack([z / z.norm() for z in self.net.projector(features)])
+
+    def align(self, logits: Tensor) -> list[list[float]]:
+        rows = [softmax(y.double()).tolist() for y in logits]
+        self.newest = [*self.newest, [mean(column) for column in zip(*rows, strict=True)]][-self.args.window :]
+        means = [mean(column) for column in zip(*self.newest, strict=True)]
+        return [normalized([p / q for p, q in zip(row, means, strict=True)]) for row in rows]
+
+    def weights(self, z: Tensor, entries: list[Tensor]) -> Tensor:
+        return log_softmax(torch.stack([z @ entry for entry in entries]) / self.args.T)
+
+    def self_training_of(self, targets: list[list[float]], logits: Tensor) -> tuple[Tensor, list]:
+        selected = [(max(q) >= self.args.threshold, q.index(max(q))) for q in targets]
+        terms = [s * soft_cross_entropy(y, q) for (s, _), y, q in zip(selected, logits, targets, strict=True)]
+        return mean(terms), selected
+
+
+class CoMatch(WithProjector):
+    """`bank`: pairs of an embedding and a prediction, the ring in its own order."""
+
+    def smooth(self, q: list[float], z: Tensor) -> list[float]:
+        if self.step < self.args.bank_batches:
+            return q
+        weights = self.weights(z, [entry for entry, _ in self.bank]).exp().tolist()
+        others = [sum(w * p[c] for w, (_, p) in zip(weights, self.bank, strict=True)) for c in range(len(q))]
+        return average(q, others, self.args.smoothing)
+
+    def store(self, pairs: list) -> None:
+        size = len(pairs) * self.args.bank_batches
+        if len(self.bank) < size:
+            self.bank += pairs
+        else:
+            first = self.step * len(pairs) % size
+            self.bank[first : first + len(pairs)] = pairs
+
+    def backwards(self, batch_l, batch_u) -> dict:
+        ((weak_l,), labels, _), ((weak, strong_1, strong_2), labels_u, _) = batch_l, batch_u
+        y_l, z_l = self.encode(weak_l)
+        with torch.no_grad():
+            y_weak, z_weak = self.encode(weak)
+        (y_1, z_1), (_, z_2) = self.encode(strong_1), self.encode(strong_2)
+
+        q = self.align(y_weak)
+        targets = [self.smooth(each, z) for each, z in zip(q, z_weak, strict=True)]
+        one_hot = [[float(c == t) for c in range(self.num_classes)] for t in labels]
+        self.store([*zip(z_weak, q, strict=True), *zip(z_l.detach(), one_hot, strict=True)])
+
+        losses = []
+        for i, own in enumerate(targets):
+            row = [
+                1.0 if i == j else sum(a * b for a, b in zip(own, other, strict=True))
+                for j, other in enumerate(targets)
+            ]
+            row = normalized([value if value >= self.args.graph_threshold else 0.0 for value in row])
+            similar = self.weights(z_1[i], list(z_2)).exp()
+            losses.append(-sum(g * (s + 1e-7).log() for g, s in zip(row, similar, strict=True)))
+        loss_contrast = mean(losses)
+        loss_l = mean([cross_entropy(y, t) for y, t in zip(y_l, labels, strict=True)])
+        loss_u, selected = self.self_training_of(targets, y_1)
+        loss = loss_l + self.args.trade_off_self_training * loss_u + self.args.trade_off_contrast * loss_contrast
+        loss.backward()
+        metrics = {"loss": loss, "loss_l": loss_l, "loss_u": loss_u, "loss_contrast": loss_contrast}
+        return metrics | {"accuracy_l": accuracy(y_l, labels)} | of_pseudo_labels(selected, labels_u)
+
+
+class SimMatch(WithProjector):
+    """`bank`: an embedding for each labeled image; `missing`: those that no batch has had yet."""
+
+    missing: set[int]
+
+    def backwards(self, batch_l, batch_u) -> dict:
+        ((weak_l,), labels, indices), ((weak, strong), labels_u, _) = batch_l, batch_u
+        y_l, z_l = self.encode(weak_l)
+        with torch.no_grad():
+            y_weak, z_weak = self.encode(weak)
+        y_strong, z_strong = self.encode(strong)
+
+        targets, losses, whole = [], [], not self.missing
+        for q, z, z_s in zip(self.align(y_weak), z_weak, z_strong, strict=True):
+            w = self.weights(z, self.bank).exp().tolist()
+            instances = normalized([weight * q[k % self.num_classes] for k, weight in enumerate(w)])
+            classes = [sum(w[c :: self.num_classes]) for c in range(self.num_classes)]
+            targets.append(average(q, classes, self.args.smoothing) if whole else q)
+            losses.append(-sum(v * s for v, s in zip(instances, self.weights(z_s, self.bank), strict=True)))
+        loss_instance = mean(losses) if whole else torch.zeros(())
+        loss_l = mean([cross_entropy(y, t) for y, t in zip(y_l, labels, strict=True)])
+        loss_u, selected = self.self_training_of(targets, y_strong)
+        loss = loss_l + self.args.trade_off_self_training * loss_u + self.args.trade_off_instance * loss_instance
+        loss.backward()
+
+        for k, z in zip(indices.tolist(), z_l.detach(), strict=True):
+            moved = self.args.bank_momentum * self.bank[k] + (1 - self.args.bank_momentum) * z
+            self.bank[k] = moved / moved.norm()
+            self.missing.discard(k)
+        metrics = {"loss": loss, "loss_l": loss_l, "loss_u": loss_u, "loss_instance": loss_instance}
+        return metrics | {"accuracy_l": accuracy(y_l, labels)} | of_pseudo_labels(selected, labels_u)
+
+
 METHODS = {
     "erm": Erm,
     "pseudo_label": PseudoLabel,
@@ -576,4 +687,6 @@ METHODS = {
     "noisy_student": NoisyStudent,
     "adamatch": AdaMatch,
     "vat": Vat,
+    "comatch": CoMatch,
+    "simmatch": SimMatch,
 }

@@ -97,6 +97,20 @@ FLAGS = {
             *("--eps 2", "--xi 1", "--power-iterations 2", "--labeled-statistics"),
         ],
     ),
+    "comatch": (
+        f"{SELECT} --graph-threshold 0.1 --projection-dim 8 --bank-batches 1",
+        [
+            *("--trade-off-self-training 2", "--trade-off-contrast 2", "--threshold 0.95", "--graph-threshold 0.9"),
+            *("--T 1", "--smoothing 0.5", "--window 1", "--bank-batches 2", "--projection-dim 6"),
+        ],
+    ),
+    "simmatch": (  # with all labeled images in a batch, so that its bank is full after a step
+        f"{SELECT} --projection-dim 8 --batch-size 40 --unlabeled-batch-size 8",
+        [
+            *("--trade-off-self-training 2", "--trade-off-instance 2", "--threshold 0.95", "--T 1", "--smoothing 0.5"),
+            *("--window 1", "--bank-momentum 0.5", "--projection-dim 6"),
+        ],
+    ),
     "noisy_student": (
         f"{BASE} --epochs 1 --rounds 1",
         [
@@ -111,7 +125,7 @@ SHARED = [
     *("--epochs 3", "--iters-per-epoch 3", "--seed 1", "--precision bf16"),
     *("--auto-augment classic", "--cutout 0.5", "--ema 0.5", "--no-decay-on-norms"),
 ]
-JOINT = ("debiasmatch", "uda", "fixmatch", "flexmatch", "freematch", "softmatch", "adamatch")
+JOINT = ("debiasmatch", "uda", "fixmatch", "flexmatch", "freematch", "softmatch", "adamatch", "comatch", "simmatch")
 UNLABELED = ["--unlabeled-batch-size 6", "--labeled-in-unlabeled"]
 SCHEDULE = ["--lr-scheduler cos", "--lr-gamma 0.5", "--lr-gamma 0.5 --lr-decay 0.5"]
 
@@ -173,9 +187,14 @@ def test_flag_changes_the_outcome(method, flags):
         assert_equal_states(before, outcome(method, flags))
 
 
+def has_strong_labeled(method: str) -> bool:
+    """Whether labeled images have a strong view, with a loss of its own."""
+    return method in (*steps.LABELED_ALONE, *steps.SUPERVISED_STRONG)
+
+
 def from_scratch(method: str) -> list[str]:
     """The flags that papers on training from scratch ask for."""
-    strong = [] if method == "self_tuning" else ["--trade-off-cls-strong 0"]
+    strong = ["--trade-off-cls-strong 0"] if has_strong_labeled(method) else []
     unlabeled = [] if method == "erm" else ["--labeled-in-unlabeled"]
     joint = ["--joint-passes"] if method in JOINT else []
     own = {
@@ -232,7 +251,7 @@ def test_loaders_have_the_images_and_views_that_the_flags_say(method, tmp_path):
             raise UserError("asked")
 
     for flags in ((), ("--labeled-in-unlabeled", "--trade-off-cls-strong", "0")):
-        accepted = [flag for flag in flags[:1] if method != "erm"] + [*flags[1:]] * (method != "self_tuning")
+        accepted = [flag for flag in flags[:1] if method != "erm"] + [*flags[1:]] * has_strong_labeled(method)
         loaders = {}
         with mock.patch.object(script, "TrainLoader", loader), pytest.raises(UserError, match="asked"):
             train_small(method, *accepted, log=tmp_path / "run")
@@ -240,7 +259,8 @@ def test_loaders_have_the_images_and_views_that_the_flags_say(method, tmp_path):
     before, after = found
     (labeled, views), (still_labeled, views_left) = before["labeled"], after["labeled"]
     assert still_labeled == labeled
-    assert (len(labeled), views, views_left) == (40, 2, 2 if method == "self_tuning" else 1)
+    expected = {"self_tuning": (2, 2)} | dict.fromkeys(steps.WITH_PROJECTOR, (1, 1))
+    assert (len(labeled), (views, views_left)) == (40, expected.get(method, (2, 1)))
     if method != "erm":
         (unlabeled, views), (all_images, same_views) = before["unlabeled"], after["unlabeled"]
         assert len(unlabeled) == 1158
@@ -266,6 +286,7 @@ PUBLISHED = {
 }
 EXP = {"lr_scheduler": "exp", "lr_gamma": 0.0004, "lr_decay": 0.75, "trade_off_cls_strong": 0.1}
 TRAIN = {**EXP, "trade_off_self_training": 1}
+WEAK = {key: value for key, value in TRAIN.items() if key != "trade_off_cls_strong"}  # labeled views alone
 DEFAULTS = {
     "erm": {**EXP, "epochs": 20, "oracle": False},
     "pseudo_label": {**TRAIN, "epochs": 40, "threshold": 0.95, "warm_up_epochs": 0},
@@ -290,6 +311,14 @@ DEFAULTS = {
     "freematch": {**TRAIN, "epochs": 60, "trade_off_fairness": 0.001, "momentum": 0.999, "max_tau": 1},
     "softmatch": {**TRAIN, "epochs": 60, "n_sigma": 2, "momentum": 0.999},
     "noisy_student": {**TRAIN, "epochs": 40, "rounds": 3, "T": 2},
+    "comatch": {
+        **{**WEAK, "epochs": 60, "threshold": 0.95, "trade_off_contrast": 1, "graph_threshold": 0.8, "T": 0.2},
+        **{"smoothing": 0.9, "window": 128, "bank_batches": 5, "projection_dim": 64, "ema": 0.999},
+    },
+    "simmatch": {
+        **{**WEAK, "epochs": 60, "threshold": 0.95, "trade_off_instance": 1, "T": 0.1, "smoothing": 0.9},
+        **{"window": 128, "bank_momentum": 0.7, "projection_dim": 128, "ema": 0.999},
+    },
     "adamatch": {**TRAIN, "epochs": 60, "threshold": 0.9, "momentum": 0.999, "window": 128, "ema": 0.999},
     "vat": {
         **EXP,
@@ -333,6 +362,8 @@ def test_defaults_are_the_published_ones(method):
 FRACTIONS = [(m, "--threshold") for m in ("pseudo_label", "uda", "fixmatch", "flexmatch", "debiasmatch", "dst")]
 FRACTIONS += [("mean_teacher", "--alpha"), ("debiasmatch", "--momentum"), ("self_tuning", "--m")]
 FRACTIONS += [("freematch", "--momentum"), ("freematch", "--max-tau"), ("softmatch", "--momentum")]
+FRACTIONS += [(m, flag) for m in steps.WITH_PROJECTOR for flag in ("--threshold", "--smoothing")]
+FRACTIONS += [("comatch", "--graph-threshold"), ("simmatch", "--bank-momentum")]
 FRACTIONS += [("noisy_student", "--threshold"), ("adamatch", "--threshold"), ("adamatch", "--momentum")]
 
 
@@ -357,7 +388,9 @@ def test_fractions_from_0_to_1_are_taken(method, flag, value):
         *(("debiasmatch", "--tau=-1"), ("pi_model", "--warm-up-epochs=-1"), ("mean_teacher", "--trade-off-con=inf")),
         *(("uda", "--uda-variant=other"), ("freematch", "--trade-off-fairness=-1"), ("softmatch", "--n-sigma=0")),
         *(("noisy_student", "--T=0"), ("noisy_student", "--rounds=0")),
-        *(("adamatch", "--window=-1"), ("adamatch", "--warm-up-epochs=-1")),
+        *(("adamatch", "--window=-1"), ("adamatch", "--warm-up-epochs=-1"), ("comatch", "--window=0")),
+        *(("comatch", "--T=0"), ("comatch", "--bank-batches=0"), ("comatch", "--projection-dim=0")),
+        *(("comatch", "--trade-off-contrast=-1"), ("simmatch", "--T=0"), ("simmatch", "--trade-off-instance=nan")),
         *(("vat", "--eps=0"), ("vat", "--xi=0"), ("vat", "--warm-up-epochs=-1"), ("vat", "--power-iterations=-1")),
         *(("vat", "--trade-off-con=-1"), ("vat", "--trade-off-entropy=-1")),
     ],

@@ -31,6 +31,8 @@ METHODS = {
     "vat": f"--trade-off-con 2 --warm-up-epochs 1 --eps 2 --trade-off-cls-strong 0 --labeled-statistics {SCRATCH}",
     "noisy_student": f"--epochs 1 --rounds 2 {SCRATCH}",
     "adamatch": f"--window 3 --interpolate --warm-up-epochs 1 {SCRATCH}",
+    "comatch": f"--threshold 0.2 --graph-threshold 0.1 --window 3 --bank-batches 2 --projection-dim 8 {SCRATCH}",
+    "simmatch": "--threshold 0.2 --window 3 --projection-dim 8 --joint-passes",  # whose bank is full in the sixth step
     "v_pet": "--sources @erm @fixmatch --passes 2 --with-labels",
 }
 VARIANTS = [

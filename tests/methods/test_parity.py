@@ -15,6 +15,7 @@ EXP = f"{SMALL} --lr-gamma 0.5"
 CON = f"{EXP} --trade-off-con 2 --warm-up-epochs 2"
 RISING = f"{EXP} --warm-up-epochs 1 --iters-per-epoch 4"  # over the first 4 of the 5 steps
 VAT = f"{RISING} --trade-off-con 2 --trade-off-entropy 0.5 --eps 2"
+COMATCH = f"{EXP} --projection-dim 4 --window 3 --T 0.5 --smoothing 0.6 --bank-batches 2 --graph-threshold 0.3"
 CASES = {
     "erm": ("erm", EXP),
     "pseudo_label": ("pseudo_label", f"{EXP} --threshold 0.7"),
@@ -38,6 +39,8 @@ CASES = {
     "adamatch": ("adamatch", f"{EXP} --momentum 0.7 --window 2"),
     "adamatch, running mean": ("adamatch", f"{EXP} --momentum 0.7 --window 0"),
     "adamatch, paper": ("adamatch", f"{EXP} --momentum 0.7 --window 2 --interpolate --warm-up-epochs 1 -i 3"),
+    "comatch": ("comatch", f"{COMATCH} --threshold 0.6 --trade-off-contrast 2"),
+    "simmatch": ("simmatch", f"{EXP} --projection-dim 4 --window 3 --threshold 0.6 --T 0.5 --smoothing 0.6"),
     "noisy_student": ("noisy_student", f"{EXP} --T 0.5 --trade-off-self-training 2"),
     "self_tuning": ("self_tuning", f"{SMALL} --projection-dim 5 --K 3 --m 0.8 --T 0.5 --milestones 1"),
     "dst": ("dst", f"{EXP} --threshold 0.7 --width 7 --eta 0.7"),
@@ -64,6 +67,11 @@ def scripts(method: str, flags: str, start: int = 1000):
         literal.teacher, literal.weights = (part.tolist() for part in (setup.state[0].logits, setup.state[0].weights))
     if method == "self_tuning":
         literal.queue = setup.state[1].keys.flatten(0, 1).T.clone()
+    if method == "simmatch":  # all but one of the labeled images were seen before
+        setup.state[1].written.fill_(True)
+        literal.missing = {steps.batches(method, 1)[0].indices[0].item()} - {*steps.batches(method)[0].indices.tolist()}
+        setup.state[1].written[list(literal.missing)] = False
+        literal.bank = list(setup.state[1].embeddings.clone())
     return args, setup, scheduler, literal
 
 
@@ -101,6 +109,13 @@ def assert_same_state(method: str, model, state, literal) -> None:
     elif method in ("freematch", "softmatch"):
         for name, value in state[0].state_dict().items():
             assert_near(value, getattr(literal, name), name)
+    elif method in steps.WITH_PROJECTOR:
+        assert_near(state[0].means.sum(dim=0), [sum(column) for column in zip(*literal.newest, strict=True)], "window")
+        bank = literal.bank if method == "simmatch" else [z for z, _ in literal.bank]
+        assert_near(state[1].embeddings, torch.stack(bank), "bank")
+        if method == "comatch":
+            assert_near(state[1].probabilities, [p for _, p in literal.bank], "bank's predictions")
+            assert state[1].written == 16 * sum(LENGTHS)
     elif method == "adamatch":
         assert_near(state[0].p_labeled, literal.p_labeled, "p_labeled")
         assert_near(state[0].window.mean(dim=0), literal.p_unlabeled, "p_unlabeled")

@@ -12,6 +12,8 @@ from tests.helpers import steps
 # letters is made in the step.
 COMMON = [("model", "l1", True), ("model", "l2", True)]
 FIXMATCH = [*COMMON, ("model", "u1", False), ("model", "u2", True)]
+SIMMATCH = [("model", "l1", True), ("model", "u1", False), ("model", "u2", True)]
+COMATCH = [*SIMMATCH, ("model", "u3", True)]
 PASSES = {
     "erm": COMMON,
     "pseudo_label": [*COMMON, ("model", "u1", True)],
@@ -31,12 +33,14 @@ PASSES = {
     "freematch": FIXMATCH,
     "softmatch": FIXMATCH,
     "adamatch": FIXMATCH,
+    "comatch": COMATCH,
+    "simmatch": SIMMATCH,
     "noisy_student": [*COMMON, ("model", "u1", True)],
     "dst": [("model", "l2", True), ("model", "l1+u1", True), ("model", "u2", True)],
     "vat": [*COMMON, ("model", "u1", True), ("model", "SOUGHT", True), ("model", "MOVED", True)],
 }
 STILL = ("SOUGHT", "MOVED")  # views whose passes leave the running statistics
-WITH_THRESHOLD = ("pseudo_label", "uda", "fixmatch", "flexmatch", "debiasmatch", "dst")
+WITH_THRESHOLD = ("pseudo_label", "uda", "fixmatch", "flexmatch", "debiasmatch", "dst", "comatch", "simmatch")
 
 
 def views(method: str, size: int = 8) -> dict[str, torch.Tensor]:
@@ -98,7 +102,7 @@ def test_without_the_strong_labeled_view_its_pass_alone_is_missing(method):
     assert torch.equal(*losses)
 
 
-JOINT = [method for method, passes in PASSES.items() if passes is FIXMATCH]
+JOINT = [method for method, passes in PASSES.items() if passes in (FIXMATCH, SIMMATCH, COMATCH)]
 
 
 @pytest.mark.parametrize("method", JOINT)
@@ -115,7 +119,7 @@ def test_joint_passes_are_one_batch(method, monkeypatch):
         whole = torch.cat([x for batch in data for x in batch.views])
         monkeypatch.setattr(torch.Tensor, "float", torch.Tensor.double)
         if not flag:
-            monkeypatch.setattr(setup.script, "passes", one_batch(whole))
+            monkeypatch.setattr(setup.script, "passes", one_batch(whole, len(data[0].views) + len(data[1].views)))
         metrics = steps.train_step(setup, args, *data)
         monkeypatch.undo()
         (only,) = setup.model.backbone.passes
@@ -125,10 +129,9 @@ def test_joint_passes_are_one_batch(method, monkeypatch):
     torch.testing.assert_close(*steps_taken)
 
 
-def one_batch(whole):
+def one_batch(whole, number):
     def passes(model, views, no_grad, joint):
-        features = model.bottleneck(model.backbone(whole))
-        return list(model.head(features).reshape(4, len(whole) // 4, -1))
+        return list(model(whole).reshape(number, len(whole) // number, -1))
 
     return passes
 
