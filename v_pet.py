@@ -41,7 +41,8 @@ logger = logging.getLogger("common")
 
 
 def parse_args(argv=None):
-    parser = cli.parser("v_pet", __doc__)
+    sources = "--sources logs/erm/cifar100 logs/fixmatch/cifar100"
+    parser = cli.parser("v_pet", __doc__, example=sources)
     group = parser.add_argument_group("method")
     group.add_argument(
         "--sources", type=cli.path, nargs="+", required=True, metavar="RUN_FOLDER", help="finished runs, two to four"

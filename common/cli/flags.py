@@ -5,7 +5,6 @@ What a run trains on and with is read in `common/build.py`; how it goes (`--ema`
 
 from argparse import ArgumentParser, BooleanOptionalAction, _ArgumentGroup
 
-from common import datasets
 from common.cli.values import (
     finite,
     fraction,
@@ -22,26 +21,36 @@ from common.loading import augment
 from common.networks.classifier import PRECISIONS
 
 BOTTLENECK_DIM = 1024
+METHOD = "method"  # the title of the group that a script adds
+# What `--help` shows of the shared flags; `--help-all` has the others.
+SHOWN = """root data num_samples_per_class labeled_list val_per_class arch finetune pretrained_backbone batch_size lr
+    epochs iters_per_epoch seed log help_all""".split()
 
 
 def add_data(p: ArgumentParser) -> None:
     g = p.add_argument_group("data")
     g.add_argument("root", type=path, help="folder that holds the dataset")
-    g.add_argument("-d", "--data", required=True, metavar="NAME", help=f"dataset: {', '.join(datasets.SPECS)}")
+    g.add_argument(
+        "-d",
+        "--data",
+        required=True,
+        metavar="NAME",
+        help="dataset: CIFAR100, Digits, ImageFolder (your own images), ...; `python -m common.datasets` lists them",
+    )
     g.add_argument(
         "--num-samples-per-class",
         type=number_or_all,
         default=None,
         metavar="N",
-        help="labeled images per class, or all that there are (default: 4, or all with --labeled-list)",
+        help="labeled images per class, or all (default: 4; with --labeled-list all)",
     )
     g.add_argument(
         "--labeled-list",
         type=path,
         default=None,
         metavar="FILE",
-        help="ImageFolder: labels are those of this CSV file's images: path below the root, class; all others below "
-        "the root, but for its folders test and val, are unlabeled",
+        help="ImageFolder: a CSV file with lines path,class; all other images below the root, but for its folders test "
+        "and val, are unlabeled",
     )
     g.add_argument(
         "--min-confidence",
@@ -59,8 +68,8 @@ def add_data(p: ArgumentParser) -> None:
         type=non_negative_int,
         default=0,
         metavar="N",
-        help="labeled images per class that are not trained on, but choose the epoch of best.pth (default: 0, the test "
-        "set chooses it)",
+        help="labeled images per class that choose the epoch of best.pth, and are not trained on (default: 0, the "
+        "test set chooses)",
     )
     g.add_argument(
         "--any-counts", action="store_true", help="accept other numbers of classes and images than the known ones"
@@ -136,7 +145,7 @@ def add_model(p: ArgumentParser, joint_passes: bool) -> None:
         "-a",
         "--arch",
         default="resnet50",
-        help="any timm model, or wrn_28_2 and others (docs/training.md) (default: resnet50, torchvision's V1)",
+        help="backbone: any of timm, or wrn_28_2, ... of docs/training.md (default: resnet50)",
     )
     g.add_argument(
         "--bottleneck-dim",
@@ -214,7 +223,7 @@ def _add_adaptation(g: _ArgumentGroup) -> None:
 def add_optimization(p: ArgumentParser, unlabeled: bool, schedule: bool, strong_labeled: bool) -> None:
     g = p.add_argument_group("optimization")
     g.add_argument(
-        "-b", "--batch-size", type=positive_int, default=32, metavar="B", help="images per labeled batch (default: 32)"
+        "-b", "--batch-size", type=positive_int, default=32, metavar="B", help="labeled images per step (default: 32)"
     )
     g.add_argument(
         "--balanced-batches",
@@ -256,7 +265,7 @@ def _add_rate(g: _ArgumentGroup, schedule: bool) -> None:
         help="sgd: Nesterov momentum 0.9; adamw: betas 0.9 0.999, and wants a smaller --lr (default: sgd)",
     )
     g.add_argument(
-        "--lr", "--learning-rate", type=positive, default=0.003, help="initial learning rate (default: %(default)s)"
+        "--lr", "--learning-rate", type=positive, default=0.003, help="first learning rate (default: %(default)s)"
     )
     if schedule:
         g.add_argument(

@@ -1,8 +1,8 @@
 """The parser that all scripts share, and what it makes of a command line."""
 
 import argparse
-from collections.abc import Sequence
-from typing import NoReturn
+from collections.abc import Collection, Sequence
+from typing import Any, NoReturn
 
 from common.cli import flags
 from common.cli.resolve import resolve
@@ -16,10 +16,82 @@ class Arguments(argparse.Namespace):
 
 
 class Parser(argparse.ArgumentParser):
-    """argparse, but a bad command line is a `UserError`."""
+    """argparse, but a bad command line is a `UserError`.
+
+    Args:
+        shown: names of the flags that `--help` shows; `--help-all` shows the others, too. Empty: there are few flags,
+            and `--help` shows all.
+        example: a command, for `--help`.
+        kwargs: as argparse takes them. Where there is `--help-all`, the description ends it, and its first paragraph
+            begins `--help`.
+    """
+
+    def __init__(self, *, shown: Collection[str] = (), example: str = "", **kwargs: Any):
+        super().__init__(**kwargs)
+        self.shown, self.example = shown, example
+        if shown:
+            self.add_argument("--help-all", action=_HelpAll, help="show all flags and the method's formula, and exit")
 
     def error(self, message: str) -> NoReturn:
-        raise UserError(f"{message} (--help lists all flags)")
+        raise UserError(f"{message} (--help{'-all' if self.shown else ''} lists all flags)")
+
+    def format_help(self) -> str:
+        if not self.shown:
+            return super().format_help()
+        formatter = self._beginning((self.description or "").split("\n\n")[0])
+        groups = {False: "flags", True: "flags of this method"}
+        for own, title in groups.items():
+            formatter.start_section(title)
+            for group in self._action_groups:
+                if (group.title == flags.METHOD) == own:
+                    actions = group._group_actions  # argparse has no other way to them
+                    formatter.add_arguments([action for action in actions if own or action.dest in self.shown])
+            formatter.end_section()
+        return formatter.format_help()
+
+    def format_all(self) -> str:
+        """What `--help-all` prints: the groups of flags, and then the description."""
+        formatter = self._beginning("")
+        for group in self._action_groups:
+            formatter.start_section(group.title)
+            formatter.add_arguments(group._group_actions)
+            formatter.end_section()
+        formatter.add_text(self.description)
+        return formatter.format_help()
+
+    def _beginning(self, text: str) -> argparse.HelpFormatter:
+        formatter = self._get_formatter()
+        formatter.add_text(" ".join(text.split()))
+        formatter.add_text(f"example: {self.example}")
+        return formatter
+
+
+class _Formatter(argparse.RawDescriptionHelpFormatter):
+    """Shorter lines: `-b, --batch-size B` in place of `-b B, --batch-size B`, and X for a value without a name."""
+
+    def __init__(self, prog: str):
+        super().__init__(prog, max_help_position=28)
+
+    def _format_action_invocation(self, action: argparse.Action) -> str:
+        if not action.option_strings or action.nargs == 0:
+            return super()._format_action_invocation(action)
+        value = self._format_args(action, self._get_default_metavar_for_optional(action))
+        return f"{', '.join(action.option_strings)} {value}"
+
+    def _get_default_metavar_for_optional(self, action: argparse.Action) -> str:
+        return "X"
+
+
+class _HelpAll(argparse.Action):
+    """`--help-all`: print all there is to say, and exit."""
+
+    def __init__(self, **kwargs: Any):
+        super().__init__(**kwargs, nargs=0, default=argparse.SUPPRESS)
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> NoReturn:
+        assert isinstance(parser, Parser)  # noqa: S101 (for mypy)
+        print(parser.format_all(), end="")
+        parser.exit()
 
 
 def parser(
@@ -30,6 +102,7 @@ def parser(
     schedule: bool = True,
     strong_labeled: bool = True,
     joint_passes: bool = False,
+    example: str = "",
 ) -> Parser:
     """A parser with the flags that all methods share.
 
@@ -40,8 +113,16 @@ def parser(
         schedule: whether it follows one of the schedules `exp` and `cos`.
         strong_labeled: whether the strong views of labeled images have a loss of their own, and it a weight.
         joint_passes: whether its views may share a pass; see `classifier.passes`.
+        example: flags that the method requires, for the command that `--help` shows.
     """
-    p = Parser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
+    words = f"python {method}.py data -d CIFAR100 -a resnet50 --finetune {example} --log logs/{method}/cifar100"
+    p = Parser(
+        shown=flags.SHOWN,
+        example=" ".join(words.split()),
+        description=doc,
+        formatter_class=_Formatter,
+        allow_abbrev=False,
+    )
     flags.add_data(p)
     flags.add_views(p)
     flags.add_model(p, joint_passes)

@@ -2,17 +2,21 @@
 
 import importlib
 import json
+import re
 import shlex
 import subprocess
 import sys
+from unittest import mock
 
 import pytest
 import torch
 
+import predict
 from common import cli
 from common.errors import UserError
 from common.system import checkpoint
 from tests.conftest import ROOT
+from tests.methods.test_methods import METHODS
 
 # The published table's defaults, less --data (required), --seed (was None) and --log (was the method's name). The
 # resizings and statistics are those of a dataset without its own.
@@ -179,14 +183,51 @@ def test_arguments_are_plain_values(method):
     assert json.loads(json.dumps(args)) == args
 
 
-def test_help_texts_name_every_flag(capsys):
-    for method in DEFAULTS:
-        with pytest.raises(SystemExit) as end:
-            parse(method, "--help")
-        assert end.value.code == 0
-        shown = capsys.readouterr().out
-        for key in parse(method, "data -d Digits"):
-            assert key == "root" or f"--{key.replace('_', '-')}" in shown
+def shown(method: str, flag: str, capsys) -> str:
+    """What the flag prints on a terminal of 80 columns."""
+    with mock.patch.dict("os.environ", COLUMNS="80"), pytest.raises(SystemExit) as end:
+        parse(method, flag)
+    assert end.value.code == 0
+    out, err = capsys.readouterr()
+    assert not err
+    return out
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_help_is_one_screen_and_begins_with_a_command(method, capsys):
+    script, text = importlib.import_module(method), shown(method, "--help", capsys)
+    first, example, *_ = text.split("\n\n")
+    assert first == " ".join(script.__doc__.split("\n\n")[0].split())
+    python, file, *argv = example.removeprefix("example: ").split()
+    assert (python, file) == ("python", f"{method}.py")
+    script.parse_args(argv)
+    assert len(text.splitlines()) <= 44
+    for flag in ("--help-all", "--data", "--arch", "--labeled-list", "--epochs", "--iters-per-epoch", "--log"):
+        assert f"{flag} " in text
+    assert "--norm-mean" not in text
+    own = re.findall(r"^  (--[\w-]+)", shown(method, "--help-all", capsys).partition("\nmethod:\n")[2], re.M)
+    assert own
+    assert all(f"  {flag}" in text for flag in own)
+
+
+def test_help_all_names_every_flag_and_ends_with_the_formula(capsys):
+    for method in METHODS:
+        text = shown(method, "--help-all", capsys)
+        assert text.endswith(importlib.import_module(method).__doc__.strip() + "\n")
+        for key in importlib.import_module(method).parse_args(example(method)).__dict__:
+            assert key == "root" or f"--{key.replace('_', '-')}" in text
+
+
+def example(method: str) -> list[str]:
+    return ["data", "-d", "Digits", *(["--sources", "a", "b"] if method == "v_pet" else [])]
+
+
+def test_programs_with_few_flags_show_all_of_them(capsys):
+    with pytest.raises(SystemExit):
+        predict.parse_args(["--help"])
+    assert "--batch-size" in capsys.readouterr().out
+    with pytest.raises(UserError, match=r"--help-all \(--help lists all flags\)"):
+        predict.parse_args(["run", "image.png", "--help-all"])
 
 
 def test_native_resizing_of_own_images_needs_their_size():

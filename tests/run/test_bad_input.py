@@ -192,7 +192,7 @@ NO_LORA = "--lora: a .*ResNet has no place for adapters: choose a ViT such|--lor
 RUN = "fixmatch data -d Digits @run"  # the flags of the finished run follow in `argv`
 FROM_RUN = "erm data -d Digits --num-samples-per-class 4 --init-from @/run"
 VOTE = "v_pet data -d Digits --num-samples-per-class 4 --sources @/run"
-HELP = r" \(--help lists all flags\)"
+HELP = r" \(--help-all lists all flags\)"
 
 BAD = [
     # Flags that all scripts share
