@@ -13,6 +13,7 @@ JSON, says how to make it and how to prepare images:
     mean, std                       of each channel of an RGB image, of pixels in [0, 1]; grey of 16 bits is
                                     divided by 257 first, not clipped
     method, data, checkpoint        where it comes from
+    epoch, chosen_by                of the checkpoint, and what chose it: test images, held-out images or the last epoch
 
 docs/own_images.md has the lines that load it with timm and torch alone. `--onnx` also writes OUT with the ending
 `.onnx`: the same network, from float32 images [batch, 3, crop, crop], prepared in this way, to logits [batch, classes];
@@ -97,6 +98,8 @@ def description(run: trained.Trained, options: dict[str, int]) -> dict[str, str]
         "method": run.method,
         "data": args.data,
         "checkpoint": run.file.name,
+        "epoch": run.epoch,
+        "chosen_by": run.chosen_by,
     }
     return {name: json.dumps(value, allow_nan=False) for name, value in values.items()}
 
@@ -163,6 +166,7 @@ def main(args):
     if args.onnx and not has_onnx():
         raise UserError("--onnx needs the package onnx: run pip install onnx, or leave it out")
     run = trained.load(Path(args.run_folder), args.checkpoint)
+    print(f"the network is {run.origin}")
     network, options = plain_network(run)
     metadata = description(run, options)
     weights = {name: tensor.contiguous() for name, tensor in network.state_dict().items()}

@@ -252,6 +252,7 @@ def main(args):
     if len(errors) == number:
         path, error = next(iter(errors.items()))
         raise UserError(f"none of {number:,} images could be read, not '{path}' for one ({error}): name others")
+    logger.info(f"the network is {run.origin}")
     if errors:
         logger.warning(f"{len(errors):,} of the {number:,} images could not be read: their rows say why")
 

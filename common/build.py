@@ -68,8 +68,8 @@ def images(run: Run, args: argparse.Namespace, all_labels: bool = False) -> Imag
         all_labels: every training image that has a label is labeled, but for those that are held out.
 
     Raises:
-        UserError: see `datasets.load`, `splits.split` and `splits.hold_out`; or `--init-from` names a run of other
-            classes.
+        UserError: see `datasets.load`, `splits.split`, `splits.hold_out` and `splits.hold_out_fold`; or `--init-from`
+            names a run of other classes.
     """
     data = run.read_images()
     number = 0 if all_labels else args.num_samples_per_class
@@ -77,6 +77,9 @@ def images(run: Run, args: argparse.Namespace, all_labels: bool = False) -> Imag
     labeled, unlabeled, held_out = splits.hold_out(labeled, unlabeled, data, args.val_per_class, args.split_seed)
     if all_labels:
         labeled = unlabeled[data.train.labels[unlabeled] >= 0]
+    if args.val_fold is not None:
+        part, parts = map(int, args.val_fold.split("/"))
+        labeled, unlabeled, held_out = splits.hold_out_fold(labeled, unlabeled, data, part, parts, args.split_seed)
     if args.init_from is not None:
         warm_start.read(args.init_from).refuse_other_classes(data.classes, args.root)
     run.describe(data, labeled, held_out)

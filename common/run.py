@@ -31,6 +31,7 @@ from common.training.guard import Guard
 from common.training.meters import Meters, Metric
 
 logger = logging.getLogger("common")
+FEWEST = 10  # held-out images of a class that choose an epoch; docs/choosing.md
 FAILED = 1000  # in place of a signal's number: a loader failed
 
 
@@ -141,8 +142,28 @@ class Run:
             self.fingerprints["content_sha256"] = listing.sha256(self.files)
         more = f", {len(held_out):,} more are held out" if len(held_out) else ""
         logger.info(f"{self.args.data}: {data.counts}; {len(labeled):,} of the training images are labeled{more}")
+        self._tell_what_chooses(data)
         if any(other != self.fingerprints for other in processes.gather_objects(self.fingerprints)):
             raise UserError(f"the machines of this run have different images in '{self.args.root}': copy one's to all")
+
+    @property
+    def chosen_by(self) -> str:
+        """What chooses the epoch of `best.pth`; see `results.chooser`."""
+        return results.chooser(len(self.held_out), self.args.val_fold is not None, len(self.data.test))
+
+    def _tell_what_chooses(self, data: Data) -> None:
+        if self.chosen_by == results.HELD_OUT:
+            logger.info(f"best.pth is of the epoch that is best on the {len(self.held_out):,} held-out images")
+            if self.args.val_per_class < FEWEST:
+                logger.warning(
+                    f"WARNING: {self.args.val_per_class} held-out images of a class tell epochs apart hardly better "
+                    f"than chance: take {FEWEST} or more, or use --checkpoint latest"
+                )
+        elif self.chosen_by == results.TEST:
+            logger.info("best.pth is of the epoch that is best on the test images")
+        else:
+            measured = "" if len(self.held_out) or len(data.test) else ", for nothing is measured: no image is for that"
+            logger.info(f"best.pth is of the last epoch{measured}")
 
     def _look_at_files(self, data: Data) -> listing.Listing:
         """Of images of your own. Any other dataset is the same one wherever it lies."""
@@ -436,7 +457,8 @@ class Run:
         """Append the epoch's row, keep the best network, and save.
 
         Args:
-            scores: of the test set; `top1` chooses the best network, or `val_top1` where images are held out.
+            scores: of the test set; `top1` chooses the best network, or `val_top1` where images are held out. Where
+                nothing is measured there are none, and the last network is the best.
         """
         self.guard.check_metrics(self.step)
         self.guard.check_scores(scores, self.step)
@@ -450,16 +472,18 @@ class Run:
             content: dict[str, Any] = {"model": Merged(self.tested).state_dict()}
             self.guard.check_weights(content, self.step)
             content |= {"classes": self.data.classes, "args": vars(self.args), "epoch": epoch}
+            content |= {"chosen_by": self.chosen_by}
             self.folder.save_best(content)
         if epoch == self.total_epochs:
-            self._report(scores, f"epoch {epoch}, the last")
+            self._report(f"epoch {epoch}, the last")
             self.evaluation.record_held_out(self.folder)
         self.save()
         if is_best:
             self.folder.adopt_best()
         self.folder.write_history(self.history)
-        shown = ", ".join(f"{name} {value:.2f}" for name, value in scores.items())
-        logger.info(f"epoch {epoch}/{self.total_epochs} tested: {shown}{' (best so far)' if is_best else ''}")
+        shown = ", ".join(f"{name} {value:.2f}" for name, value in scores.items()) or results.NOT_MEASURED
+        best = " (best so far)" if is_best and self.chosen_by != results.LAST else ""
+        logger.info(f"epoch {epoch}/{self.total_epochs} tested: {shown}{best}")
         self._stop_if_asked()
 
     @property
@@ -468,12 +492,11 @@ class Run:
         if not self.history:
             return None
         round_start = (self.epoch - 1) // self.args.epochs * self.args.epochs
-        return results.chosen(self.history[round_start:])["epoch"]
+        return results.chosen(self.history[round_start:], self.chosen_by)["epoch"]
 
-    def _report(self, scores: dict[str, float], network: str) -> None:
+    def _report(self, network: str) -> None:
         """Of the last epoch before its checkpoint, which says that there is nothing left to do."""
-        title = f"{self.method} on {self.args.data}, {self.args.arch}: {network}"
-        self.evaluation.report(self.folder, scores, title)
+        self.evaluation.report(self.folder, f"{self.method} on {self.args.data}, {self.args.arch}: {network}")
 
     def _stop_if_asked(self, failure: str | None = None) -> None:
         """Save and end if any process was asked to, or could not make its batch."""
@@ -504,6 +527,7 @@ class Run:
             vars(self.args),
             self.history,
             data=self.data,
+            chosen_by=self.chosen_by,
             fingerprints=self.fingerprints,
             pretraining_sha256=self.pretraining_sha256,
             seconds=self.seconds,
@@ -550,10 +574,12 @@ class Run:
         checkpoint.restore(networks, content, path)
         scores = self.evaluate(loader)
         self.guard.check_scores(scores, self.step)
+        if not scores:
+            raise UserError(f"'{self.args.root}' has no test images, and the run held none out: nothing to test on")
         logger.info(f"'{path}': " + ", ".join(f"{name} {value:.2f}" for name, value in scores.items()))
         try:
             epoch = content.get("epoch", len(content.get("history", ())))
-            self._report(scores, f"{path.name}, epoch {epoch}")
+            self._report(f"{path.name}, epoch {epoch}")
         except UserError as error:  # the folder may be another's, and not ours to write to
             logger.warning(str(error))
         return scores

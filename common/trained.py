@@ -13,6 +13,7 @@ from common.errors import UserError
 from common.loading import augment
 from common.networks import adapters
 from common.networks.classifier import PRECISIONS, ImageClassifier
+from common.records import results
 from common.records.folder import read_json
 from common.system import checkpoint
 
@@ -30,6 +31,9 @@ class Trained(NamedTuple):
             `val_resizing`, `image_size`, `norm_mean`, `norm_std`, `exif_orientation`), among others.
         method: the script's name.
         file: the checkpoint.
+        epoch: of the checkpoint, counted from 1; None where an older file does not say.
+        chosen_by: what chose that epoch, `held-out images`, `test images` or `last epoch`; None where an older file
+            does not say.
     """
 
     model: ImageClassifier
@@ -37,6 +41,16 @@ class Trained(NamedTuple):
     args: SimpleNamespace
     method: str
     file: Path
+    epoch: int | None = None
+    chosen_by: str | None = None
+
+    @property
+    def origin(self) -> str:
+        """Which epoch it is of and why, in words."""
+        if self.epoch is None:
+            return f"'{self.file}'"
+        chosen = {None: "", results.LAST: ", the last"}.get(self.chosen_by, f", chosen by the {self.chosen_by}")
+        return f"'{self.file}', of epoch {self.epoch}{chosen}"
 
 
 def load(folder: Path, name: Literal["best", "latest"]) -> Trained:
@@ -65,7 +79,15 @@ def load(folder: Path, name: Literal["best", "latest"]) -> Trained:
     model = build.classifier(ImageClassifier, len(classes), made)
     network = adapters.Merged(model) if name == "best" else model
     checkpoint.restore({"model": network}, {"model": weights}, file)
-    return Trained(model.eval(), classes, args, method, file)
+    return Trained(model.eval(), classes, args, method, file, *_epoch(content, name))
+
+
+def _epoch(content: dict[str, Any], name: str) -> tuple[int | None, str | None]:
+    history = content.get("history")
+    if name == "latest":
+        return (len(history), results.LAST) if isinstance(history, list) and history else (None, None)
+    epoch, chosen_by = content.get("epoch"), content.get("chosen_by")
+    return (epoch if isinstance(epoch, int) else None), (chosen_by if isinstance(chosen_by, str) else None)
 
 
 def _read_args(folder: Path) -> tuple[str, SimpleNamespace]:

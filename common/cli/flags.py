@@ -7,6 +7,7 @@ from argparse import ArgumentParser, BooleanOptionalAction, _ArgumentGroup
 
 from common.cli.values import (
     finite,
+    fold,
     fraction,
     non_negative,
     non_negative_int,
@@ -70,6 +71,14 @@ def add_data(p: ArgumentParser) -> None:
         metavar="N",
         help="labeled images per class that choose the epoch of best.pth, and are not trained on (default: 0, the "
         "test set chooses)",
+    )
+    g.add_argument(
+        "--val-fold",
+        type=fold,
+        default=None,
+        metavar="I/N",
+        help="part I of N equal parts of the labeled images is not trained on, but measured; best.pth is the last "
+        "epoch's (default: none)",
     )
     g.add_argument(
         "--any-counts", action="store_true", help="accept other numbers of classes and images than the known ones"

@@ -40,6 +40,8 @@ def resolve(args: argparse.Namespace) -> None:
         raise UserError("--exif-orientation is for ImageFolder: leave it out")
     if args.init_from is not None and os.path.realpath(args.init_from) == os.path.realpath(args.log):
         raise UserError("--init-from and --log name the same folder: choose another --log")
+    if args.val_fold is not None and args.val_per_class:
+        raise UserError("--val-fold and --val-per-class both hold images out: choose one of them")
     if args.num_samples_per_class is None:
         args.num_samples_per_class = 4 if args.labeled_list is None else "all"
     _resolve_views(args, spec)

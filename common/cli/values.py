@@ -28,6 +28,14 @@ def number_or_all(text: str) -> int | Literal["all"]:
     return "all" if text == "all" else _number_or_all(text)
 
 
+def fold(text: str) -> str:
+    """Which part of how many, as `1/5`."""
+    number, _, folds = text.partition("/")
+    if not (number.isdecimal() and folds.isdecimal() and 1 <= int(number) <= int(folds) and 2 <= int(folds) < 1000):
+        raise argparse.ArgumentTypeError(f"must be a part of two or more, 1/5 say, got '{text}'")
+    return f"{int(number)}/{int(folds)}"
+
+
 LARGEST = {int: 2**32, float: 3e38}  # what PyTorch's own integers and float32 can hold, with something to spare
 
 

@@ -380,7 +380,7 @@ def _check_files(images: ImageSet) -> None:
 
 
 def _check_counts(name: str, data: Data, any_counts: bool) -> Data:
-    if not (len(data.train) and len(data.test)):
+    if not len(data.train) or (data.spec.counts is not None and not len(data.test)):
         raise UserError(f"{name} has {data.counts} here: restore its lists and images")
     if data.spec.counts is None or data.counts == data.spec.counts:
         return data

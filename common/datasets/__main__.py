@@ -100,7 +100,9 @@ def print_table(root: Path | None) -> None:
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for row in rows:
         print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
-    print("ImageFolder reads your own images: ROOT/train/CLASS/*, ROOT/test/CLASS/*, and ROOT/unlabeled/** if you like")
+    print(
+        "ImageFolder reads your own images: ROOT/train/CLASS/*, and if you like ROOT/test/CLASS/* and ROOT/unlabeled/**"
+    )
 
 
 def _row(name: str, spec: Spec, counts: Counts, root: Path | None) -> list[str]:

@@ -1,7 +1,7 @@
 """ImageFolder: your own images.
 
 ROOT/train/CLASS/*      training images, one folder per class (sub-folders allowed)
-ROOT/test/CLASS/*       test images (or ROOT/val)
+ROOT/test/CLASS/*       optional: test images (or ROOT/val)
 ROOT/unlabeled/**       optional: more unlabeled images, in any folders
 
 With a list of the labeled images (`--labeled-list`), the training images are all those below ROOT, in any folders or in
@@ -33,17 +33,18 @@ def load(root: Path) -> dict:
         UserError: a folder is missing, empty or not readable, there is one class only, or `test` has one that `train`
             lacks; or a link leads nowhere.
     """
-    train_dir, test_dir = root / "train", _test_folder(root)
-    _refuse_missing((root, train_dir, test_dir), "ImageFolder needs ROOT/train/CLASS/* and ROOT/test/CLASS/*")
+    train_dir = root / "train"
+    _refuse_missing((root, train_dir), "ImageFolder needs ROOT/train/CLASS/*, and ROOT/test/CLASS/* to test with")
+    test_dir = _test_folder(root)
     skipped = Skipped()
-    count_unused(root, ("train", "unlabeled", test_dir.name), skipped)
+    count_unused(root, ("train", "unlabeled", *([] if test_dir is None else [test_dir.name])), skipped)
     classes = class_folders(train_dir, skipped)
     skipped.refuse_broken_links()
     if len(classes) == 1:
         raise UserError(f"'{train_dir}' has one class, '{classes[0]}': add others, or remove a folder that is too many")
     extra = sorted(images_in(root / "unlabeled", skipped)) if os.path.isdir(root / "unlabeled") else []
     labeled = _labeled_images(train_dir, classes, skipped, classes, "the train folder")
-    tested = _labeled_images(test_dir, classes, skipped, class_folders(test_dir, skipped), "the train folder")
+    tested = _test_images(test_dir, classes, skipped, "the train folder")
     skipped.refuse_broken_links()
     skipped.warn(root)
     _tell_of_deep_classes(train_dir, [path for path, _ in labeled], classes)
@@ -76,7 +77,7 @@ def load_listed(root: Path, file: Path, min_confidence: float | None = None) -> 
     classes = sorted(set(listed.labels.values()))
     if len(classes) < 2:
         raise UserError(f"'{file}' has one class, '{classes[0]}': add images of others to it")
-    tested = _labeled_images(test_dir, classes, skipped, class_folders(test_dir, skipped), f"'{file}'")
+    tested = _test_images(test_dir, classes, skipped, f"'{file}'")
     skipped.refuse_broken_links()
     skipped.kinds.pop(file.suffix.lower(), None)  # it may well lie there itself
     skipped.warn(root)
@@ -103,13 +104,13 @@ def list_problems(root: Path, file: Path) -> list[str]:
 
 def _read_list(
     root: Path, file: Path, min_confidence: float | None
-) -> tuple[dict[str, str], labeled_list.Listed, Path, Skipped]:
+) -> tuple[dict[str, str], labeled_list.Listed, Path | None, Skipped]:
     """All images that may be labeled (path below the root -> path), the list, the test folder, and what is skipped."""
+    _refuse_missing((root,), "name the folder that holds the images of --labeled-list")
     test_dir = _test_folder(root)
-    _refuse_missing((root, test_dir), "--labeled-list needs ROOT/test/CLASS/* beside the images")
     skipped = Skipped()
     found = {os.path.relpath(path, root): path for path in images_in(root, skipped, leave_out=TESTED)}
-    if test_dir.name == "test" and os.path.isdir(root / "val"):
+    if test_dir is not None and test_dir.name == "test" and os.path.isdir(root / "val"):
         number = sum(1 for _ in images_in(root / "val", Skipped()))
         skipped.images.update({"in 'val'": number} if number else {})
     return found, labeled_list.read(file, root, found, TESTED, min_confidence), test_dir, skipped
@@ -131,9 +132,25 @@ def _similar(folder: Path) -> str:
     return "" if other is None else f" ('{other}' is there: rename it)"
 
 
-def _test_folder(root: Path) -> Path:
-    test, val = root / "test", root / "val"
-    return val if not (os.path.isdir(test) or os.path.islink(test)) and os.path.isdir(val) else test
+def _test_folder(root: Path) -> Path | None:
+    """ROOT/test, or else ROOT/val; None where there is neither.
+
+    Raises:
+        UserError: a link leads nowhere, as to a disk that is not mounted; or a folder is called `Test`, say.
+    """
+    for folder in (root / "test", root / "val"):
+        if os.path.lexists(folder):
+            _refuse_missing((folder,), "test images are in one folder per class")
+            return folder
+    for folder in (root / "test", root / "val"):
+        if _similar(folder):
+            raise UserError(f"test images belong into '{folder}'{_similar(folder)}")
+    return None
+
+
+def _test_images(folder: Path | None, classes: list[str], skipped: Skipped, source: str) -> list[tuple[str, int]]:
+    """The (path, class) of the test images; none without a folder for them."""
+    return [] if folder is None else _labeled_images(folder, classes, skipped, class_folders(folder, skipped), source)
 
 
 def _labeled_images(

@@ -26,7 +26,8 @@ class Counts(NamedTuple):
 
     def __str__(self) -> str:
         extra = f" + {self.extra:,}" if self.extra else ""
-        return f"{self.classes} classes, {self.train:,}{extra} training and {self.test:,} test images"
+        tested = f"and {self.test:,} test images" if self.test else "images, and none to test with"
+        return f"{self.classes} classes, {self.train:,}{extra} training {tested}"
 
 
 @dataclass(frozen=True)

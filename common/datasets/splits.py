@@ -108,6 +108,42 @@ def hold_out(
     return labeled[~np.isin(labeled, held_out)], np.setdiff1d(unlabeled, held_out), held_out
 
 
+def hold_out_fold(
+    labeled: np.ndarray, unlabeled: np.ndarray, data: Data, number: int, folds: int, seed: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Keep one of some equal parts of the labeled images out of the training. Over all parts, each is kept out once.
+
+    A class is spread over the parts as evenly as its number of labels allows. The only label of a class always stays.
+
+    Args:
+        labeled, unlabeled: int64 indices.
+        data: the dataset that was split.
+        number: of the part, from 1 to `folds`.
+        folds: how many parts there are, 2 or more.
+        seed: of the draw (`--split-seed`); the same for all parts.
+
+    Returns:
+        As `hold_out`.
+
+    Raises:
+        UserError: there are too few labels for so many parts.
+    """
+    rng = np.random.default_rng(seeding.derive(seed, "folds"))
+    labels, part, met = data.train.labels[labeled], np.full(len(labeled), -1), 0
+    for c in range(len(data.classes)):
+        own = rng.permutation(np.flatnonzero(labels == c))
+        if len(own) > 1:
+            part[own] = (met + np.arange(len(own))) % folds
+            met += len(own)
+    if met < folds:
+        raise UserError(
+            f"--val-fold {number}/{folds}: {met} labels of classes with two or more are too few for {folds} parts: "
+            "ask for fewer"
+        )
+    held_out = labeled[part == number - 1]
+    return labeled[part != number - 1], np.setdiff1d(unlabeled, held_out), held_out
+
+
 def _refuse_too_few(name: str, number: int, least: int, why: str) -> None:
     if number < least:
         remedy = "ask for fewer labels" if least > 1 else "remove the class"

@@ -197,7 +197,7 @@ class TestLoader:
         return torch.tensor([index for batch in self.keys for _, _, index in batch], dtype=torch.int64)
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        for batch in self.kept or self._read_and_keep():
+        for batch in self.kept or (self._read_and_keep() if self.number else []):
             views, labels = (sent(tensor, self.device) for tensor in batch)
             yield self.normalizer(views), labels
 

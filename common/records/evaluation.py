@@ -24,6 +24,8 @@ class Evaluation:
 
     def __init__(self, data: Data, held_out: np.ndarray):
         self.data, self.held_out = data, held_out
+        # What the report is drawn of: the test set, or where there is none the images that are held out.
+        self.reported = data.test if len(data.test) else data.train.subset(self.held_out)
         self._confusion: confusion.Confusion | None = None
         self._val_loader: TestLoader | None = None
         self._predictions: confusion.Predictions | None = None
@@ -41,12 +43,12 @@ class Evaluation:
             count: whether confusions are counted, too, for `report`, and predictions are kept for `record_held_out`.
 
         Returns:
-            The scores on the test set, and as `val_top1` and `val_loss` those on the images that are held out.
+            The scores on the test set, and as `val_top1` and `val_loss` those on the images that are held out; nothing
+            of images that there are none of.
         """
         classes = len(self.data.classes)
-        if count:
-            self._confusion = confusion.Confusion(classes, loader.order, loader.device, loader.number)
-        scores = evaluate.evaluate(tested, loader, classes, self._confusion)
+        self._confusion = None
+        scores = evaluate.evaluate(tested, loader, classes, *self._counting(loader, count and len(self.data.test) > 0))
         if raw is not None:
             scores |= {f"raw_{name}": value for name, value in evaluate.evaluate(raw, loader, classes).items()}
         if len(self.held_out):
@@ -55,15 +57,24 @@ class Evaluation:
             if count:
                 number, order = len(self.held_out), self._val_loader.order
                 self._predictions = confusion.Predictions(number, order, loader.device)
-            held_out = evaluate.evaluate(tested, self._val_loader, classes, self._predictions)
+            noting = [] if self._predictions is None else [self._predictions]
+            counting = self._counting(self._val_loader, count and not len(self.data.test))
+            held_out = evaluate.evaluate(tested, self._val_loader, classes, *noting, *counting)
             scores |= {"val_top1": held_out["top1"], "val_loss": held_out["test_loss"]}
         return scores
 
-    def report(self, folder: Folder, scores: dict[str, float], title: str) -> None:
-        """Draw what the test that counted confused; nothing where none did: the script has a test of its own.
+    def _counting(self, loader: TestLoader, count: bool) -> list[confusion.Confusion]:
+        """The counter of an evaluation that is reported."""
+        if not count:
+            return []
+        self._confusion = confusion.Confusion(len(self.data.classes), loader.order, loader.device, loader.number)
+        return [self._confusion]
+
+    def report(self, folder: Folder, title: str) -> None:
+        """Draw what the test that counted confused; nothing where none did: there is no image to test with, or the
+        script has a test of its own.
 
         Args:
-            scores: of that test.
             title: of the page.
 
         Raises:
@@ -78,12 +89,15 @@ class Evaluation:
         rows: list[dict[str, Any]] = confusion.per_class(matrix, self.data.classes)
         if len(rows) == 2:
             rows = [row | {"auc": auc} for row in rows]
+        recalls = [row["accuracy"] for row in rows if row["images"]]
         f1 = statistics.fmean([row["f1"] for row in rows if row["f1"] is not None] or [0.0])
         figures = (
-            f"top-1 {scores['top1']:.2f} %, mean per class {scores['mean_per_class']:.2f} %, mean F1 {f1:.2f} %"
-            f"{'' if auc is None else f', AUC {auc:.2f} %'}; {matrix.sum():,} images"
+            f"top-1 {100 * np.trace(matrix) / max(matrix.sum(), 1):.2f} %, mean per class "
+            f"{statistics.fmean(recalls or [0.0]):.2f} %, mean F1 {f1:.2f} %"
+            f"{'' if auc is None else f', AUC {auc:.2f} %'}; {matrix.sum():,} "
+            f"{'images' if len(self.data.test) else 'held-out images'}"
         )
-        page = confusion_page.report(matrix, errors, self.data.classes, self.data.test, [title, figures])
+        page = confusion_page.report(matrix, errors, self.data.classes, self.reported, [title, figures])
         folder.save_report(page, rows)
 
     def record_held_out(self, folder: Folder) -> None:

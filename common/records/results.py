@@ -26,6 +26,7 @@ def result(
     history: list[dict[str, Any]],
     *,
     data: Data,
+    chosen_by: str,
     fingerprints: dict[str, str],
     pretraining_sha256: str | None,
     seconds: float,
@@ -36,10 +37,12 @@ def result(
     `best_*` are maxima over epochs, chosen on the test set as the published table's are; `last_*` are the last
     epoch's. Scores of a second network keep its prefix, e.g. `teacher_last_top1`. Where images are held out,
     `val_best_*` are the test scores of the epoch that is chosen on them, `val_best_epoch`, and `val_top1` is its
-    accuracy on them. Of a run in rounds all these are the last round's, and `rounds` holds those of each.
+    accuracy on them. `chosen_by` says what chooses the epoch of `best.pth`. What is not measured is None: without test
+    images all scores on them. Of a run in rounds all these are the last round's, and `rounds` holds those of each.
 
     Args:
         arguments, history, data: all the flags; the epochs' rows of `metrics.jsonl`; what was trained on.
+        chosen_by: see `chooser`.
         fingerprints: `labeled_sha256`, see `splits`; `data_sha256` and `test_sha256`, see `Data`.
         pretraining_sha256: of the file whose weights the training began with.
         seconds: of training and testing, over all resumptions.
@@ -53,7 +56,8 @@ def result(
         **_pretraining(arguments, pretraining_sha256),
         **{key: arguments[key] for key in ("num_samples_per_class", "seed", "split_seed", "epochs", "iters_per_epoch")},
         "oracle": arguments.get("oracle", False),
-        **_scores_of_rounds(history),
+        **_scores_of_rounds(history, chosen_by),
+        "chosen_by": chosen_by,
         **_origin(data, arguments["root"]),
         "any_counts": data.any_counts,
         **fingerprints,
@@ -93,19 +97,43 @@ def other_conditions(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
     return [f"{name} {new[name]} (was {old[name]})" for name in names if old[name] != new[name]]
 
 
-def chosen(history: list[dict[str, Any]]) -> dict[str, Any]:
-    """The row of the best epoch: on the images that are held out, the latest of equals; otherwise on the test set, the
-    first of equals, as the published table's.
+HELD_OUT, TEST, LAST = "held-out images", "test images", "last epoch"  # what chooses the epoch of best.pth
+NOT_MEASURED = "not measured"
+
+
+def chooser(held_out: int, fold: bool, tested: int) -> str:
+    """What chooses the epoch of `best.pth`.
+
+    Args:
+        held_out: how many images are.
+        fold: whether these are one of several parts, which measure and do not choose: they are few.
+        tested: how many test images there are.
     """
-    if "val_top1" in history[-1]:
+    if fold or not (held_out or tested):
+        return LAST
+    return HELD_OUT if held_out else TEST
+
+
+def chosen(history: list[dict[str, Any]], by: str) -> dict[str, Any]:
+    """The row of the epoch that is best: on the images that are held out, the latest of equals; on the test set, the
+    first of equals, as the published table's; or the last one.
+
+    Args:
+        by: see `chooser`.
+    """
+    if by == HELD_OUT:
         return max(reversed(history), key=lambda row: row["val_top1"])
-    return max(history, key=lambda row: row["top1"])
+    return max(history, key=lambda row: row["top1"]) if by == TEST else history[-1]
 
 
 def summary(result: dict[str, Any], folder: Path) -> str:
-    """Last beside best, always. All figures are of the test set, and it is said who chose the epoch."""
+    """Last beside best, always. Figures are of the test set, if there is one, and it is said who chose the epoch."""
+    if result["last_top1"] is None:
+        return _summary_without_tests(result, folder)
     held_out = ""
-    if "val_best_top1" in result:
+    if result.get("chosen_by") == LAST:
+        held_out = f"{result['val_top1']:.2f} on the held-out images; "
+    elif "val_best_top1" in result:
         held_out = f"{result['val_best_top1']:.2f} in epoch {result['val_best_epoch']}, chosen on the held-out images; "
     return (
         f"finished: top-1 on the test set {result['last_top1']:.2f} after the last epoch; {held_out}"
@@ -113,6 +141,18 @@ def summary(result: dict[str, Any], folder: Path) -> str:
         f"{result['last_mean_per_class']:.2f} last, {result['best_mean_per_class']:.2f} best; "
         f"{result['seconds']:.0f} s; see {folder / 'result.json'}"
     )
+
+
+def _summary_without_tests(result: dict[str, Any], folder: Path) -> str:
+    if "val_top1" not in result:
+        figures = f"accuracy {NOT_MEASURED}, for there are no test images and none are held out"
+    else:
+        chosen = ", which these images choose" if result["chosen_by"] == HELD_OUT else ", the last"
+        figures = (
+            f"top-1 on the held-out images {result['val_top1']:.2f} in epoch {result['val_best_epoch']}{chosen}; on a "
+            f"test set {NOT_MEASURED}"
+        )
+    return f"finished: {figures}; {result['seconds']:.0f} s; see {folder / 'result.json'}"
 
 
 def _pretraining(arguments: dict[str, Any], sha256: str | None) -> dict[str, str | None]:
@@ -129,18 +169,20 @@ def _pretraining(arguments: dict[str, Any], sha256: str | None) -> dict[str, str
     return none | {"pretraining": "supervised", "pretraining_weights": backbones.weights_name(arguments["arch"])}
 
 
-def _scores_of_rounds(history: list[dict[str, Any]]) -> dict[str, Any]:
+def _scores_of_rounds(history: list[dict[str, Any]], by: str) -> dict[str, Any]:
     by_round = itertools.groupby(history, key=lambda row: row.get("round"))
-    rounds = [_scores(list(rows)) for _, rows in by_round]
+    rounds = [_scores(list(rows), by) for _, rows in by_round]
     return rounds[-1] | ({"rounds": rounds} if len(rounds) > 1 else {})
 
 
-def _scores(history: list[dict[str, Any]]) -> dict[str, Any]:
-    scores: dict[str, Any] = {}
+def _scores(history: list[dict[str, Any]], by: str) -> dict[str, Any]:
+    tested = "top1" in history[-1]
+    none = [f"{which}_{name}" for which in ("last", "best") for name in ("top1", "mean_per_class")]
+    scores: dict[str, Any] = {} if tested else dict.fromkeys(none)
     for name in history[-1]:
         if name == "val_top1":
-            best = chosen(history)
-            scores |= {f"val_best_{key}": best[key] for key in ("top1", "mean_per_class", "epoch")}
+            best = chosen(history, by)
+            scores |= {f"val_best_{key}": best.get(key) for key in ("top1", "mean_per_class", "epoch")}
             scores["val_top1"] = best["val_top1"]
             continue
         for metric in ("top1", "mean_per_class"):
@@ -148,8 +190,8 @@ def _scores(history: list[dict[str, Any]]) -> dict[str, Any]:
                 prefix = name.removesuffix(metric)
                 scores[f"{prefix}best_{metric}"] = max(row[name] for row in history)
                 scores[f"{prefix}last_{metric}"] = history[-1][name]
-    best = max(history, key=lambda row: row["top1"])  # the first one, where several are equal
-    return scores | {"best_epoch": best["epoch"]}
+    # The first one, where several are equal.
+    return scores | {"best_epoch": max(history, key=lambda row: row["top1"])["epoch"] if tested else None}
 
 
 def _device_name(device: torch.device) -> str:

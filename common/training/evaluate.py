@@ -36,16 +36,16 @@ def masked_accuracy(predictions: Tensor, labels: Tensor, mask: Tensor) -> tuple[
 
 @torch.no_grad()
 def evaluate(
-    model: nn.Module, loader: TestLoader, num_classes: int, confusion: Confusion | Predictions | None = None
+    model: nn.Module, loader: TestLoader, num_classes: int, *noting: Confusion | Predictions
 ) -> dict[str, float]:
     """Test the model in eval mode, and leave it in the mode it was in. Each process tests its share of the batches.
 
     Args:
-        confusion: where to note, too, what is taken for what.
+        noting: where to note, too, what is taken for what.
 
     Returns:
         `top1`, `top5` (where there are five classes), `mean_per_class` (recall, averaged over the classes that have
-        test images) in percent, and `test_loss` (cross-entropy per image).
+        test images) in percent, and `test_loss` (cross-entropy per image); nothing where there are no images.
     """
     was_training = model.training
     model.eval()
@@ -60,12 +60,14 @@ def evaluate(
         hits.index_add_(0, labels, correct)
         hits5 += (logits.topk(min(5, num_classes), dim=1).indices == labels[:, None]).sum()
         loss += F.cross_entropy(logits, labels, reduction="sum")
-        if confusion is not None:
-            confusion.update(logits, labels)
+        for each in noting:
+            each.update(logits, labels)
     model.train(was_training)
     totals, hits, hits5, loss = map(processes.sum, (totals, hits, hits5, loss))
 
     seen = totals > 0
+    if not seen.any():
+        return {}
     number = totals.sum()
     scores = {"top1": 100 * hits.sum() / number, "mean_per_class": 100 * (hits[seen] / totals[seen]).mean()}
     if num_classes >= 5:

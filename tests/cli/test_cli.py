@@ -53,6 +53,7 @@ DEFAULTS = {
     "fixmatch": COMMON | {"trade_off_self_training": 1, "threshold": 0.95, "epochs": 60},
 }
 OURS = {
+    "val_fold": None,
     "balanced_batches": False,
     "precision": "float32",
     "seed": 0,

@@ -98,8 +98,8 @@ def test_the_epoch_is_the_latest_of_the_best_by_hand():
     rows = [{"epoch": i, "top1": top1, "mean_per_class": 9.0, "val_top1": val} for i, (top1, val) in enumerate(
         [(50.0, 60.0), (90.0, 70.0), (70.0, 80.0), (60.0, 80.0), (80.0, 75.0)], 1
     )]  # fmt: skip
-    assert results.chosen(rows)["epoch"] == 4
-    assert results._scores(rows) == {
+    assert [results.chosen(rows, by)["epoch"] for by in (results.HELD_OUT, results.TEST, results.LAST)] == [4, 2, 5]
+    assert results._scores(rows, results.HELD_OUT) == {
         "best_top1": 90.0, "last_top1": 80.0, "best_mean_per_class": 9.0, "last_mean_per_class": 9.0, "best_epoch": 2,
         "val_best_top1": 60.0, "val_best_mean_per_class": 9.0, "val_best_epoch": 4, "val_top1": 80.0,
     }  # fmt: skip

@@ -80,10 +80,22 @@ def test_unlabeled_images_come_last_and_are_never_drawn(root):
     assert set(unlabeled) >= {5, 6, 7, 8}
 
 
-@pytest.mark.parametrize("folder", ["", "train", "test"])
+@pytest.mark.parametrize("folder", ["", "train"])
 def test_a_missing_folder_is_named(root, folder):
     shutil.rmtree(root / folder)
     with pytest.raises(UserError, match=f"folder '{root / folder}' is missing"):
+        datasets.load("ImageFolder", root)
+
+
+def test_test_images_are_optional(root):
+    whole = datasets.load("ImageFolder", root)
+    shutil.rmtree(root / "test")
+    data = datasets.load("ImageFolder", root)
+    assert len(data.test) == 0
+    assert (data.train.images, data.classes) == (whole.train.images, whole.classes)
+    assert str(data.counts).endswith(" training images, and none to test with")
+    (root / "test").mkdir()
+    with pytest.raises(UserError, match=r"'.*test' has no images"):  # it was meant to have some
         datasets.load("ImageFolder", root)
 
 

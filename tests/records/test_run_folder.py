@@ -29,7 +29,7 @@ FIELDS = (
     "schema method dataset arch pretraining pretraining_sha256 pretraining_weights num_samples_per_class oracle seed "
     "split_seed epochs iters_per_epoch best_top1 best_epoch best_mean_per_class last_top1 last_mean_per_class "
     "data_folder official_split any_counts seconds steps_per_second device processes precision labeled_sha256 "
-    "data_sha256 test_sha256 threads sessions versions git_commit command"
+    "chosen_by data_sha256 test_sha256 threads sessions versions git_commit command"
 ).split()
 
 
@@ -69,7 +69,7 @@ def test_result(trained):
         "schema": 1, "method": method, "dataset": "Digits", "arch": "wrn_10_1_half", "pretraining": "scratch",
         "pretraining_sha256": None, "pretraining_weights": None, "num_samples_per_class": 4, "oracle": False,
         "seed": 0, "split_seed": 0, "epochs": 2, "iters_per_epoch": 3, "processes": 1, "precision": "float32",
-        "data_folder": None, "official_split": False, "any_counts": False,
+        "data_folder": None, "official_split": False, "any_counts": False, "chosen_by": "test images",
     }  # fmt: skip
     assert {key: result[key] for key in expected} == expected
     rows = read_rows(folder)
@@ -115,7 +115,7 @@ def test_checkpoints(trained):
     method, folder, _ = trained
     latest, best = load(folder, "latest.pth"), load(folder, "best.pth")
     assert {"model", "optimizer", "scheduler", "rng", "step", "args"} <= set(latest)
-    assert set(best) == {"model", "classes", "args", "epoch"}
+    assert set(best) == {"model", "classes", "args", "epoch", "chosen_by"}
     assert latest["step"] == 6
     assert best["classes"] == [str(i) for i in range(10)]
     for state in (latest["model"], best["model"]):

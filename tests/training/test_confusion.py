@@ -102,7 +102,7 @@ def test_the_report_of_two_classes_has_the_area():
         torch.tensor([[0.0, -2.0], [0.0, 1.0], [0.0, 0.5], [0.0, 3.0]]), torch.tensor(images.labels)
     )
     folder = SimpleNamespace(save_report=lambda page, rows: found.extend(rows))
-    evaluation.report(folder, {"top1": 75.0, "mean_per_class": 75.0}, "title")
+    evaluation.report(folder, "title")
     assert [row["auc"] for row in found] == [75.0, 75.0]  # of four pairs, one is the wrong way round
 
 
