@@ -30,18 +30,7 @@ def resolve(args: argparse.Namespace) -> None:
     if args.data not in datasets.SPECS:
         raise UserError(f"unknown dataset '{args.data}': choose from {', '.join(datasets.SPECS)}")
     spec = datasets.SPECS[args.data]
-    if args.generated_split and spec.read_generated is None:
-        raise UserError(f"--generated-split is not for {args.data}: leave it out")
-    if args.labeled_list is not None and spec.read_listed is None:
-        raise UserError(f"--labeled-list is not for {args.data}, which has labels of its own: leave it out")
-    if args.min_confidence is not None and args.labeled_list is None:
-        raise UserError("--min-confidence is for --labeled-list: give a table of predict.py with it")
-    if args.exif_orientation and spec.counts is not None:
-        raise UserError("--exif-orientation is for ImageFolder: leave it out")
-    if args.init_from is not None and os.path.realpath(args.init_from) == os.path.realpath(args.log):
-        raise UserError("--init-from and --log name the same folder: choose another --log")
-    if args.val_fold is not None and args.val_per_class:
-        raise UserError("--val-fold and --val-per-class both hold images out: choose one of them")
+    _refuse_contradictions(args, spec)
     if args.num_samples_per_class is None:
         args.num_samples_per_class = 4 if args.labeled_list is None else "all"
     _resolve_views(args, spec)
@@ -56,6 +45,21 @@ def resolve(args: argparse.Namespace) -> None:
     steps = args.epochs * args.iters_per_epoch
     if getattr(args, "lr_warm_up_steps", 0) >= steps:
         raise UserError(f"--lr-warm-up-steps {args.lr_warm_up_steps} takes all of the {steps} steps: take fewer")
+
+
+def _refuse_contradictions(args: argparse.Namespace, spec: datasets.Spec) -> None:
+    if args.generated_split and spec.read_generated is None:
+        raise UserError(f"--generated-split is not for {args.data}: leave it out")
+    if args.labeled_list is not None and spec.read_listed is None:
+        raise UserError(f"--labeled-list is not for {args.data}, which has labels of its own: leave it out")
+    if args.min_confidence is not None and args.labeled_list is None:
+        raise UserError("--min-confidence is for --labeled-list: give a table of predict.py with it")
+    if args.exif_orientation and spec.counts is not None:
+        raise UserError("--exif-orientation is for ImageFolder: leave it out")
+    if args.init_from is not None and os.path.realpath(args.init_from) == os.path.realpath(args.log):
+        raise UserError("--init-from and --log name the same folder: choose another --log")
+    if args.val_fold is not None and args.val_per_class:
+        raise UserError("--val-fold and --val-per-class both hold images out: choose one of them")
 
 
 def _resolve_views(args: argparse.Namespace, spec: datasets.Spec) -> None:
