@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 from timm.data import auto_augment
-from torchvision.transforms import Compose, RandomCrop, RandomHorizontalFlip
+from torchvision.transforms import Compose, RandomCrop, RandomHorizontalFlip, RandomResizedCrop
 
 from common import datasets
 from common.errors import UserError
@@ -122,6 +122,18 @@ def test_photographs_are_cropped_to_a_fifth_of_their_area_at_least():
     assert min(widths) > np.sqrt(0.2 * 3 / 4) - 0.02
     assert max(widths) > 0.9
     assert 25 < sum(v[..., 0].mean() > v[..., -1].mean() for v in views) < 75  # and half of them are mirrored
+
+
+def test_a_photographs_crop_is_enlarged_bilinearly():
+    image = photograph(40, 30)
+    weak, _, _ = transforms(size=64)
+    seeding.seed_cpu(0)
+    view = weak(image)
+    seeding.seed_cpu(0)
+    top, left, height, width = RandomResizedCrop.get_params(image, (0.2, 1.0), (3 / 4, 4 / 3))
+    crop = image.crop((left, top, left + width, top + height))
+    expected = pixels(crop.resize((64, 64), Image.Resampling.BILINEAR))
+    assert torch.equal(view, expected) or torch.equal(view, expected.flip(2))
 
 
 def test_strong_is_weak_and_then_randaugment_at_the_final_size():

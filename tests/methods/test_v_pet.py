@@ -74,11 +74,11 @@ class Backwards(list):
 
 
 def test_a_vote_is_the_best_class_of_the_views_mean_logits():
-    """Of the first image two views of three say 0, but their mean says 1; of the second all say 2."""
+    """Of the first image the first and the last view say 0, but the mean of all says 1; of the second all say 2."""
     views = [
         torch.tensor([[1.0, 0, 0], [0, 0, 1]]),
-        torch.tensor([[1.0, 0, 0], [0, 0, 1]]),
         torch.tensor([[0.0, 5, 0], [0, 0, 1]]),
+        torch.tensor([[1.0, 0, 0], [0, 0, 1]]),
     ]
     images = [view[:, None, None, :].expand(2, 3, 1, 3) for view in views]
     votes = v_pet.Votes(2, 2, 3, "mean")
