@@ -203,3 +203,21 @@ def test_pillow_turns_a_tiff_itself_and_it_is_not_turned_twice(tmp_path):
 def test_what_cannot_be_read_is_not_turned(tmp_path):
     (tmp_path / "a.jpg").write_bytes(b"none")
     assert turned([tmp_path / "a.jpg"]) == []
+
+
+def test_the_fingerprint_is_of_images_and_labels_in_their_order(tmp_path):
+    """Wherever the folder lies."""
+    pixels = np.arange(2 * 4 * 4 * 3, dtype=np.uint8).reshape(2, 4, 4, 3)
+    files = [tmp_path / "a.png", tmp_path / "b.png"]
+    for images, swapped in ((pixels, pixels[::-1]), (files, files[::-1])):
+        fingerprint = ImageSet(images, [0, 1]).sha256(tmp_path)
+        others = [
+            ImageSet(images, [0, 0]),
+            ImageSet(images, [1, 0]),
+            ImageSet(swapped, [0, 1]),
+            ImageSet(images[:1], [0]),
+        ]
+        assert len({fingerprint, *(other.sha256(tmp_path) for other in others)}) == 5
+        assert ImageSet(images, np.array([0, 1])).sha256(tmp_path) == fingerprint
+    moved = ImageSet([tmp_path / "x" / "a.png", tmp_path / "x" / "b.png"], [0, 1])
+    assert moved.sha256(tmp_path / "x") == ImageSet(files, [0, 1]).sha256(tmp_path)
