@@ -1,4 +1,4 @@
-"""Every method on two processes with a GPU each, none of which is one: they start, train, resume, and are one run.
+"""Methods on two processes with a stand-in for a GPU each: they start, train, resume, and are one run.
 
 In float64 and without dropout, as `tests.helpers.several.exact` has it: what is left is rounding.
 """
@@ -22,14 +22,17 @@ from tests.system.test_processes import VIT, assert_near_runs
 pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU is there")
 
 SHORT = "--epochs 1 --iters-per-epoch 2"
-RUNS = {f"{method} --ema": f"{method} {flags} --ema 0.9 {SHORT}" for method, flags in METHODS.items()} | {
-    "fixmatch": f"fixmatch {METHODS['fixmatch']} {SHORT}",
-    "mean_teacher": f"mean_teacher {SHORT}",
-    "self_tuning": f"self_tuning {METHODS['self_tuning']} {SHORT}",
-    "fixmatch --lora": f"fixmatch {METHODS['fixmatch']} {VIT} --lora 2 {SHORT}",
-    "mean_teacher --lora --ema": f"mean_teacher {VIT} --lora 2 --ema 0.9 {SHORT}",
-}
+KINDS = {"plain": "", "--ema": "--ema 0.9", "--lora": f"{VIT} --lora 2"}
+# What differs on several GPUs: copies of a network, gathers, passes with frozen statistics, adapters. The rest of each
+# method is tested on two processes without GPUs; tests/long/two_gpus.py has all methods in all kinds.
+NAMES = ["fixmatch plain", "mean_teacher --ema", "mean_teacher --lora", "self_tuning plain", "self_tuning --ema"]
 RESUMED = "self_tuning --ema"
+
+
+def words(name: str) -> list[str]:
+    """Method and flags of a run."""
+    method, kind = name.split()
+    return f"{method} {METHODS[method]} {KINDS[kind]} {SHORT}".split()
 
 
 def on_own_gpu(work) -> None:
@@ -37,15 +40,15 @@ def on_own_gpu(work) -> None:
         work()
 
 
-def all_runs(folder: Path, device: str) -> None:
-    for name, words in RUNS.items():
+def train_all(names: list[str], folder: Path, device: str) -> None:
+    for name in names:
         if "--lora" not in name or find_spec("peft"):
-            method, *flags = words.split()
+            method, *flags = words(name)
             train_small(method, *flags, "--device", device, log=folder / name)
 
 
 def stopped(folder: Path) -> None:
-    method, *flags = RUNS[RESUMED].split()
+    method, *flags = words(RESUMED)
     stop_in_step(1, method, *flags, "--device", "cuda", log=folder / "resumed")
 
 
@@ -64,14 +67,15 @@ def in_bfloat16(folder: Path) -> None:
     assert len(kinds) == 1
 
 
-@pytest.fixture(scope="module")
-def runs(tmp_path_factory):
-    """A folder with all runs of one process on the CPU, and one with those of two with a GPU each."""
-    one, two = (tmp_path_factory.mktemp(name) for name in ("one", "two"))
+def train_on_both(names: list[str], one: Path, two: Path) -> None:
+    """Train the runs in folder `one` by one process on the CPU, and in `two` by two with a GPU each.
+
+    In `two` there are also a run in bfloat16, and one that two processes began and one has ended.
+    """
 
     def work() -> None:
         with exact():
-            all_runs(two, "cuda")
+            train_all(names, two, "cuda")
             stopped(two)
         in_bfloat16(two)
 
@@ -81,14 +85,20 @@ def runs(tmp_path_factory):
         resolved(METHODS["v_pet"].split())  # its sources are one process's
         both = Several(2, lambda: on_own_gpu(work))
         with exact():
-            all_runs(one, "cpu")
-            both.results(1200)
-            method, *flags = RUNS[RESUMED].split()
+            train_all(names, one, "cpu")
+            both.results(3600)
+            method, *flags = words(RESUMED)
             train_small(method, *flags, log=two / "resumed")
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    one, two = (tmp_path_factory.mktemp(name) for name in ("one", "two"))
+    train_on_both(NAMES, one, two)
     return one, two
 
 
-@pytest.mark.parametrize("name", RUNS)
+@pytest.mark.parametrize("name", NAMES)
 def test_two_gpus_train_the_run_of_one_process(name, runs):
     if "--lora" in name:
         pytest.importorskip("peft")

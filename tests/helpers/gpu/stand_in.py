@@ -24,8 +24,9 @@ def _pin_memory(tensor: Tensor) -> Tensor:
     return pinned
 
 
-def _grad(output: Tensor, leaf: Tensor, grad=torch.autograd.grad) -> tuple[Tensor, ...]:
-    return run_backward(output, (leaf,)) if isinstance(output, GpuTensor) else grad(output, leaf)
+def _grad(output: Tensor, leaves: Any, *args: Any, grad=torch.autograd.grad, **kwargs: Any) -> tuple[Tensor, ...]:
+    """`torch.autograd.grad`. On the GPU it is asked for one leaf; on the CPU, where adapters are tried, for anything."""
+    return run_backward(output, (leaves,)) if isinstance(output, GpuTensor) else grad(output, leaves, *args, **kwargs)
 
 
 def _functions(gpu: Gpu, number: int) -> dict[str, Any]:
