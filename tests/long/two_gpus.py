@@ -2,8 +2,8 @@
 
     python tests/long/two_gpus.py [--methods fixmatch dst ...]
 
-Each run must be that of one process on the CPU, up to rounding in float64. Prints a table; exit code 1 if a run differs.
-The runs are those of tests/methods/test_on_two_gpus.py, which has a few of them.
+Each run must be that of one process on the CPU, up to rounding in float64. The tests have a few of these runs
+(tests/methods/test_on_two_gpus.py). Prints a table; exit code 1 if a run differs.
 """
 
 import argparse

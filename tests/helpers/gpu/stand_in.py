@@ -25,7 +25,7 @@ def _pin_memory(tensor: Tensor) -> Tensor:
 
 
 def _grad(output: Tensor, leaves: Any, *args: Any, grad=torch.autograd.grad, **kwargs: Any) -> tuple[Tensor, ...]:
-    """`torch.autograd.grad`. On the GPU it is asked for one leaf; on the CPU, where adapters are tried, for anything."""
+    """`torch.autograd.grad`. On the GPU it is asked for one leaf; on the CPU, where adapters are tried, for several."""
     return run_backward(output, (leaves,)) if isinstance(output, GpuTensor) else grad(output, leaves, *args, **kwargs)
 
 
