@@ -29,6 +29,8 @@ own_flags() {
         uda) echo "--lr-scheduler cos --threshold 0.95" ;;
         freematch | softmatch) echo "--lr-scheduler cos --momentum 0.99" ;; # 1,000 steps, not a million
         noisy_student) echo "--lr-scheduler cos --lr 0.01 --rounds 2 --T 1 --clean-teacher" ;; # 1,000 steps a round
+        vat) echo "--lr-scheduler cos --warm-up-epochs 4" ;; # of 10
+        mixmatch | remixmatch) echo "--lr-scheduler cos --ema 0.99" ;;
         oracle) echo "--lr-scheduler cos --oracle" ;;
         *) echo "--lr-scheduler cos" ;;
     esac

@@ -19,7 +19,8 @@ SUPERVISED_STRONG = (
     "vat",
 )
 WITH_PROJECTOR = ("comatch", "simmatch")
-METHODS = (*LABELED_ALONE, *SUPERVISED_STRONG, "self_tuning", *WITH_PROJECTOR)
+MIXED = ("mixmatch", "remixmatch")
+METHODS = (*LABELED_ALONE, *SUPERVISED_STRONG, "self_tuning", *WITH_PROJECTOR, *MIXED)
 CLASSES, IMAGES = 3, 20  # of each set, for the banks
 SIZE = 8  # of a batch
 
@@ -71,7 +72,8 @@ def build(method: str, args, dropout: float = 0.5, device: str = "cpu") -> Simpl
     elif method == "self_tuning" or method in WITH_PROJECTOR:
         model = script.Encoder(Backbone(), CLASSES, args.bottleneck_dim, projection_dim=args.projection_dim)
     else:
-        model = ImageClassifier(Backbone(), CLASSES, args.bottleneck_dim)
+        Network = script.RotationClassifier if method == "remixmatch" else ImageClassifier
+        model = Network(Backbone(), CLASSES, args.bottleneck_dim)
     nn.init.normal_(model.bottleneck[0].weight)
     for name, module in model.named_modules():
         if isinstance(module, nn.Linear) and "head" in name:
@@ -82,9 +84,10 @@ def build(method: str, args, dropout: float = 0.5, device: str = "cpu") -> Simpl
     state = own_state(script, method, model, args)
     for module in state:
         module.to(device)
-    weights = dict.fromkeys(("pi_model", "mean_teacher", "vat"), "trade_off_con")
+    weights = dict.fromkeys(("pi_model", "mean_teacher", "vat", "mixmatch"), "trade_off_con")
     weights |= {"pseudo_label": "trade_off_self_training"}
     weight_u = [torch.tensor(getattr(args, weights[method]), device=device)] if method in weights else []
+    weight_u += [torch.tensor(1.0, device=device)] if method == "remixmatch" else []  # the ramp of two weights
     optimizer = torch.optim.SGD(
         model.parameter_groups(args.lr, args.finetune), momentum=0.9, weight_decay=args.wd, nesterov=True
     )
@@ -108,6 +111,9 @@ def own_state(script, method: str, model: nn.Module, args) -> list[nn.Module]:
         return [alignment, seeding.SharedRandom(args.seed, "interpolation")]
     if method in WITH_PROJECTOR:
         return [script.Window(CLASSES, args.window), bank(script, method, args)]
+    if method in MIXED:
+        mixup = script.MixUp(args.seed, args.beta, args.one_lambda)
+        return [*([script.Alignment(CLASSES, args.window, args.momentum)] if method == "remixmatch" else []), mixup]
     make = {
         "flexmatch": lambda: script.Curriculum(IMAGES, CLASSES),
         "debiasmatch": lambda: script.QHat(CLASSES, args.momentum),
@@ -140,6 +146,8 @@ def batches(method: str, step: int = 0, size: int = SIZE) -> tuple[Batch, ...]:
         views[0] = views[0][:1]
     if method == "comatch":
         views[1] = *views[1], torch.randn(size, 3, 4, 4, generator=g)
+    if method in MIXED:
+        views[0] = views[0][:1]
     return tuple(map(Batch, views, labels, indices))[: 1 if method in LABELED_ALONE else 2]
 
 

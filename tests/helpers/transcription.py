@@ -671,6 +671,94 @@ class SimMatch(WithProjector):
         return metrics | {"accuracy_l": accuracy(y_l, labels)} | of_pseudo_labels(selected, labels_u)
 
 
+def sharpened(row: list[float], T: float) -> list[float]:
+    return normalized([p ** (1 / T) for p in row])
+
+
+class MixMatch(Method):
+    def prepare(self) -> None:
+        self.random = seeding.SharedRandom(self.args.seed, "mixup")
+
+    def still(self, x: Tensor) -> Tensor:
+        """The logits of a pass that leaves the buffers."""
+        before = copy.deepcopy(list(self.net.buffers()))
+        y = self.logits(x)
+        for buffer, value in zip(self.net.buffers(), before, strict=True):
+            buffer.data.copy_(value)
+        return y
+
+    def mix(self, views: list[Tensor], targets: list[list[list[float]]]) -> tuple[Tensor, list[list[float]]]:
+        rows, labels = [x for view in views for x in view], [t for each in targets for t in each]
+        drawn = self.random.beta(self.args.beta, 1 if self.args.one_lambda else len(rows)).tolist()
+        drawn = drawn * len(rows) if self.args.one_lambda else drawn
+        x, mixed = [], []
+        for i, j in enumerate(self.random.permutation(len(rows)).tolist()):
+            b = max(drawn[i], 1 - drawn[i])
+            x.append(b * rows[i] + (1 - b) * rows[j])
+            mixed.append([b * s + (1 - b) * t for s, t in zip(labels[i], labels[j], strict=True)])
+        return torch.stack(x), mixed
+
+    def one_hot(self, labels: Tensor) -> list[list[float]]:
+        return [[float(t == c) for c in range(self.num_classes)] for t in labels.tolist()]
+
+    def backwards(self, batch_l, batch_u) -> dict:
+        ((x_l,), labels, _), ((first, second), labels_u, _) = batch_l, batch_u
+        with torch.no_grad():
+            a, b = ([softmax(y).tolist() for y in self.still(x)] for x in (first, second))
+        means = [[(p + q) / 2 for p, q in zip(*rows, strict=True)] for rows in zip(a, b, strict=True)]
+        guesses = [sharpened(row, self.args.T) for row in means]
+        x, targets = self.mix([x_l, first, second], [self.one_hot(labels), guesses, guesses])
+        y, B = self.logits(x), len(x_l)
+        loss_l = mean([soft_cross_entropy(row, t) for row, t in zip(y[:B], targets[:B], strict=True)])
+        pairs = zip(y[B:], targets[B:], strict=True)
+        loss_u = mean([squared_distance(softmax(row), t) / self.num_classes for row, t in pairs])
+        weight = self.args.trade_off_con * min(self.step / (self.args.warm_up_epochs * self.args.iters_per_epoch), 1)
+        (loss_l + weight * loss_u).backward()
+        right = [100.0 * (g.index(max(g)) == t) for g, t in zip(guesses, labels_u.tolist(), strict=True)]
+        metrics = {"loss": loss_l + weight * loss_u, "loss_l": loss_l, "loss_u": loss_u}
+        return metrics | {"accuracy_l": accuracy(y[:B], labels), "pseudo_label_accuracy": (sum(right), len(right))}
+
+
+class ReMixMatch(MixMatch):
+    def prepare(self) -> None:
+        super().prepare()
+        uniform = [1 / self.num_classes] * self.num_classes
+        self.window, self.p_labeled = [uniform] * self.args.window, uniform
+
+    def backwards(self, batch_l, batch_u) -> dict:
+        ((x_l,), labels, _), ((weak, *strong), labels_u, _) = batch_l, batch_u
+        args, one_hot = self.args, self.one_hot(labels)
+        with torch.no_grad():
+            rows = [softmax(y).tolist() for y in self.still(weak)]
+        means = [mean(column) for column in zip(*self.window, strict=True)]
+        ratios = [(a + 1e-6) / (b + 1e-6) for a, b in zip(self.p_labeled, means, strict=True)]
+        aligned = [normalized([p * r for p, r in zip(row, ratios, strict=True)]) for row in rows]
+        guesses = [sharpened(row, args.T) for row in aligned]
+        y_unmixed = self.still(strong[0])
+        turned = torch.stack([torch.rot90(image, i % 4, [1, 2]) for i, image in enumerate(strong[0])])
+        head, self.net.head = self.net.head, self.net.rotation_head
+        y_turned = self.still(turned)
+        self.net.head = head
+        x, targets = self.mix([x_l, weak, *strong], [one_hot] + [guesses] * (1 + len(strong)))
+        y, B = self.logits(x), len(x_l)
+
+        loss_l = mean([soft_cross_entropy(row, t) for row, t in zip(y[:B], targets[:B], strict=True)])
+        loss_u = mean([soft_cross_entropy(row, t) for row, t in zip(y[B:], targets[B:], strict=True)])
+        loss_unmixed = mean([soft_cross_entropy(row, t) for row, t in zip(y_unmixed, guesses, strict=True)])
+        loss_rotation = mean([cross_entropy(row, i % 4) for i, row in enumerate(y_turned)])
+        ramp = min(self.step / (args.warm_up_epochs * args.iters_per_epoch), 1)
+        loss = loss_l + ramp * args.trade_off_self_training * loss_u + ramp * args.trade_off_unmixed * loss_unmixed
+        loss = loss + args.trade_off_rotation * loss_rotation
+        loss.backward()
+
+        self.window = [*self.window[1:], [mean(column) for column in zip(*rows, strict=True)]]
+        self.p_labeled = average(self.p_labeled, [mean(column) for column in zip(*one_hot, strict=True)], args.momentum)
+        right = [100.0 * (g.index(max(g)) == t) for g, t in zip(guesses, labels_u.tolist(), strict=True)]
+        metrics = {"loss": loss, "loss_l": loss_l, "loss_u": loss_u, "loss_unmixed": loss_unmixed}
+        metrics |= {"loss_rotation": loss_rotation, "accuracy_l": accuracy(y[:B], labels)}
+        return metrics | {"pseudo_label_accuracy": (sum(right), len(right))}
+
+
 METHODS = {
     "erm": Erm,
     "pseudo_label": PseudoLabel,
@@ -689,4 +777,6 @@ METHODS = {
     "vat": Vat,
     "comatch": CoMatch,
     "simmatch": SimMatch,
+    "mixmatch": MixMatch,
+    "remixmatch": ReMixMatch,
 }

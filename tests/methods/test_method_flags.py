@@ -90,6 +90,18 @@ FLAGS = {
             *("--window 0", "--window 1", "--interpolate", "--warm-up-epochs 1"),
         ],
     ),
+    "mixmatch": (
+        f"{BASE} --ema 0.9",
+        ["--trade-off-con 2", "--warm-up-epochs 0", "--T 1", "--beta 0.2", "--one-lambda"],
+    ),
+    "remixmatch": (
+        f"{BASE} --ema 0.9 --window 2",
+        [
+            *("--trade-off-self-training 2", "--trade-off-unmixed 2", "--trade-off-rotation 2", "--warm-up-epochs 0"),
+            *("--T 1", "--beta 0.2", "--one-lambda", "--strong-views 1", "--weak-labeled", "--window 3"),
+            "--momentum 0.5",
+        ],
+    ),
     "vat": (
         BASE,
         [
@@ -133,7 +145,9 @@ SCHEDULE = ["--lr-scheduler cos", "--lr-gamma 0.5", "--lr-gamma 0.5 --lr-decay 0
 def shared(method: str) -> list[str]:
     unlabeled = [] if method == "erm" else UNLABELED
     joint = ["--joint-passes"] if method in JOINT else []
-    return SHARED + unlabeled + joint + ([] if method == "self_tuning" else SCHEDULE)
+    schedule = [] if method == "self_tuning" else SCHEDULE
+    of_strong = ("--auto-augment", "--cutout") if method == "mixmatch" else ()  # has no strong view
+    return [flag for flag in SHARED if not flag.startswith(of_strong)] + unlabeled + joint + schedule
 
 
 OWN_CASES = [(method, flags) for method in FLAGS for flags in FLAGS[method][1]]
@@ -259,7 +273,7 @@ def test_loaders_have_the_images_and_views_that_the_flags_say(method, tmp_path):
     before, after = found
     (labeled, views), (still_labeled, views_left) = before["labeled"], after["labeled"]
     assert still_labeled == labeled
-    expected = {"self_tuning": (2, 2)} | dict.fromkeys(steps.WITH_PROJECTOR, (1, 1))
+    expected = {"self_tuning": (2, 2)} | dict.fromkeys((*steps.WITH_PROJECTOR, *steps.MIXED), (1, 1))
     assert (len(labeled), (views, views_left)) == (40, expected.get(method, (2, 1)))
     if method != "erm":
         (unlabeled, views), (all_images, same_views) = before["unlabeled"], after["unlabeled"]
@@ -284,7 +298,8 @@ PUBLISHED = {
     "print_freq": 100,
     "phase": "train",
 }
-EXP = {"lr_scheduler": "exp", "lr_gamma": 0.0004, "lr_decay": 0.75, "trade_off_cls_strong": 0.1}
+RATE = {"lr_scheduler": "exp", "lr_gamma": 0.0004, "lr_decay": 0.75}
+EXP = {**RATE, "trade_off_cls_strong": 0.1}
 TRAIN = {**EXP, "trade_off_self_training": 1}
 WEAK = {key: value for key, value in TRAIN.items() if key != "trade_off_cls_strong"}  # labeled views alone
 DEFAULTS = {
@@ -320,6 +335,15 @@ DEFAULTS = {
         **{"window": 128, "bank_momentum": 0.7, "projection_dim": 128, "ema": 0.999},
     },
     "adamatch": {**TRAIN, "epochs": 60, "threshold": 0.9, "momentum": 0.999, "window": 128, "ema": 0.999},
+    "mixmatch": {
+        **RATE,
+        **{"epochs": 60, "ema": 0.999, "trade_off_con": 75, "warm_up_epochs": 1, "T": 0.5, "beta": 0.75},
+    },
+    "remixmatch": {
+        **RATE,
+        **{"epochs": 60, "ema": 0.999, "trade_off_self_training": 1.5, "trade_off_unmixed": 0.5},
+        **{"trade_off_rotation": 0.5, "warm_up_epochs": 1, "T": 0.5, "beta": 0.75, "window": 128, "momentum": 0.999},
+    },
     "vat": {
         **EXP,
         **{"epochs": 40, "trade_off_con": 0.3, "warm_up_epochs": 16, "trade_off_entropy": 0.06, "eps": 6, "xi": 0.1},
@@ -340,6 +364,8 @@ ADDED_BY = {
     "noisy_student": {"clean_teacher": False, "threshold": 0, "balance": False},
     "adamatch": {"interpolate": False, "warm_up_epochs": 0},
     "vat": {"labeled_statistics": False},
+    "mixmatch": {"one_lambda": False},
+    "remixmatch": {"one_lambda": False, "strong_views": 2, "weak_labeled": False},
 }
 OF_DATASET = {
     **{"root": "data", "data": "CUB200", "train_resizing": "default", "val_resizing": "default"},
@@ -365,6 +391,7 @@ FRACTIONS += [("freematch", "--momentum"), ("freematch", "--max-tau"), ("softmat
 FRACTIONS += [(m, flag) for m in steps.WITH_PROJECTOR for flag in ("--threshold", "--smoothing")]
 FRACTIONS += [("comatch", "--graph-threshold"), ("simmatch", "--bank-momentum")]
 FRACTIONS += [("noisy_student", "--threshold"), ("adamatch", "--threshold"), ("adamatch", "--momentum")]
+FRACTIONS += [("remixmatch", "--momentum")]
 
 
 @pytest.mark.parametrize(("method", "flag"), FRACTIONS)
@@ -392,6 +419,11 @@ def test_fractions_from_0_to_1_are_taken(method, flag, value):
         *(("comatch", "--T=0"), ("comatch", "--bank-batches=0"), ("comatch", "--projection-dim=0")),
         *(("comatch", "--trade-off-contrast=-1"), ("simmatch", "--T=0"), ("simmatch", "--trade-off-instance=nan")),
         *(("vat", "--eps=0"), ("vat", "--xi=0"), ("vat", "--warm-up-epochs=-1"), ("vat", "--power-iterations=-1")),
+        *(("mixmatch", "--T=0"), ("mixmatch", "--beta=0"), ("mixmatch", "--trade-off-con=-1")),
+        *(("mixmatch", "--trade-off-cls-strong=1"), ("mixmatch", "--warm-up-epochs=-1"), ("remixmatch", "--T=0")),
+        *(("remixmatch", "--beta=0"), ("remixmatch", "--strong-views=0"), ("remixmatch", "--window=0")),
+        *(("remixmatch", "--warm-up-epochs=-1"), ("remixmatch", "--trade-off-unmixed=-1")),
+        *(("remixmatch", "--trade-off-rotation=-1"), ("remixmatch", "--trade-off-self-training=-1")),
         *(("vat", "--trade-off-con=-1"), ("vat", "--trade-off-entropy=-1")),
     ],
 )

@@ -29,6 +29,8 @@ METHODS = {
     "dst": f"--threshold 0.2 --width 8 {SCRATCH}",
     "freematch": f"--momentum 0.5 --joint-passes --trade-off-cls-strong 0 {SCRATCH}",
     "softmatch": f"--momentum 0.5 --joint-passes {SCRATCH}",
+    "mixmatch": f"--warm-up-epochs 0 {SCRATCH}",
+    "remixmatch": f"--warm-up-epochs 1 --window 2 --momentum 0.5 --strong-views 1 {SCRATCH}",
     "vat": f"--trade-off-con 2 --warm-up-epochs 1 --eps 2 --trade-off-cls-strong 0 --labeled-statistics {SCRATCH}",
     "noisy_student": f"--epochs 1 --rounds 2 {SCRATCH}",
     "adamatch": f"--window 3 --interpolate --warm-up-epochs 1 {SCRATCH}",

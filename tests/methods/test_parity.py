@@ -45,6 +45,10 @@ CASES = {
     "self_tuning": ("self_tuning", f"{SMALL} --projection-dim 5 --K 3 --m 0.8 --T 0.5 --milestones 1"),
     "dst": ("dst", f"{EXP} --threshold 0.7 --width 7 --eta 0.7"),
     "vat": ("vat", VAT),
+    "mixmatch": ("mixmatch", f"{RISING} --trade-off-con 20"),
+    "mixmatch, one lambda": ("mixmatch", f"{RISING} --beta 0.5 --one-lambda --T 0.8"),
+    "remixmatch": ("remixmatch", f"{RISING} --window 3 --momentum 0.6"),
+    "remixmatch, one lambda": ("remixmatch", f"{RISING} --one-lambda --T 0.8 --trade-off-rotation 2 --window 1"),
     "vat, two iterations": ("vat", f"{VAT} --power-iterations 2 --labeled-statistics"),
 }
 
@@ -125,8 +129,11 @@ def assert_same_state(method: str, model, state, literal) -> None:
         assert state[1].pointers.tolist() == literal.pointers
     elif method == "dst":
         assert model.reversal.steps == literal.n
-    elif method == "vat":
-        assert state[0].draws == literal.random.draws
+    elif method in ("vat", "mixmatch", "remixmatch"):
+        assert getattr(state[-1], "random", state[-1]).draws == literal.random.draws
+    if method == "remixmatch":
+        assert_near(state[0].window, literal.window, "window")
+        assert_near(state[0].p_labeled, literal.p_labeled, "p_labeled")
 
 
 @pytest.mark.parametrize("case", CASES)
