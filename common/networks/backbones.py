@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from common.errors import UserError
 from common.loading.augment import Normalizer
-from common.networks import downloads
+from common.networks import pretrained
 from common.networks.backbone_files import TimmModel, load_backbone
 from common.system import memory
 from common.wide_resnet import WideResNet  # the import also registers its networks with timm
@@ -157,7 +157,7 @@ def _of_size(name: str, image_size: int, download: bool, options: dict[str, Any]
 def _create(name: str, download: bool, options: dict[str, Any]) -> TimmModel:
     rate = options.get("drop_path_rate")
     try:
-        with downloads.of_weights(name) if download else contextlib.nullcontext():
+        with pretrained.of_weights(name) if download else contextlib.nullcontext():
             model = timm.create_model(name, pretrained=download, num_classes=0, **options)
     except TypeError as error:
         if "drop_path_rate" not in str(error):

@@ -8,7 +8,7 @@ from torch import nn
 
 from common.datasets import Data
 from common.loading.loaders import TestLoader
-from common.records import confusion_page
+from common.records import report
 from common.records.folder import Folder
 from common.system import processes
 from common.training import confusion, evaluate
@@ -97,7 +97,7 @@ class Evaluation:
             f"{'' if auc is None else f', AUC {auc:.2f} %'}; {matrix.sum():,} "
             f"{'images' if len(self.data.test) else 'held-out images'}"
         )
-        page = confusion_page.report(matrix, errors, self.data.classes, self.reported, [title, figures])
+        page = report.draw(matrix, errors, self.data.classes, self.reported, [title, figures])
         folder.save_report(page, rows)
 
     def record_held_out(self, folder: Folder) -> None:

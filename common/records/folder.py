@@ -364,7 +364,7 @@ class Folder:
         sheet.save(self.path / "views.png", samples)
 
     def save_report(self, page: memoryview, per_class: list[dict[str, Any]]) -> None:
-        """Write `report.png` and `per_class.csv`; see `confusion_page.report` and `confusion.per_class`."""
+        """Write `report.png` and `per_class.csv`; see `report.draw` and `confusion.per_class`."""
         table = io.StringIO()
         writer = csv.DictWriter(table, per_class[0])
         writer.writeheader()

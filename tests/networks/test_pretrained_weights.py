@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 
 from common.errors import UserError
 from common.loading.augment import Normalizer
-from common.networks import backbones, downloads
+from common.networks import backbones, pretrained
 from common.records import results
 from tests.conftest import SMALL, train_small
 
@@ -25,7 +25,7 @@ NORMALIZER = Normalizer((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 @pytest.fixture(autouse=True)
 def cache(tmp_path, monkeypatch) -> Path:
     """An empty cache of the hub and of PyTorch, no network, and none of the variables that concern it."""
-    for name in (*downloads.VARIABLES, "SSL_CERT_FILE"):
+    for name in (*pretrained.VARIABLES, "SSL_CERT_FILE"):
         monkeypatch.delenv(name, raising=False)
         monkeypatch.delenv(name.lower(), raising=False)
 

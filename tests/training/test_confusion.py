@@ -14,7 +14,7 @@ from sklearn import metrics
 from common.datasets import SPECS, Data
 from common.datasets.images import ImageSet
 from common.errors import Interrupted, UserError
-from common.records import confusion_page
+from common.records import report
 from common.records.evaluation import Evaluation
 from common.records.folder import Folder
 from common.run import Run
@@ -68,8 +68,8 @@ def test_classes_and_pairs_by_hand():
 def test_the_least_accurate_class_is_named_first():
     """Classes without an image have no accuracy."""
     lines = ["50.0 % of 8   bee   (precision 100.0, F1 66.7)", "62.5 % of 8   ant   (precision 55.6, F1 58.8)"]
-    assert confusion_page._weakest(MATRIX, NAMES) == lines
-    nothing = confusion_page._weakest(np.array([[0, 2], [0, 3]]), NAMES[:2])[0]
+    assert report._weakest(MATRIX, NAMES) == lines
+    nothing = report._weakest(np.array([[0, 2], [0, 3]]), NAMES[:2])[0]
     assert nothing == "0.0 % of 2   ant   (precision -, F1 0.0)"
 
 
@@ -108,7 +108,7 @@ def test_the_report_of_two_classes_has_the_area():
 
 def pixels(matrix: np.ndarray, names: list[str], errors: list[Error] = ()) -> np.ndarray:
     images = ImageSet(np.full((10, 8, 8), 7, dtype=np.uint8), np.zeros(10))
-    page = confusion_page.report(matrix, errors, names, images, ["title", "more"])
+    page = report.draw(matrix, errors, names, images, ["title", "more"])
     return np.asarray(Image.open(io.BytesIO(page)).convert("RGB"))
 
 
@@ -117,7 +117,7 @@ def test_each_error_is_seen_at_any_number_of_classes(classes):
     """One error in 100 images of a class is a reddish cell, three pixels wide or more; the page stays a page."""
     matrix = 99 * np.eye(classes, dtype=int)
     matrix[classes // 2, classes // 3] = 1
-    shown = np.asarray(confusion_page.matrix_image(matrix, [f"class {i}" for i in range(classes)])).astype(int)
+    shown = np.asarray(report.matrix_image(matrix, [f"class {i}" for i in range(classes)])).astype(int)
     assert max(shown.shape[:2]) <= max(1300, 3.2 * classes)
     rows, columns = np.nonzero(shown[:, :, 0] - shown[:, :, 2] >= 30)
     side = max(3, min(1000 // classes, 40))
@@ -140,7 +140,7 @@ def test_any_names_and_no_errors(names):
 def test_the_errors_are_shown(size, shown):
     green = np.full((5, *size, 3), (9, 200, 7), dtype=np.uint8)
     errors = [Error(3, 0, 2, 0.9), Error(4, 1, 0, 0.8)]
-    page = confusion_page.report(MATRIX, errors, NAMES, ImageSet(green, np.zeros(5)), ["title"])
+    page = report.draw(MATRIX, errors, NAMES, ImageSet(green, np.zeros(5)), ["title"])
     found = (np.asarray(Image.open(io.BytesIO(page))) == (9, 200, 7)).all(axis=2)
     assert found.sum() == 2 * shown[0] * shown[1]
 

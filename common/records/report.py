@@ -21,7 +21,7 @@ LISTED = 15  # pairs and classes
 TILE, TEXT = 112, 12  # side of an error's image, height of its text
 
 
-def report(
+def draw(
     matrix: np.ndarray, errors: Sequence[Error], classes: Sequence[str], images: ImageSet, title: Sequence[str]
 ) -> memoryview:
     """The page as a PNG.
