@@ -21,7 +21,7 @@ from common.loading.loaders import Batch, TestLoader, TrainLoader
 from common.networks import backbone_files, warm_start
 from common.networks.adapters import Merged
 from common.networks.average import Average
-from common.records import progress, results
+from common.records import progress, results, sheet
 from common.records.evaluation import Evaluation
 from common.records.folder import Folder
 from common.system import checkpoint, processes, seeding
@@ -402,9 +402,11 @@ class Run:
         return batches
 
     def _show_views(self, loaders: tuple[TrainLoader, ...]) -> None:
-        samples = {title: views for loader in loaders for title, views in loader.sample(8).items()}
-        number = min(len(views) for views in samples.values())
-        self.folder.save_sheet({title: views[:number] for title, views in samples.items()})
+        parts = []
+        for loader in loaders:
+            views, labels = loader.sample(8)
+            parts.append(sheet.Part(views, [self.data.classes[label] if label >= 0 else None for label in labels]))
+        self.folder.save_sheet(parts)
 
     def update(self, metrics: dict[str, Metric]) -> None:
         """Add a step's metrics to the epoch's averages; does not wait for the device.

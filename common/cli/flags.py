@@ -72,6 +72,11 @@ def add_data(p: ArgumentParser) -> None:
         help="labeled images per class that choose the epoch of best.pth, and are not trained on (default: 0, the "
         "test set chooses)",
     )
+    _add_exceptions(g)
+
+
+def _add_exceptions(g: _ArgumentGroup) -> None:
+    """What is not as the dataset itself has it."""
     g.add_argument(
         "--val-fold",
         type=fold,

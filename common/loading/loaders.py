@@ -130,15 +130,13 @@ class TrainLoader:
         views, facts = (sent(torch.as_tensor(part), self.device) for part in batch)
         return Batch(tuple(map(self.normalizer, views)), *facts)
 
-    def sample(self, number: int) -> dict[str, Tensor]:
-        """The first views of the run, for a person to look at: title -> uint8 [number, 3, H, W]."""
+    def sample(self, number: int) -> tuple[dict[str, Tensor], list[int]]:
+        """The first views of the run, for a person to look at, title -> uint8 [number, 3, H, W]; and the labels."""
         keys = next(iter(self._keys(0)))[:number]
         with seeding.preserved():
-            views, _ = _or_raise(_collate([self.views[key] for key in keys]))
-        return {
-            f"{self.stream} {i + 1}: {t.name}": v
-            for i, (t, v) in enumerate(zip(self.views.transforms, views, strict=True))
-        }
+            views, (labels, _) = _or_raise(_collate([self.views[key] for key in keys]))
+        titles = [f"{self.stream} {i + 1}: {transform.name}" for i, transform in enumerate(self.views.transforms)]
+        return dict(zip(titles, views, strict=True)), labels.tolist()
 
 
 class TestLoader:

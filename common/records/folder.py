@@ -24,11 +24,9 @@ import json
 import logging
 import os
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
-
-from torch import Tensor
 
 from common.datasets import class_names, listing
 from common.datasets.listing import Listing
@@ -359,9 +357,9 @@ class Folder:
             else:  # of an epoch that is repeated
                 following.unlink()
 
-    def save_sheet(self, samples: dict[str, Tensor]) -> None:
+    def save_sheet(self, parts: Sequence[sheet.Part]) -> None:
         """Write `views.png`; see `sheet.save`."""
-        sheet.save(self.path / "views.png", samples)
+        sheet.save(self.path / "views.png", parts)
 
     def save_report(self, page: memoryview, per_class: list[dict[str, Any]]) -> None:
         """Write `report.png` and `per_class.csv`; see `report.draw` and `confusion.per_class`."""

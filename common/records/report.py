@@ -32,7 +32,7 @@ def draw(
         images: the test set.
         title: lines, the first of them large.
     """
-    names = [_printable(name) for name in classes]
+    names = [printable(name) for name in classes]
     lists = _stacked(
         [
             _list("most confused (true > predicted)", _confused(matrix, names)),
@@ -51,7 +51,7 @@ def draw(
 
 def _title(lines: Sequence[str]) -> Image.Image:
     sizes = [18] + [14] * (len(lines) - 1)
-    return _stacked([_text(_printable(line), size) for line, size in zip(lines, sizes, strict=True)], gap=4)
+    return _stacked([_text(printable(line), size) for line, size in zip(lines, sizes, strict=True)], gap=4)
 
 
 # The matrix
@@ -99,7 +99,7 @@ def _names(names: list[str], cell: int, side: str) -> Image.Image:
     """The names of the rows, as many as there is room for, towards the right or the left (`r`, `l`)."""
     size = min(max(cell - 1, 9), 13)
     font, step = ImageFont.load_default(size), math.ceil(size / cell)
-    shown = {i: _short(names[i], 20) for i in range(0, len(names), step)}
+    shown = {i: short(names[i], 20) for i in range(0, len(names), step)}
     width = 8 + math.ceil(max(font.getlength(name) for name in shown.values()))
     strip = Image.new("RGB", (width, cell * len(names) + 1), "white")
     draw = ImageDraw.Draw(strip)
@@ -114,7 +114,7 @@ def _names(names: list[str], cell: int, side: str) -> Image.Image:
 def _confused(matrix: np.ndarray, names: list[str]) -> list[str]:
     totals = matrix.sum(axis=1)
     return [
-        f"{count:,} of {totals[i]:,}   {_short(names[i], 20)} > {_short(names[j], 20)}"
+        f"{count:,} of {totals[i]:,}   {short(names[i], 20)} > {short(names[j], 20)}"
         for count, i, j in confusion.pairs(matrix, LISTED)
     ]
 
@@ -123,7 +123,7 @@ def _weakest(matrix: np.ndarray, names: list[str]) -> list[str]:
     rows: list[dict[str, Any]] = [row for row in confusion.per_class(matrix, names) if row["images"]]
     rows.sort(key=lambda row: row["accuracy"])
     return [
-        f"{row['accuracy']:.1f} % of {row['images']:,}   {_short(row['class'], 30)}   (precision "
+        f"{row['accuracy']:.1f} % of {row['images']:,}   {short(row['class'], 30)}   (precision "
         f"{'-' if row['precision'] is None else format(row['precision'], '.1f')}, F1 {row['f1']:.1f})"
         for row in rows[:LISTED]
     ]
@@ -154,24 +154,26 @@ def _tile(error: Error, names: list[str], images: ImageSet) -> Image.Image:
         names[error.true],
         f"> {names[error.predicted]}",
         f"{100 * error.confidence:.1f} %",
-        _printable(images.name(error.index)),
+        printable(images.name(error.index)),
     ]
     tile = Image.new("RGB", (TILE, TILE + (TEXT + 2) * len(lines)), "white")
     tile.paste(image, ((TILE - size[0]) // 2, (TILE - size[1]) // 2))
     draw, font = ImageDraw.Draw(tile), ImageFont.load_default(TEXT - 1)
     for i, line in enumerate(lines):
-        draw.text((0, TILE + (TEXT + 2) * i), _short(line, 18), font=font, fill="black")
+        draw.text((0, TILE + (TEXT + 2) * i), short(line, 18), font=font, fill="black")
     return tile
 
 
 # Layout
 
 
-def _printable(text: str) -> str:
+def printable(text: str) -> str:
+    """Without the characters that move the others, such as a tab or a mark of direction."""
     return "".join(c if c.isprintable() else "?" for c in text)
 
 
-def _short(text: str, length: int) -> str:
+def short(text: str, length: int) -> str:
+    """At most so many characters."""
     return text if len(text) <= length else f"{text[: length - 2]}.."
 
 

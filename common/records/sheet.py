@@ -1,37 +1,77 @@
 """The sheet of augmented samples, so that a person sees what the network sees."""
 
 import io
+from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
-from PIL import Image, ImageDraw
+from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
-from torchvision.utils import make_grid
 
+from common.records.report import printable, short
 from common.system.files import write_whole
 
+MARGIN, TEXT, LINE = 2, 11, 14  # between images; height of letters and of a line of them
+SIDE = 96  # smaller images are enlarged
+NOTES = (
+    "The first views of the run, as the network sees them. Above each image is its class; of an unlabeled image the",
+    "training does not see it. Can you name the class in every view? If not: where objects are cut off, try another",
+    "--train-resizing or --image-size; where text is mirrored, --no-flip; on their side, --exif-orientation.",
+)
 
-def save(path: Path, columns: dict[str, Tensor]) -> None:
-    """Draw views side by side, one image a row, and write them as a PNG.
 
-    Args:
-        columns: title -> uint8 [N, 3, H, W].
+class Part(NamedTuple):
+    """The views of some images of one set.
+
+    Attributes:
+        views: title, as `labeled 1: weak` -> uint8 [N, 3, H, W].
+        classes: the name of each image's class; None where nobody knows it.
+    """
+
+    views: dict[str, Tensor]
+    classes: Sequence[str | None]
+
+
+def save(path: Path, parts: Sequence[Part]) -> None:
+    """Draw views side by side, one image of each part a row, and write them as a PNG.
 
     Raises:
         UserError: the file cannot be written.
     """
-    margin, text_height = 2, 14
-    titles = list(columns)
-    views = torch.stack([view for row in zip(*columns.values(), strict=True) for view in row])
-    scale = max(1, 96 // views.shape[-1])
-    views = views.repeat_interleave(scale, dim=2).repeat_interleave(scale, dim=3)
-    grid = make_grid(views, nrow=len(titles), padding=margin, pad_value=255)
-    sheet = Image.new("RGB", (grid.shape[2], grid.shape[1] + text_height), "white")
-    sheet.paste(Image.fromarray(np.ascontiguousarray(grid.permute(1, 2, 0).numpy())), (0, text_height))
-    draw = ImageDraw.Draw(sheet)
-    for i, title in enumerate(titles):
-        draw.text((margin + i * (views.shape[3] + margin), 0), title, fill="black")
     buffer = io.BytesIO()
-    sheet.save(buffer, "PNG")
+    _draw(parts).save(buffer, "PNG")
     write_whole(path, buffer.getbuffer())
+
+
+def _draw(parts: Sequence[Part]) -> Image.Image:
+    columns = [(title, views) for part in parts for title, views in part.views.items()]
+    rows = min(len(views) for _, views in columns)
+    scale = max(1, SIDE // columns[0][1].shape[-1])
+    side = scale * columns[0][1].shape[-1]
+    font = ImageFont.load_default(TEXT)
+    width = max(len(columns) * (side + MARGIN) + MARGIN, *(int(font.getlength(note)) + 2 * MARGIN for note in NOTES))
+    top = LINE * (len(NOTES) + 2) + LINE // 2
+    sheet = Image.new("RGB", (width, top + rows * (LINE + side + MARGIN)), "white")
+    draw = ImageDraw.Draw(sheet)
+    for i, note in enumerate(NOTES):
+        draw.text((MARGIN, i * LINE), note, font=font, fill="black")
+
+    x = MARGIN
+    for part in parts:
+        for i, name in enumerate(part.classes[:rows]):
+            text = "?" if name is None else short(printable(name), side * len(part.views) // 6)
+            draw.text((x, top + i * (LINE + side + MARGIN)), text, font=font, fill="black")
+        for title, views in part.views.items():
+            stream, _, name = title.partition(": ")
+            draw.text((x, top - 2 * LINE), f"{stream}\n{name}", font=font, fill="dimgray")
+            for i, view in enumerate(views[:rows]):
+                sheet.paste(_picture(view, scale), (x, top + i * (LINE + side + MARGIN) + LINE))
+            x += side + MARGIN
+    return sheet
+
+
+def _picture(view: Tensor, scale: int) -> Image.Image:
+    enlarged = view.repeat_interleave(scale, dim=1).repeat_interleave(scale, dim=2)
+    return Image.fromarray(np.ascontiguousarray(torch.movedim(enlarged, 0, 2).numpy()))

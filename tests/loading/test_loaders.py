@@ -275,7 +275,8 @@ def test_the_test_loader_keeps_the_order_and_the_rest(workers):
 
 
 def test_the_sample_is_what_the_network_sees_first(stream):
-    sample = train_loader().sample(2)
+    sample, labels = train_loader().sample(2)
+    assert labels == stream[0].labels[:2].tolist()
     assert list(sample) == ["unlabeled 1: weak", "unlabeled 2: strong"]
     normalizer = augment.Normalizer(MEAN, STD)
     for view, seen in zip(sample.values(), stream[0].views, strict=True):
