@@ -85,6 +85,11 @@ def _add_exceptions(g: _ArgumentGroup) -> None:
         help="part I of N equal parts of the labeled images is not trained on, but measured; best.pth is the last "
         "epoch's (default: none)",
     )
+    _add_images(g)
+
+
+def _add_images(g: _ArgumentGroup) -> None:
+    """Which images are read, and how."""
     g.add_argument(
         "--any-counts", action="store_true", help="accept other numbers of classes and images than the known ones"
     )

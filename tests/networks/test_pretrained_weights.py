@@ -13,6 +13,7 @@ import torch
 from huggingface_hub.errors import HfHubHTTPError
 from safetensors.torch import save_file
 
+import erm
 from common.errors import UserError
 from common.loading.augment import Normalizer
 from common.networks import backbones, pretrained
@@ -107,8 +108,17 @@ def test_the_tables_names_keep_their_weights():
 
 def test_only_timms_weights_are_recorded():
     assert backbones.weights_name("wrn_28_2") is None
-    for scratch, file in ((True, None), (False, __file__)):
-        assert results._pretraining("convnext_tiny", scratch, file, None)["pretraining_weights"] is None
+    names = {}
+    for start in (
+        "--scratch",
+        f"--pretrained-backbone {__file__}",
+        f"--init-from {Path(__file__).parent}",
+        "--finetune",
+    ):
+        arguments = vars(erm.parse_args(f"data -d CIFAR10 -a convnext_tiny {start}".split()))
+        names[start.split()[0]] = results._pretraining(arguments, None)["pretraining_weights"]
+    assert names.pop("--finetune") == "convnext_tiny.in12k_ft_in1k"
+    assert set(names.values()) == {None}
 
 
 def test_a_name_that_timm_has_given_up_means_its_present_one():
