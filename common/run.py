@@ -484,7 +484,7 @@ class Run:
             self.folder.adopt_best()
         self.folder.write_history(self.history)
         shown = ", ".join(f"{name} {value:.2f}" for name, value in scores.items()) or results.NOT_MEASURED
-        best = " (best so far)" if is_best and self.chosen_by != results.LAST else ""
+        best = f" (best so far on the {self.chosen_by})" if is_best and self.chosen_by != results.LAST else ""
         logger.info(f"epoch {epoch}/{self.total_epochs} tested: {shown}{best}")
         self._stop_if_asked()
 

@@ -5,6 +5,7 @@ import hashlib
 import importlib
 import json
 import logging
+import re
 import subprocess
 import sys
 import warnings
@@ -152,6 +153,7 @@ def test_the_log_has_progress_and_the_summary(trained):
     text = (trained[1] / "log.txt").read_text()
     for part in ("epoch 1/2 step 2/3", "epoch 2/2 step 3/3", "steps/s  ETA ", "epoch 2/2 tested: top1", "finished: "):
         assert part in text
+    assert re.search(r"^epoch 1/2 tested: top1 .* \(best so far on the test images\)$", text, re.MULTILINE)
 
 
 def test_speed_and_time_left_count_from_the_resume_on(monkeypatch, log):
