@@ -21,13 +21,14 @@ class Images(list):
 
     device = torch.device("cpu")
     order = torch.arange(12)
+    number = 12
 
     def __init__(self):
         g = torch.Generator().manual_seed(0)
         super().__init__([(torch.randn(12, 3, 4, 4, generator=g), torch.arange(12) % 10)])
 
-    def sample(self, number: int) -> dict:
-        return {"labeled 1: weak": torch.zeros(number, 3, 4, 4, dtype=torch.uint8)}
+    def sample(self, number: int) -> tuple[dict, list[int]]:
+        return {"labeled 1: weak": torch.zeros(number, 3, 4, 4, dtype=torch.uint8)}, [0] * number
 
     def batches(self, step: int):
         while True:
