@@ -1,6 +1,6 @@
 """Predict the classes of images with the network of a run.
 
-    python predict.py RUN_FOLDER IMAGES... [--out FILE] [--top K | --all]
+    python predict.py RUN_FOLDER IMAGES... [--out FILE] [--top K | --all] [--uncertain N] [--page FILE.html]
 
 IMAGES are files, folders with all below them, and patterns in quotes, such as 'photos/**/*.jpg'. The result is a CSV
 table on the standard output or in a file. It has a row for each image, in the order given: `path,class,confidence`, and
@@ -9,6 +9,13 @@ further columns where they are asked for.
 Images are prepared as those of the run's tests are. On the same machine, the run's test images, in their order and in
 batches of 64 as by default, get the predictions of the evaluation to the last digit. Other batches (some of the images,
 another order, another --batch-size) round otherwise: confidences may differ in their last digits.
+
+With --uncertain N the table holds the N images that a person had best label next, the best one first: those whose two
+most probable classes are nearly as probable (`margin` is the difference), spread over the predicted classes.
+
+With --page FILE.html the images go onto a page on which a person corrects their classes. Open it in a browser; it needs
+no network. What it saves is a list for the next training, with `--labeled-list`. The labels that the run had are in it,
+too. Both flags leave out the images for which the run had labels, and those in its folders of test images.
 
 An image that cannot be read has a row, too: no class, and the error in place of the confidence. Such rows are counted
 at the end. The exit code is 2 where no image could be read.
@@ -22,6 +29,7 @@ import logging
 import os
 import signal
 import sys
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple, TextIO
@@ -38,10 +46,13 @@ from common.datasets.walk import Skipped, images_in
 from common.errors import UserError
 from common.loading import augment
 from common.loading.loaders import FileBatch, FileLoader
-from common.records import progress
+from common.records import correction_page, progress
 from common.system import limits
 from common.system.devices import find_device
 from common.system.files import writing
+from common.training import uncertain
+
+SHOWN = 10  # classes whose numbers are told
 
 logger = logging.getLogger("common")
 
@@ -52,6 +63,12 @@ def parse_args(argv=None):
     parser.add_argument("images", type=cli.path, nargs="+", metavar="IMAGES", help="files, folders and patterns")
     parser.add_argument("--out", type=cli.path, default=None, metavar="FILE", help="write the table into this file")
     parser.add_argument("--checkpoint", choices=("best", "latest"), default="best", help="of the run (default: best)")
+    parser.add_argument(
+        "--uncertain", type=cli.positive_int, default=None, metavar="N", help="only the N images to label next"
+    )
+    parser.add_argument(
+        "--page", type=cli.path, default=None, metavar="FILE.html", help="write a page to correct the predictions on"
+    )
     more = parser.add_mutually_exclusive_group()
     more.add_argument(
         "--top", type=cli.positive_int, default=1, metavar="K", help="add the next best classes, K in all (default: 1)"
@@ -68,7 +85,10 @@ def parse_args(argv=None):
         help="loader processes (default: by the cores, 4 at most)",
     )
     parser.add_argument("--device", default=None, help="cpu, cuda, cuda:1, ... (default: cuda where there is one)")
-    return parser.parse_args(argv)
+    args = parser.parse_args(argv)
+    if args.page is not None and args.out is not None and os.path.realpath(args.page) == os.path.realpath(args.out):
+        raise UserError("--page and --out name the same file: choose another name for one of them")
+    return args
 
 
 def find(arguments: Sequence[str]) -> dict[str, str | None]:
@@ -191,22 +211,144 @@ def row(path: str, prediction: Prediction, classes: Sequence[str], top: int, wit
     return cells + (confidences if with_all else [])
 
 
-def write(stream: TextIO, run: trained.Trained, args: argparse.Namespace) -> tuple[int, dict[str, str]]:
-    """Write the table. Returns the number of images, and what could not be read: path -> error."""
-    found = find(args.images)
-    device = find_device(args.device)
-    loader = _loader([path for path, error in found.items() if error is None], run, device, args)
-    predictions = predict(run.model.to(device), loader)
-    table = csv.writer(stream, lineterminator="\n")
-    table.writerow(header(run.classes, args.top, args.all))
-    errors = {}
-    hidden = True if stream.isatty() else None  # rows would mix with the bar; None: hidden where stderr is no terminal
-    for path, error in tqdm(found.items(), desc="predicting", unit=" images", leave=False, disable=hidden):
-        prediction = next(predictions) if error is None else Prediction(-1, error=error)
-        table.writerow(row(path, prediction, run.classes, args.top, args.all))
-        if prediction.error is not None:
-            errors[path] = prediction.error
-    return len(found), errors
+class Scored(NamedTuple):
+    """An image with its prediction, of those that a person may be asked about.
+
+    Attributes:
+        path: of the file.
+        inner: its path below the folder of the run's images; None where it is not there.
+        cells: its row of the table.
+        label: the predicted class.
+        confidence, margin: its probability, and how much more probable it is than the next one.
+    """
+
+    path: str
+    inner: str | None
+    cells: list[str]
+    label: int
+    confidence: float
+    margin: float
+
+
+class Table:
+    """The table of predictions, and what is told of it at the end.
+
+    Args:
+        run: whose network predicts.
+        known: for which images the run had labels.
+        args: of the command line.
+    """
+
+    def __init__(self, run: trained.Trained, known: trained.Known, args: argparse.Namespace):
+        self.run, self.known, self.args = run, known, args
+        self.errors: dict[str, str] = {}  # path -> why it could not be read
+        self.counts = Counter()  # class -> images
+        self.number = self.left_out = 0
+        self.scored: list[Scored] = []
+
+    def rows(self) -> Iterator[list[str]]:
+        """A row for each image. Those to ask about are kept, where they are wanted."""
+        run, args = self.run, self.args
+        found = find(args.images)
+        self.number = len(found)
+        device = find_device(args.device)
+        loader = _loader([path for path, error in found.items() if error is None], run, device, args)
+        predictions = predict(run.model.to(device), loader)
+        is_shown = args.out is None and args.page is None and sys.stdout.isatty()
+        hidden = True if is_shown else None  # rows would mix with the bar; None: hidden where stderr is no terminal
+        for path, error in tqdm(found.items(), desc="predicting", unit=" images", leave=False, disable=hidden):
+            prediction = next(predictions) if error is None else Prediction(-1, error=error)
+            cells = row(path, prediction, run.classes, args.top, args.all)
+            if prediction.error is not None:
+                self.errors[path] = prediction.error
+            else:
+                self.counts[run.classes[prediction.ranking[0]]] += 1
+                if args.uncertain is not None or args.page is not None:
+                    self.keep(path, prediction, cells)
+            yield cells
+
+    def keep(self, path: str, prediction: Prediction, cells: list[str]) -> None:
+        """Note an image, unless the run had a label for it or it is for testing."""
+        inner = self.known.below(path)
+        if inner is not None and (inner in self.known.labels or self.known.is_for_testing(inner)):
+            self.left_out += 1
+            return
+        label = int(prediction.ranking[0])
+        confidence, margin = float(prediction.probabilities[label]), uncertain.margin(prediction.probabilities)
+        self.scored.append(Scored(path, inner, [*cells, f"{margin:.6g}"], label, confidence, margin))
+
+    def write(self, stream: TextIO | None) -> None:
+        """Write the table; without a stream, predict alone. Afterwards `scored` holds the images to ask about.
+
+        Raises:
+            UserError: there are images, but none to ask about.
+        """
+        args, names = self.args, header(self.run.classes, self.args.top, self.args.all)
+        writer = None if stream is None else csv.writer(stream, lineterminator="\n")
+        is_whole = writer is not None and args.uncertain is None
+        if is_whole:
+            writer.writerow(names)
+        for cells in self.rows():
+            if is_whole:
+                writer.writerow(cells)
+        if args.uncertain is not None:
+            margins, labels = [one.margin for one in self.scored], [one.label for one in self.scored]
+            self.scored = [self.scored[i] for i in uncertain.most(margins, labels, args.uncertain)]
+            if writer is not None:
+                writer.writerows([[*names, "margin"], *(one.cells for one in self.scored)])
+        if self.left_out and not self.scored:
+            raise UserError(f"all {self.left_out:,} images have labels already, or are for testing: name others")
+
+    def refuse_unread(self) -> None:
+        """Raises a `UserError` where no image could be read."""
+        if len(self.errors) == self.number:
+            path, error = next(iter(self.errors.items()))
+            raise UserError(
+                f"none of {self.number:,} images could be read, not '{path}' for one ({error}): name others"
+            )
+
+    def tell(self) -> None:
+        """Log what was predicted, of which network, and what was left out."""
+        if self.errors:
+            told = "their rows say why" if self.args.page is None else "they are left out"
+            logger.warning(f"{len(self.errors):,} of the {self.number:,} images could not be read: {told}")
+        shown = [f"{number:,} {name}" for name, number in self.counts.most_common(SHOWN)]
+        more = f" and {len(self.counts) - SHOWN:,} more classes" if len(self.counts) > SHOWN else ""
+        place = "" if self.args.out is None else f"'{self.args.out}': "
+        logger.info(f"the network is {self.run.origin}")
+        logger.info(f"{place}{self.counts.total():,} images: {', '.join(shown)}{more}")
+        if self.left_out:
+            logger.info(
+                f"{self.left_out:,} of them have labels already, or are for testing: nobody is asked about them"
+            )
+        if self.args.uncertain is not None:
+            logger.info(f"to label next: {len(self.scored):,} of the others, the least certain first")
+
+
+def write_page(table: Table, run_folder: str, file: Path) -> list[str]:
+    """Write the page on which the images of a table are corrected. Returns what is to be told of it.
+
+    Raises:
+        UserError: none of them can be named by a list; or see `correction_page.write`.
+    """
+    shown = [one for one in table.scored if correction_page.can_be_listed(one.inner or one.path)]
+    if len(shown) < len(table.scored):
+        logger.warning(f"{len(table.scored) - len(shown):,} images are not on the page: no list can hold their names")
+    if not shown:
+        raise UserError("there is no image for the page whose name a list can hold: name others")
+    items = [
+        correction_page.Shown(i, one.inner or one.path, one.label, one.confidence, one.margin)
+        for i, one in enumerate(shown)
+    ]
+    images = ImageSet([one.path for one in shown], np.full(len(shown), -1))
+    run = table.run
+    title = f"{os.path.basename(os.path.abspath(run_folder))}, {run.method}, epoch {run.epoch}"
+    size = correction_page.write(file, images, items, run.classes, list(table.known.labels.items()), title)
+    earlier = f" and the {len(table.known.labels):,} labels from before" if table.known.labels else ""
+    return [
+        f"'{file}': {len(shown):,} images ({size / 1e6:.1f} MB) to correct in a browser",
+        f"what the page saves holds them{earlier}, and is a list for --labeled-list",
+    ]
 
 
 def _loader(paths: list[str], run: trained.Trained, device: torch.device, args: argparse.Namespace) -> FileLoader:
@@ -220,6 +362,13 @@ def _loader(paths: list[str], run: trained.Trained, device: torch.device, args: 
         device=device,
         batch_size=args.batch_size,
     )
+
+
+def output(args: argparse.Namespace) -> contextlib.AbstractContextManager[TextIO | None]:
+    """Where the table goes: a page needs none."""
+    if args.out is not None:
+        return writing(Path(args.out))
+    return standard_output() if args.page is None else contextlib.nullcontext()
 
 
 @contextlib.contextmanager
@@ -247,14 +396,14 @@ def main(args):
     run = trained.load(Path(args.run_folder), args.checkpoint)
     if args.top > len(run.classes):
         raise UserError(f"--top {args.top} is more than the run's {len(run.classes)} classes: ask for fewer, or --all")
-    with standard_output() if args.out is None else writing(Path(args.out)) as stream:
-        number, errors = write(stream, run, args)
-    if len(errors) == number:
-        path, error = next(iter(errors.items()))
-        raise UserError(f"none of {number:,} images could be read, not '{path}' for one ({error}): name others")
-    logger.info(f"the network is {run.origin}")
-    if errors:
-        logger.warning(f"{len(errors):,} of the {number:,} images could not be read: their rows say why")
+    table = Table(run, trained.known(Path(args.run_folder)), args)
+    with output(args) as stream:
+        table.write(stream)
+    table.refuse_unread()
+    told = [] if args.page is None else write_page(table, args.run_folder, Path(args.page))
+    table.tell()
+    for line in told:
+        logger.info(line)
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ from typing import Any, Literal, NamedTuple
 from torch import Tensor
 
 from common import build
+from common.datasets import image_folder, listing
 from common.errors import UserError
 from common.loading import augment
 from common.networks import adapters
@@ -51,6 +52,49 @@ class Trained(NamedTuple):
             return f"'{self.file}'"
         chosen = {None: "", results.LAST: ", the last"}.get(self.chosen_by, f", chosen by the {self.chosen_by}")
         return f"'{self.file}', of epoch {self.epoch}{chosen}"
+
+
+class Known(NamedTuple):
+    """What a run knew of images of one's own.
+
+    Attributes:
+        root: their folder, absolute; None where the run was trained on a dataset.
+        labels: path below the root -> class, of those that were labeled or held out.
+    """
+
+    root: Path | None
+    labels: dict[str, str]
+
+    def below(self, path: str) -> str | None:
+        """A file's path below the root, by its name or by where links lead; None where it is not there."""
+        if self.root is None:
+            return None
+        inner = os.path.relpath(path, self.root)
+        if inner.partition(os.sep)[0] == os.pardir:
+            inner = os.path.relpath(os.path.realpath(path), os.path.realpath(self.root))
+        return None if inner.partition(os.sep)[0] == os.pardir else inner
+
+    def is_for_testing(self, inner: str) -> bool:
+        """Whether a path below the root is in one of its folders of test images."""
+        return inner.partition(os.sep)[0] in image_folder.TESTED
+
+
+def known(folder: Path) -> Known:
+    """Which images a run had labels for. Older runs do not name them.
+
+    Raises:
+        UserError: one of its files is damaged.
+    """
+    args = read_json(folder / "args.json", "name the folder of another run").get("args")
+    root, data = (args.get(key) for key in ("root", "data")) if isinstance(args, dict) else (None, None)
+    if data != "ImageFolder" or not isinstance(root, str) or not (folder / "images.csv").is_file():
+        return Known(None, {})
+    files = listing.from_csv(folder / "images.csv")
+    labeled = read_json(folder / "labeled.json", "name the folder of another run")
+    names = [name for key in ("names", "held_out_names") for name in labeled.get(key, [])]
+    return Known(
+        Path(os.path.abspath(os.path.expanduser(root))), {name: files[name].label for name in names if name in files}
+    )
 
 
 def load(folder: Path, name: Literal["best", "latest"]) -> Trained:

@@ -56,8 +56,11 @@ class ImageSet:
         """The image's file, without its folders; its number, where there is none."""
         return f"#{index}" if isinstance(self.images, np.ndarray) else os.path.basename(self.images[index])
 
-    def load(self, index: int) -> Image.Image:
+    def load(self, index: int, least: int | None = None) -> Image.Image:
         """The image as RGB, the first one of an animation; grey becomes three equal channels, transparency is dropped.
+
+        Args:
+            least: a JPEG may be decoded to a smaller size, as long as both sides have so many pixels: that is faster.
 
         Raises:
             UserError: the file is missing or cannot be decoded.
@@ -67,12 +70,24 @@ class ImageSet:
         path = self.images[index]
         try:
             with Image.open(path) as image:
+                if least is not None:
+                    image.draft(None, (least, least))  # None: the mode stays
                 return _to_upright_rgb(image) if self.upright else _to_rgb(image)
         except FileNotFoundError:
             raise UserError(f"image '{path}' is missing: restore it, or remove it from the dataset's lists") from None
         except UNREADABLE as error:
             reason = " ".join(str(error).split()) or type(error).__name__
             raise UserError(f"image '{path}' cannot be read ({reason}): replace or remove it") from None
+
+    def thumbnail(self, index: int, side: int) -> Image.Image:
+        """The image as RGB, upright, at most `side` pixels wide and high: for a person. A smaller one stays as it is.
+
+        Raises:
+            UserError: see `load`.
+        """
+        image = ImageSet(self.images, self.labels, upright=True).load(index, 2 * side)
+        image.thumbnail((side, side))
+        return image
 
     def sha256(self, root: Path) -> str:
         """Fingerprint of the whole set, wherever `root` is: of its paths below it, or its pixels, and its labels."""

@@ -155,6 +155,21 @@ def latest(name: str, value: object) -> Spoil:
     return spoil
 
 
+def labeled(world: Path) -> None:
+    """The finished run is one of the world's own images, and has a label for digit.png."""
+    argument("data", "ImageFolder")(world)
+    argument("root", str(world))(world)
+    (world / "run" / "images.csv").write_text(
+        "path,set,class,bytes,modified,content\ndigit.png,train,3,1,1,a\n", encoding="utf-8"
+    )
+    edited("run/labeled.json", names=["digit.png"])(world)
+
+
+def unlabeled(world: Path) -> None:
+    labeled(world)
+    (world / "run" / "labeled.json").write_text("{")
+
+
 def rows(*lines: str) -> Spoil:
     """A list of labeled images."""
     return write("list.csv", "".join(f"{line}\n" for line in lines).encode())
@@ -185,6 +200,7 @@ TWO = ("unlabeled/0.png,cat", "unlabeled/1.png,dog")
 RUN_OF_DIGITS = "data -d Digits @run"
 EXPORT = "export @/run @/x.safetensors"
 PREDICT = "predict @/run @/x.png --device cpu"
+IMAGE = "predict @/run @/digit.png --device cpu"
 LONG = "x" * 300  # no file system has such a name
 NO_TENSORS = "'@/b.pth' does not hold a dictionary of tensors: save the state_dict"
 AGAIN = "run its command again, or remove it"
@@ -200,7 +216,7 @@ BAD = [
     Bad("erm -d Digits --log", "argument --log: expected one argument"),
     Bad("erm data -d Cifar10", "unknown dataset 'Cifar10': choose from .*CIFAR10"),
     Bad("erm data -d Digits extra", f"unrecognized arguments: extra{HELP}"),
-    Bad("erm --learning 1", f"unrecognized arguments: --learning 1{HELP}"),
+    Bad("erm --learning 1", f"unrecognized arguments: --learning 1: did you mean --learning-rate.{HELP}"),
     Bad("erm --lr nan", "--lr.* must be a finite number above 0, got 'nan'"),
     Bad("erm --lr 0", "--lr.* must be a finite number above 0, got '0'"),
     Bad("erm --lr=-0.1", "--lr.* must be a finite number above 0, got '-0.1'"),
@@ -853,6 +869,18 @@ BAD = [
         for name, value in {"image_size": "32", "norm_mean": [1, 2], "norm_std": [0, 1, 1]}.items()
     ),
     Bad(PREDICT, "'model' of checkpoint '@/run/checkpoints/best.pth' does not fit", argument("bottleneck_dim", 5)),
+    Bad("predict @/run x.png --uncertain 0", "--uncertain: must be a whole number of 1 or more, got '0'"),
+    Bad("predict @/run x.png --uncertain all", "--uncertain: must be a whole number of 1 or more, got 'all'"),
+    Bad("predict @/run x.png --page ''", "--page: must be the name of a file or folder, got ''"),
+    Bad("predict @/run x.png --page @/x --out @/./x", "--page and --out name the same file: choose another name for"),
+    Bad(f"{PREDICT} --page @/p.html", r"none of 1 images could be read, not '@/x.png' for one .*: name others"),
+    Bad(f"{IMAGE} --page @/images", r"cannot save '@/images' \(Is a directory\): put that right"),
+    Bad(f"{IMAGE} --page @/nirgends/p.html", r"cannot save '@/nirgends/p.html' \(No such .*: put that right"),
+    Bad(f"{IMAGE} --page @/pipe", "cannot save '@/pipe' .it is no regular file.: choose", pipe("pipe")),
+    Bad(
+        f"{IMAGE} --uncertain 3 --page @/p.html", "all 1 images have labels already, or are for testing: name", labeled
+    ),
+    Bad(f"{IMAGE} --uncertain 3", "labeled.json' cannot be read .*: name the folder of another run", unlabeled),
     # Exports
     Bad("export @/run", "the following arguments are required: OUT"),
     Bad("export @/run @/x.pth", "OUT '@/x.pth' must end with .safetensors: give it that ending"),
@@ -930,6 +958,7 @@ def world(tmp_path, finished) -> Path:
         Image.new("RGB", (40, 30), (80, 0, 0)).save(world / "images" / f"{name}.png")
     for name in ("test/cat/0", "unlabeled/0", "unlabeled/1", "unlabeled/2", "unlabeled/3"):
         Image.new("RGB", (40, 30), (0, 80, 0)).save(world / "images" / f"{name}.png")
+    Image.new("RGB", (32, 32)).save(world / "digit.png")
     torch.save(timm.create_model("wrn_10_1_half", num_classes=0).state_dict(), world / "backbone.pth")
     shutil.copytree(finished, world / "run")
     return world

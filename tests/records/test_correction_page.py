@@ -1,0 +1,246 @@
+"""The page on which predictions are corrected: names are text, it needs nothing but itself, a person can work on it."""
+
+import base64
+import csv
+import io
+import json
+import os
+import re
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import erm
+import predict
+from common import trained
+from common.datasets.images import ORIENTATION, ImageSet
+from common.records import correction_page
+from tests.helpers import browser
+
+CLASSES = ["<img src=x onerror=document.title=1>", 'Größe "L", rot']
+FILES = [
+    *('it\'s "one", two.png', "äö &amp; ü.png", "<b onclick=x>.png", "deep/a</script><script>b.png", " first.png"),
+    *("5.png", "6.png", "7.png"),
+]
+LABELED = ["l0.png", "l 1.png", 'l"2".png', "l,3.png"]
+needs_browser = pytest.mark.skipif(browser.find() is None, reason="no Chromium or Chrome is installed here")
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    """Images with names that are hard to write, and a run trained on four of them. To be read only."""
+    world = tmp_path_factory.mktemp("page")
+    names = [*FILES, *LABELED, *(f"test/{name}/{i}.png" for name in CLASSES for i in range(2))]
+    for i, name in enumerate(names):
+        (world / "root" / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.effect_noise((16, 16), 10 * i + 20).convert("RGB").save(world / "root" / name)
+    with open(world / "labels.csv", "w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows([["path", "class"], *zip(LABELED, CLASSES * 2, strict=True)])
+    train(world, world / "run", world / "labels.csv")
+    return world
+
+
+def train(world: Path, log: Path, table: Path, *flags: str) -> dict:
+    argv = (
+        "-d ImageFolder -a wrn_10_1_half --scratch --train-resizing native --val-resizing native --image-size 16 -j 0 "
+        "--bottleneck-dim 8 --epochs 1 -i 2 -b 4 --device cpu"
+    ).split()
+    argv = [str(world / "root"), *argv, "--log", str(log), "--labeled-list", str(table), *flags]
+    return erm.main(erm.parse_args(argv))
+
+
+def run_predict(world: Path, *flags: str | Path, run: str = "run") -> None:
+    words = [str(world / run), str(world / "root"), "--device", "cpu", "-j", "0", *map(str, flags)]
+    predict.main(predict.parse_args(words))
+
+
+def data_of(page: Path) -> dict:
+    return json.loads(re.search(r'<script type="application/json" id="data">(.*?)</script>', page.read_text())[1])
+
+
+# Without a browser
+
+
+def test_the_page_holds_what_is_not_labeled_and_not_for_testing(world, tmp_path, capsys):
+    run_predict(world, "--page", tmp_path / "page.html", "--out", tmp_path / "all.csv")
+    data = data_of(tmp_path / "page.html")
+    listed = ["./ first.png" if name == " first.png" else name for name in FILES]
+    assert sorted(item["path"] for item in data["items"]) == sorted(listed)
+    assert (data["classes"], data["title"]) == (CLASSES, "run, erm, epoch 1")
+    assert sorted(map(tuple, data["labels"])) == sorted(zip(LABELED, CLASSES * 2, strict=True))
+    rows = {os.path.relpath(row["path"], world / "root"): row for row in csv.DictReader(open(tmp_path / "all.csv"))}  # noqa: SIM115
+    assert len(rows) == len(FILES) + 4 + 4
+    for item in data["items"]:
+        row = rows[os.path.normpath(item["path"])]
+        assert (CLASSES[item["label"]], item["confidence"]) == (row["class"], round(float(row["confidence"]), 4))
+        assert item["margin"] == pytest.approx(2 * item["confidence"] - 1, abs=2e-4)  # there are two classes
+        image = Image.open(io.BytesIO(base64.b64decode(item["image"])))
+        assert (image.format, image.size) == ("JPEG", (16, 16))
+    told = capsys.readouterr().err
+    assert re.search(r"the network is '.*best.pth', of epoch 1", told)
+    assert re.search(r"all.csv': 16 images: \d+ (<img|Größe)", told)
+    assert "8 of them have labels already, or are for testing" in told
+    assert "page.html': 8 images (" in told
+    assert "holds them and the 4 labels from before, and is a list for --labeled-list" in told
+
+
+def test_the_table_of_the_least_certain(world, tmp_path, capsys):
+    run_predict(world, "--uncertain", "5", "--out", tmp_path / "five.csv", "--top", "2")
+    rows = list(csv.DictReader(open(tmp_path / "five.csv")))  # noqa: SIM115
+    assert list(rows[0]) == ["path", "class", "confidence", "class_2", "confidence_2", "margin"]
+    assert {os.path.relpath(row["path"], world / "root") for row in rows} < set(FILES)
+    for row in rows:
+        expected = float(row["confidence"]) - float(row["confidence_2"])
+        assert float(row["margin"]) == pytest.approx(expected, abs=1e-5)
+    of_first = [float(row["margin"]) for row in rows if row["class"] == rows[0]["class"]]
+    assert of_first == sorted(of_first)
+    assert "to label next: 5 of the others" in capsys.readouterr().err
+    run_predict(world, "--uncertain", "3", "--page", tmp_path / "three.html")
+    names = {item["path"] for item in data_of(tmp_path / "three.html")["items"]}
+    assert {os.path.normpath(name) for name in names} == {
+        os.path.relpath(row["path"], world / "root") for row in rows[:3]
+    }
+
+
+def test_links_to_labeled_images_are_known_and_other_runs_know_none(world, tmp_path):
+    known = trained.known(world / "run")
+    (tmp_path / "link").symlink_to(world / "root")
+    assert known.below(str(tmp_path / "link" / "l0.png")) == "l0.png"
+    assert known.below(str(tmp_path / "elsewhere.png")) is None
+    assert known.is_for_testing("test/x/0.png")
+    assert not known.is_for_testing("tests.png")
+
+
+def test_no_name_ends_the_data_or_begins_a_tag():
+    data = {"title": "</script><script>alert(1)</script>", "classes": ["<!--", "{{DATA}}", "\u2028"], "items": []}
+    page = correction_page.page(data | {"labels": [], "id": "{{POLICY}}"})
+    template = correction_page.TEMPLATE.read_text()
+    assert page.count("<") == template.count("<")
+    assert page.count("<script") == page.count("</script>") == 2
+    block = re.search(r'id="data">(.*?)</script>', page)[1]
+    assert json.loads(block) == data | {"labels": [], "id": "{{POLICY}}"}
+    assert "default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'sha256-" in page
+    assert not re.search(r"https?://|innerHTML|outerHTML|insertAdjacentHTML|document\.write|eval\(", page)
+
+
+def test_names_that_no_list_can_hold(world, tmp_path):
+    assert correction_page.can_be_listed("ä\n/'\".png")
+    assert not correction_page.can_be_listed("a\r.png")
+    assert not correction_page.can_be_listed(os.fsdecode(b"\xff.png"))
+    assert correction_page.as_listed("a b.png") == "a b.png"
+
+
+def test_thumbnails_are_small_and_upright(tmp_path):
+    exif = Image.Exif()
+    exif[ORIENTATION] = 6
+    Image.linear_gradient("L").resize((2000, 1000)).convert("RGB").save(tmp_path / "a.jpg", exif=exif)
+    thumbnail = ImageSet([str(tmp_path / "a.jpg")], np.array([-1])).thumbnail(0, 192)
+    assert thumbnail.size == (96, 192)
+    left, right = (thumbnail.getpixel((x, 96))[0] for x in (5, 90))
+    assert right < 20  # its top was dark, and is on the right now
+    assert left > 235
+
+
+# In a browser
+
+
+@needs_browser
+def test_a_person_corrects_saves_and_trains_again(world, tmp_path):
+    run_predict(world, "--page", tmp_path / "page.html")
+    items = data_of(tmp_path / "page.html")["items"]
+    order = sorted(range(8), key=lambda i: (items[i]["margin"], i))
+    with browser.browsing(tmp_path) as page:
+        page.open(tmp_path / "page.html")
+        names = page.value("[...document.querySelectorAll('.card .name')].map(each => each.textContent)")
+        assert names == [CLASSES[items[i]["label"]] for i in order]
+        page.press("1", "2", " ", "Enter")  # of the first four, in this order
+        assert count(page) == "4 of 8 done"
+        page.press("z", control=True)
+        page.press("Backspace", "ArrowLeft", "ArrowLeft", "2", "ArrowRight")  # the first one is corrected
+        assert count(page) == "2 of 8 done"
+        page.click(".card:nth-child(8) .accept")
+        page.click(".card:nth-child(5)")
+        page.click("#classes button:nth-child(1)")
+        assert count(page) == "4 of 8 done"
+        page.click("[data-state=todo]")
+        assert page.value("[...document.querySelectorAll('.card')].map(each => each.hidden)") == [
+            *(True, True, False, False, True, False, False, True)
+        ]
+        page.press("Home", "Delete", " ")
+        page.click("#undo")
+        page.click("[data-state=all]")
+        page.click(".card:nth-child(2)")
+        page.press("Delete")
+        assert count(page) == "3 of 8 done"
+        page.click("#save")
+        saved = page.saved("labels.csv")
+        assert page.value("document.getElementById('message').textContent") == "Saved 3 labels and the 4 from before"
+        page.open(tmp_path / "page.html")  # as it was left
+        assert count(page) == "3 of 8 done"
+        assert page.value("document.querySelectorAll('script, b, main img').length") == 2 + 8
+        assert page.value("document.title") == "Which class is it?"
+        assert page.errors == []
+        assert {address.partition(":")[0] for address in page.requests} == {"file", "data"}
+    rows = list(csv.reader(io.StringIO(saved), strict=True))
+    decided = {order[0]: 1, order[4]: 0, order[7]: items[order[7]]["label"]}
+    corrected = [[items[i]["path"], CLASSES[decided[i]]] for i in sorted(decided)]
+    assert rows[0] == ["path", "class"]
+    assert sorted(rows[1:5]) == sorted(map(list, zip(LABELED, CLASSES * 2, strict=True)))
+    assert rows[5:] == corrected
+    result = train(world, tmp_path / "next", tmp_path / "labels.csv", "--init-from", str(world / "run"))
+    assert result["pretraining"] == "run run"
+    kept = json.loads((tmp_path / "next" / "labeled.json").read_text())["names"]
+    assert sorted(kept) == sorted([*LABELED, *(os.path.normpath(path) for path, _ in corrected)])
+
+
+def count(page: browser.Browser) -> str:
+    return page.value("document.getElementById('count').textContent")
+
+
+def a_page(file: Path, number: int, classes: list[str]) -> None:
+    stream = io.BytesIO()
+    Image.effect_noise((192, 144), 60).convert("RGB").save(stream, "JPEG", quality=80)
+    image = base64.b64encode(stream.getvalue()).decode()
+    items = [
+        {"path": f"{i}.png", "file": f"{i}.png", "label": i % len(classes), "confidence": 0.5 + i / number / 2,
+         "margin": i / number, "image": image}
+        for i in range(number)
+    ]  # fmt: skip
+    file.write_text(correction_page.page({"title": "", "classes": classes, "items": items, "labels": [], "id": "x"}))
+
+
+@needs_browser
+def test_classes_without_a_key_are_searched_for_and_new_ones_added(tmp_path):
+    a_page(tmp_path / "page.html", 5, [*"9a", *(f"class {i}" for i in range(40))])
+    with browser.browsing(tmp_path) as page:
+        page.open(tmp_path / "page.html")
+        keys = page.value("[...document.querySelectorAll('#classes kbd')].map(each => each.textContent)")
+        assert keys == [*"9a", *"12345678", "0", *"bcdefghijklmnopqrstuvwxyz"]
+        page.press(
+            "a", "/", *"ss 39", "Enter", "9", "/", *'<i>"new"', "Enter", "ArrowUp", "/", *"zz", "Escape", "ArrowDown"
+        )
+        page.press("s", control=True)
+        rows = list(csv.reader(io.StringIO(page.saved("labels.csv"))))
+        assert rows[1:] == [["0.png", "a"], ["1.png", "class 39"], ["2.png", "9"], ["3.png", '<i>"new"']]
+        assert page.errors == []
+
+
+@needs_browser
+def test_500_images_stay_quick(tmp_path):
+    a_page(tmp_path / "page.html", 500, [f"class {i}" for i in range(12)])
+    with browser.browsing(tmp_path) as page:
+        start = time.perf_counter()
+        page.open(tmp_path / "page.html")
+        loading = time.perf_counter() - start
+        keys = page.value(
+            "(() => { const start = performance.now(); for (let i = 0; i < 100; i++) {"
+            "dispatchEvent(new KeyboardEvent('keydown', { key: i % 2 ? ' ' : '3' })); document.body.offsetHeight; }"
+            "return (performance.now() - start) / 100; })()"
+        )
+        assert count(page) == "100 of 500 done"
+    print(f"500 images: loaded in {loading:.2f} s, {keys:.1f} ms a key")
+    assert loading < 20  # 0.3 s on an idle core
+    assert keys < 100  # milliseconds
