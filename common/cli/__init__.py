@@ -3,13 +3,15 @@
 values     what a flag's value may be
 flags      the shared flags
 resolve    what the flags that were not given stand for
-parsing    the parser, and what it makes of a command line
-resume     what may differ between a run and the command that goes on with it
+arguments  the parser and its namespace
+resume     what may differ between a run and the command that goes on with it, and what need not be repeated
+parsing    a script's flags, and what it makes of a command line
 launching  from an error to a line and an exit code
 """
 
+from common.cli.arguments import Arguments, Parser
 from common.cli.launching import launch
-from common.cli.parsing import Arguments, Parser, parse, parser
+from common.cli.parsing import parse, parser
 from common.cli.resume import FREE, completed, differences
 from common.cli.values import (
     filepath,

@@ -1,97 +1,11 @@
-"""The parser that all scripts share, and what it makes of a command line."""
+"""The flags of a script, and what it makes of a command line."""
 
-import argparse
-from collections.abc import Collection, Sequence
-from typing import Any, NoReturn
+import sys
+from collections.abc import Sequence
 
-from common.cli import flags
+from common.cli import flags, resume
+from common.cli.arguments import Arguments, Formatter, Parser
 from common.cli.resolve import resolve
-from common.errors import UserError
-
-
-class Arguments(argparse.Namespace):
-    """The parsed flags; `vars()` gives them all. Their parser stays in a slot, out of `vars()`."""
-
-    __slots__ = ("parser",)
-
-
-class Parser(argparse.ArgumentParser):
-    """argparse, but a bad command line is a `UserError`.
-
-    Args:
-        shown: names of the flags that `--help` shows; `--help-all` shows the others, too. Empty: there are few flags,
-            and `--help` shows all.
-        example: a command, for `--help`.
-        kwargs: as argparse takes them. Where there is `--help-all`, the description ends it, and its first paragraph
-            begins `--help`.
-    """
-
-    def __init__(self, *, shown: Collection[str] = (), example: str = "", **kwargs: Any):
-        super().__init__(**kwargs)
-        self.shown, self.example = shown, example
-        if shown:
-            self.add_argument("--help-all", action=_HelpAll, help="show all flags and the method's formula, and exit")
-
-    def error(self, message: str) -> NoReturn:
-        raise UserError(f"{message} (--help{'-all' if self.shown else ''} lists all flags)")
-
-    def format_help(self) -> str:
-        if not self.shown:
-            return super().format_help()
-        formatter = self._beginning((self.description or "").split("\n\n")[0])
-        groups = {False: "flags", True: "flags of this method"}
-        for own, title in groups.items():
-            formatter.start_section(title)
-            for group in self._action_groups:
-                if (group.title == flags.METHOD) == own:
-                    actions = group._group_actions  # argparse has no other way to them
-                    formatter.add_arguments([action for action in actions if own or action.dest in self.shown])
-            formatter.end_section()
-        return formatter.format_help()
-
-    def format_all(self) -> str:
-        """What `--help-all` prints: the groups of flags, and then the description."""
-        formatter = self._beginning("")
-        for group in self._action_groups:
-            formatter.start_section(group.title)
-            formatter.add_arguments(group._group_actions)
-            formatter.end_section()
-        formatter.add_text(self.description)
-        return formatter.format_help()
-
-    def _beginning(self, text: str) -> argparse.HelpFormatter:
-        formatter = self._get_formatter()
-        formatter.add_text(" ".join(text.split()))
-        formatter.add_text(f"example: {self.example}")
-        return formatter
-
-
-class _Formatter(argparse.RawDescriptionHelpFormatter):
-    """Shorter lines: `-b, --batch-size B` in place of `-b B, --batch-size B`, and X for a value without a name."""
-
-    def __init__(self, prog: str):
-        super().__init__(prog, max_help_position=28)
-
-    def _format_action_invocation(self, action: argparse.Action) -> str:
-        if not action.option_strings or action.nargs == 0:
-            return super()._format_action_invocation(action)
-        value = self._format_args(action, self._get_default_metavar_for_optional(action))
-        return f"{', '.join(action.option_strings)} {value}"
-
-    def _get_default_metavar_for_optional(self, action: argparse.Action) -> str:
-        return "X"
-
-
-class _HelpAll(argparse.Action):
-    """`--help-all`: print all there is to say, and exit."""
-
-    def __init__(self, **kwargs: Any):
-        super().__init__(**kwargs, nargs=0, default=argparse.SUPPRESS)
-
-    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> NoReturn:
-        assert isinstance(parser, Parser)  # noqa: S101 (for mypy)
-        print(parser.format_all(), end="")
-        parser.exit()
 
 
 def parser(
@@ -120,7 +34,7 @@ def parser(
         shown=flags.SHOWN,
         example=" ".join(words.split()),
         description=doc,
-        formatter_class=_Formatter,
+        formatter_class=Formatter,
         allow_abbrev=False,
     )
     flags.add_data(p)
@@ -132,11 +46,12 @@ def parser(
 
 
 def parse(p: Parser, argv: Sequence[str] | None) -> Arguments:
-    """Parse, and fill in what depends on the dataset's name. Reads no file.
+    """Parse, and fill in what depends on the dataset's name. Reads no file but that of a run that is tested.
 
     Raises:
-        UserError: a flag is unknown, out of range, or at odds with the dataset.
+        UserError: a flag is unknown, out of range, or at odds with the dataset; or there is no run to test.
     """
+    resume.take_flags_of_tested(p, sys.argv[1:] if argv is None else argv)
     args = p.parse_args(argv, namespace=Arguments())
     args.parser = p
     resolve(args)

@@ -5,11 +5,13 @@ What else is compared: the images and labels in `records/folder.py`; the backbon
 """
 
 import argparse
+import json
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from common.cli.parsing import Arguments
+from common.cli.arguments import Arguments, Parser
 from common.cli.resolve import resolve
 from common.errors import UserError
 
@@ -40,11 +42,7 @@ def differences(args: Arguments, saved: dict[str, Any]) -> list[str]:
     Raises:
         UserError: the arguments are none that a run wrote.
     """
-    try:
-        before = completed(args, saved)
-    except (UserError, TypeError, ValueError) as error:
-        file = Path(args.log) / "args.json"
-        raise UserError(f"'{file}' is not what a run wrote ({error}): remove it, or choose another --log") from None
+    before = _completed_or_refused(args, saved)
     free = FREE | START if args.phase == "test" else FREE
     keys = sorted((set(vars(args)) | set(saved)) - free)
     return [
@@ -52,3 +50,51 @@ def differences(args: Arguments, saved: dict[str, Any]) -> list[str]:
         for key in keys
         if getattr(args, key, None) != getattr(before, key)
     ]
+
+
+def _completed_or_refused(args: Arguments, saved: dict[str, Any]) -> argparse.Namespace:
+    try:
+        return completed(args, saved)
+    except (UserError, TypeError, ValueError) as error:
+        file = Path(args.log) / "args.json"
+        raise UserError(f"'{file}' is not what a run wrote ({error}): remove it, or choose another --log") from None
+
+
+def take_flags_of_tested(p: Parser, argv: Sequence[str]) -> None:
+    """With `--phase test`, the flags of the run in `--log` become the defaults of a parser: none must be repeated.
+
+    Raises:
+        UserError: the arguments are none that a run wrote, or some are missing and there is no run.
+    """
+    asked = Parser(add_help=False, allow_abbrev=False)
+    asked.add_argument("--phase")
+    asked.add_argument("--log", default=p.get_default("log"))
+    known, _ = asked.parse_known_args(argv)
+    if known.phase != "test":
+        return
+    file = Path(known.log).expanduser() / "args.json"
+    saved = _saved(file)
+    if (
+        saved is None
+    ):  # whoever opens the folder says what is wrong with it, unless the command is too short to get there
+        if not os.path.isfile(file) and not any(word.startswith(("-d", "--data")) for word in argv):
+            raise UserError(f"'{known.log}' holds no run to test: train first, or name its folder with --log")
+        return
+    blank = Arguments(**{action.dest: action.default for action in p._actions if action.dest != "help"})
+    blank.parser, blank.log = p, known.log
+    _completed_or_refused(blank, saved)
+    for action in p._actions:
+        if action.dest in saved.keys() - FREE | ({"root"} & saved.keys()):
+            action.default, action.required = saved[action.dest], False
+            if not action.option_strings:
+                action.nargs = argparse.OPTIONAL
+
+
+def _saved(file: Path) -> dict[str, Any] | None:
+    """The arguments in an args.json; None where there are none."""
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return None
+    saved = content.get("args") if isinstance(content, dict) else None
+    return saved if isinstance(saved, dict) else None

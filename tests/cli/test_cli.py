@@ -227,7 +227,7 @@ def test_programs_with_few_flags_show_all_of_them(capsys):
     with pytest.raises(SystemExit):
         predict.parse_args(["--help"])
     assert "--batch-size" in capsys.readouterr().out
-    with pytest.raises(UserError, match=r"--help-all \(--help lists all flags\)"):
+    with pytest.raises(UserError, match=r"--help-all: did you mean --help\? \(--help lists all flags\)"):
         predict.parse_args(["run", "image.png", "--help-all"])
 
 
@@ -327,3 +327,40 @@ def test_a_run_that_kept_a_tilde_is_the_same(monkeypatch):
     args = importlib.import_module("erm").parse_args("~/data -d ImageFolder --labeled-list=~/list.csv".split())
     saved = vars(args) | {"root": "~/data", "labeled_list": "~/list.csv"}
     assert cli.differences(args, saved) == []
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_run_is_tested_by_its_folder_alone(method, tmp_path):
+    """Without `-d`, a root, or what the method requires; and flags that are given still count."""
+    own = METHODS[method].replace("@", "logs/")
+    command = f"photos -d ImageFolder --labeled-list l.csv -a resnet18 --norm-mean 0 0 0 -j 3 --seed 5 {own}"
+    args = parse(method, f"{command} --log {tmp_path}")
+    (tmp_path / "args.json").write_text(json.dumps({"method": method, "args": args}))
+    found = parse(method, f"--phase test --log {tmp_path}")
+    expected = args | {"phase": "test", "scratch": True, "workers": None}  # workers are the machine's matter
+    assert found == expected
+    assert parse(method, f"other --phase=test --log={tmp_path} --seed 6") == expected | {"root": "other", "seed": 6}
+
+
+def test_a_folder_without_a_run_is_not_tested(tmp_path):
+    with pytest.raises(UserError, match="holds no run to test: train first, or name its folder with --log"):
+        parse("erm", f"--phase test --log {tmp_path}")
+    (tmp_path / "args.json").write_text(json.dumps({"args": {"norm_mean": 5}}))
+    with pytest.raises(UserError, match=r"args.json' is not what a run wrote .*: remove it, or choose another --log"):
+        parse("erm", f"--phase test --log {tmp_path}")
+
+
+@pytest.mark.parametrize(
+    ("flags", "told"),
+    [
+        ("--treshold 0.5", "unrecognized arguments: --treshold 0.5: did you mean --threshold? (--help"),
+        ("--num_samples_per_class=4", "did you mean --num-samples-per-class? (--help"),
+        ("--batch 4 --iters 5", "did you mean --batch-size and --iters-per-epoch? (--help"),
+        ("--frobnicate 1", "unrecognized arguments: --frobnicate 1 (--help"),
+        ("4 -z", "unrecognized arguments: 4 -z (--help"),
+    ],
+)
+def test_which_flag_may_have_been_meant(flags, told):
+    with pytest.raises(UserError) as error:
+        parse("fixmatch", f"data -d Digits {flags}")
+    assert told in str(error.value)
