@@ -14,6 +14,7 @@ from common.system import console, processes
 from common.system.files import refuse_special
 
 logger = logging.getLogger("common")
+SILENCE = 10.0  # seconds: where no bar is shown, a line is printed at least as often
 
 
 class Progress:
@@ -30,7 +31,7 @@ class Progress:
         self.epoch, self.epochs, self.steps, self.first, self.done = epoch, epochs, steps, done, done
         hidden = None if processes.is_first() else True  # None: where there is no terminal
         self.bar = tqdm(total=steps, initial=done, desc=f"epoch {epoch + 1}/{epochs}", leave=False, disable=hidden)
-        self.started = time.perf_counter()
+        self.started = self.told = time.perf_counter()
 
     def __enter__(self) -> "Progress":
         return self
@@ -42,16 +43,20 @@ class Progress:
         """A step is done."""
         self.done += 1
         self.bar.update()
+        if self.bar.disable and time.perf_counter() - self.told > SILENCE:
+            self._tell("")  # of this process alone: averages are worked out by all of them, after the same step
 
     def report(self, averages: dict[str, float | None]) -> None:
         """Print a line with the averages so far, the speed and the time that the training still takes."""
-        seconds = (time.perf_counter() - self.started) / (self.done - self.first)
+        shown = (f"{name} {'-' if value is None else format(value, '.4g')}" for name, value in averages.items())
+        self._tell("".join(f"{each}  " for each in shown))
+
+    def _tell(self, shown: str) -> None:
+        self.told = time.perf_counter()
+        seconds = (self.told - self.started) / (self.done - self.first)
         left = (self.epochs - self.epoch) * self.steps - self.done
-        shown = "  ".join(
-            f"{name} {'-' if value is None else format(value, '.4g')}" for name, value in averages.items()
-        )
         logger.info(
-            f"epoch {self.epoch + 1}/{self.epochs} step {self.done}/{self.steps}  {shown}  "
+            f"epoch {self.epoch + 1}/{self.epochs} step {self.done}/{self.steps}  {shown}"
             f"{1 / seconds:.2f} steps/s  ETA {tqdm.format_interval(left * seconds)}"
         )
 
