@@ -20,6 +20,7 @@ from tqdm import tqdm
 from common import cli, datasets
 from common.datasets import SPECS, Counts, Spec, download, image_folder
 from common.datasets.images import ImageSet
+from common.datasets.walk import Skipped, images_in
 from common.errors import UserError
 
 
@@ -65,15 +66,19 @@ def main(args: argparse.Namespace) -> None:
 
 
 def check_list(root: Path, file: Path) -> None:
-    """Print what is wrong with the lines of a list.
+    """Print what is wrong with the lines of a list; then, which images below the root cannot be read.
 
     Raises:
-        UserError: something is.
+        UserError: something is wrong with a line.
     """
     problems = image_folder.list_problems(root, file)
-    if problems:
-        print("\n".join(problems))
-        raise UserError(f"'{file}' has {len(problems):,} broken lines: correct them, or remove them (listed above)")
+    if not problems:
+        return
+    paths = list(images_in(root, Skipped()))
+    unreadable = check_images(ImageSet(paths, np.full(len(paths), -1)))
+    print("\n".join([*problems, *unreadable]))
+    more = f"; {len(unreadable):,} images cannot be read" if unreadable else ""
+    raise UserError(f"'{file}' has {len(problems):,} broken lines: correct them, or remove them (listed above){more}")
 
 
 def check_images(images: ImageSet) -> list[str]:

@@ -65,6 +65,20 @@ def split(
     return labeled, unlabeled
 
 
+def tell_of_spare_labels(data: Data, labeled: np.ndarray, held_out: np.ndarray) -> None:
+    """Log that images of one's own have labels that are not used, and how to use them.
+
+    Args:
+        data: the dataset that was split.
+        labeled, held_out: what `split` and `hold_out` returned.
+    """
+    spare = int((data.train.labels[: data.candidates] >= 0).sum()) - len(labeled) - len(held_out)
+    if spare > 0 and data.spec.counts is None:
+        logger.info(
+            f"{len(labeled):,} labels are used, and {spare:,} are not: --num-samples-per-class all uses all of them"
+        )
+
+
 def hold_out(
     labeled: np.ndarray, unlabeled: np.ndarray, data: Data, number: int, seed: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

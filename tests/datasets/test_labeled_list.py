@@ -162,3 +162,17 @@ def test_all_unreadable_images_are_shown_at_once(root, capsys):
     assert [line.split("'")[1] for line in shown.splitlines()[1:]] == [
         f"photos/{name}" for name in ("a.png", "deep/d.png", "test/dog/1.png")
     ]
+
+
+def test_checking_names_broken_lines_and_unreadable_images_at_once(root, capsys):
+    (root / "a.png").write_bytes(b"GIF")
+    (root / "deep" / "d.png").write_bytes(b"")
+    (root.parent / "list.csv").write_text("path,class\nb.png,cat\nx.png,cat\n")
+    with pytest.raises(UserError, match=r"has 1 broken lines: .* \(listed above\); 2 images cannot be read"):
+        program.main(program.parse_args(["photos", "--check", "ImageFolder", "--labeled-list", "list.csv"]))
+    shown = capsys.readouterr().out.splitlines()
+    assert "line 3: 'x.png' is none of the images" in shown[0]
+    assert [line.partition(" cannot be read")[0] for line in shown[1:]] == [
+        "image 'photos/a.png'",
+        "image 'photos/deep/d.png'",
+    ]

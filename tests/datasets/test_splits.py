@@ -2,6 +2,7 @@
 
 import hashlib
 import time
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -115,3 +116,17 @@ def test_a_large_set_takes_no_time():
 
 def test_sha256_is_of_the_sorted_indices_joined_by_commas():
     assert splits.sha256(np.array([10, 9, 2])) == hashlib.sha256(b"2,9,10").hexdigest()
+
+
+@pytest.mark.parametrize(
+    ("number", "told"), [(4, "20 labels are used, and 180 are not: --num-samples-per-class all"), ("all", None)]
+)
+def test_labels_that_are_not_used_are_told(number, told, caplog):
+    caplog.set_level("INFO")
+    data = SimpleNamespace(train=SimpleNamespace(labels=LABELS), candidates=None, spec=SimpleNamespace(counts=None))
+    labeled, _ = splits.split(LABELS, CLASSES, number, 0)
+    splits.tell_of_spare_labels(data, labeled, np.empty(0, dtype=np.int64))
+    splits.tell_of_spare_labels(
+        SimpleNamespace(**vars(data) | {"spec": SimpleNamespace(counts=(5, 200, 9))}), labeled, np.empty(0)
+    )
+    assert [line for line in caplog.messages if "are not" in line] == ([f"{told} uses all of them"] if told else [])
