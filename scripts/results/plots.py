@@ -43,6 +43,9 @@ COLORS = {
     "adamatch": "darkviolet",
     "comatch": "lightseagreen",
     "simmatch": "sienna",
+    "vat": "olivedrab",
+    "mixmatch": "royalblue",
+    "remixmatch": "salmon",
 }
 SPARE = ("teal", "limegreen", "mediumorchid", "coral", "steelblue", "darkgoldenrod", "indigo")
 LINES = ["-", "--", ":", "-."]  # settings of a method
@@ -52,7 +55,7 @@ ALWAYS = ("oracle", "erm")  # what the others are compared with is among them
 GREY = {"color": "0.8", "zorder": 1}
 IN_A_COLUMN = 20  # names of a legend
 PUBLISHED_STYLE = {"marker": "o", "color": "0.4", "fillstyle": "none"}
-OURS_STYLE = {"marker": ".", "color": "C0"}
+OURS_STYLE = {"marker": "."}
 METRICS = {
     "accuracy": {"top1": "top-1 accuracy on the test set, %"},
     "pseudo_labels": {
@@ -107,8 +110,9 @@ def over_epochs_figure(
     ]
     height = 4.5 * len(rows) + 0.15 * sum(note.count("\n") + 1 for note in notes)
     figure, panels = plt.subplots(len(rows), len(metrics), figsize=(width, height), layout="constrained", squeeze=False)
+    everything = _by_labels(places, [name for kind in METRICS.values() for name in kind], numbers)
     for row, (labels, cells) in zip(panels, rows.items(), strict=True):
-        bright = highlighted(cells)
+        bright = highlighted(everything[labels])  # the same in all plots
         for axes, (metric, ylabel) in zip(row, metrics.items(), strict=True):
             _draw_panel(axes, cells, metric, {name: looks[name] | ({} if name in bright else GREY) for name in cells})
             axes.set(ylabel=ylabel, title=f"{title}; labels: {labels}" if len(rows) > 1 else title)
@@ -204,20 +208,34 @@ def _limit(axes: Axes, means: list[list[float]]) -> None:
 
 
 def against_published(pretraining: str, cells: dict[Place, Cell], path: Path) -> None:
-    """A panel per dataset: for each method the published figure as a ring, ours as a dot with its deviation."""
-    columns = 4
-    figure, panels = plt.subplots(
-        math.ceil(len(published.datasets()) / columns), columns, figsize=(14, 10), layout="constrained"
-    )
-    for axes, dataset in zip(panels.flat, published.datasets(), strict=False):
-        _draw_column(axes, dataset, lambda row, d=dataset: Place(d, published.ARCH, pretraining, row), cells)
-    for axes in panels.flat[len(published.datasets()) :]:
-        axes.axis("off")
-    rings, dots = PUBLISHED_STYLE | {"label": "published"}, OURS_STYLE | {"label": "ours"}
-    panels.flat[0].legend(handles=[Line2D([], [], ls="", **rings), Line2D([], [], ls="", **dots)], fontsize="small")
-    figure.suptitle(f"top-1 accuracy, best epoch on the test set, %: {published.ARCH}, {pretraining}")
+    """Draw `against_published_figure` into a file."""
+    figure = against_published_figure(pretraining, cells)
     figure.savefig(path, dpi=150)
     plt.close(figure)
+
+
+def against_published_figure(pretraining: str, cells: dict[Place, Cell]) -> Figure:
+    """A panel per dataset that was run: for each method the published figure as a ring, ours as a dot with its
+    deviation.
+    """
+    run = {place.dataset for place in cells if place.pretraining == pretraining}
+    datasets = [dataset for dataset in published.datasets() if dataset in run]
+    columns = min(4, len(datasets))
+    rows = math.ceil(len(datasets) / columns)
+    figure, panels = plt.subplots(
+        rows, columns, figsize=(3.5 * columns + 1, 3.2 * rows + 1), layout="constrained", squeeze=False
+    )
+    for axes, dataset in zip(panels.flat, datasets, strict=False):
+        _draw_column(axes, dataset, lambda row, d=dataset: Place(d, published.ARCH, pretraining, row), cells)
+    for axes in panels.flat[len(datasets) :]:
+        axes.axis("off")
+    rings, dots = PUBLISHED_STYLE | {"label": "published"}, OURS_STYLE | {"label": "ours", "color": "black"}
+    handles = [Line2D([], [], ls="", **rings), Line2D([], [], ls="", **dots)]
+    figure.legend(handles=handles, fontsize="small", loc="outside lower center", ncols=2)
+    figure.suptitle(
+        f"top-1 accuracy, best epoch on the test set, %\n{published.ARCH}, {pretraining}", fontsize="medium"
+    )
+    return figure
 
 
 def _draw_column(axes: Axes, title: str, place: Callable[[str], Place], cells: dict[Place, Cell]) -> None:
@@ -228,7 +246,7 @@ def _draw_column(axes: Axes, title: str, place: Callable[[str], Place], cells: d
             axes.plot(theirs, y, **PUBLISHED_STYLE)
         if cell is not None:
             x, deviation = cell.mean("best_top1"), cell.deviation("best_top1")
-            axes.errorbar(x, y, xerr=deviation, **OURS_STYLE)
+            axes.errorbar(x, y, xerr=deviation, color=color(cell.method), **OURS_STYLE)
     axes.set(title=title, yticks=range(len(rows)), yticklabels=rows)
     axes.invert_yaxis()
     axes.grid(alpha=0.3)

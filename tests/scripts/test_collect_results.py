@@ -322,6 +322,32 @@ def test_eight_curves_have_colors_and_bands_the_rest_are_grey(write_run, tmp_pat
     plots.plt.close(figure)
 
 
+def test_a_curve_is_grey_in_all_plots_or_in_none(write_run, tmp_path):
+    """Also where the best methods have no pseudo-labels."""
+    for i in range(10):
+        rows = write_run(str(i), 60 + i, 80, method=f"idea_{i}", **DIGITS) / "metrics.jsonl"
+        if i > 6:
+            rows.write_text(rows.read_text().replace("pseudo_label_", "other_"))
+    grey = []
+    for kind in ("accuracy", "pseudo_labels"):
+        figure = figure_of(tmp_path, kind)
+        found = drawn(figure.axes[0])
+        grey.append({name for name, each in found.items() if each["color"] == plots.GREY["color"]})
+        plots.plt.close(figure)
+    assert grey == [{"idea_0", "idea_1"}] * 2
+
+
+def test_a_dataset_that_was_not_run_has_no_panel_beside_the_published_figures(write_run, tmp_path):
+    write_run("a", 60, 70)
+    write_run("b", 60, 70, dataset="DTD", method="erm")
+    (places, _), name = cells(read_runs([tmp_path])), published.PRETRAININGS["supervised"]
+    figure = plots.against_published_figure(name, {place: cell for place, (cell,) in places.items()})
+    assert [axes.get_title() for axes in figure.axes] == ["CIFAR10", "DTD"]
+    colors = [{line.get_color() for line in axes.lines} - {plots.PUBLISHED_STYLE["color"]} for axes in figure.axes]
+    assert colors == [{plots.color("fixmatch")}, {plots.color("erm")}]
+    plots.plt.close(figure)
+
+
 def test_the_settings_of_a_method_share_its_color(write_run, tmp_path):
     for i, flags in enumerate(SIX_SETTINGS):
         write_run(str(i), 60 + i, 70, *flags, **DIGITS)
