@@ -92,7 +92,7 @@ def loops(
     rng = np.random.default_rng(seed)
     names = np.array(sorted(classes))
     first = [name for c in range(10) for name in rng.choice([n for n in names if classes[n] == str(c)], FIRST, False)]
-    given, beginning = {str(name): classes[name] for name in first}, folder / f"{seed} 0"
+    given, beginning = {str(name): classes[name] for name in first}, folder / f"first-{seed}"
     score = train(root, given, beginning, seed, args, None)
     scores: dict[str, list[float]] = {}
     for way in ("uncertain", "random"):
@@ -101,7 +101,7 @@ def loops(
             free = [name for name in names if name not in labels]
             chosen = asked(run, root, args.labels) if way == "uncertain" else rng.choice(free, args.labels, False)
             labels |= {str(name): classes[name] for name in chosen}
-            before, run = run, folder / f"{way} {seed} {loop}"
+            before, run = run, folder / f"{way}-{seed}-{loop}"
             scores[way].append(train(root, labels, run, seed, args, before))
         print(f"draw {seed}, {way}: " + ", ".join(f"{score:.2f}" for score in scores[way]), flush=True)
     return scores
