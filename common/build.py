@@ -1,4 +1,4 @@
-"""From flags to what a script trains with. Besides `Run`, this is the only module that reads `args`.
+"""From flags to what a script trains with. Only this module, `Run` and `common/trained.py` read `args`.
 
 A feature that all methods share is a flag in `cli/flags.py` and a line here: no script changes for it. What is called
 from here has explicit parameters.

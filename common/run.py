@@ -181,14 +181,14 @@ class Run:
 
     @property
     def evaluation(self) -> Evaluation:
-        """The tests of the data that `describe` was told of."""
+        """The tests on the data that `describe` was given."""
         if self._evaluation is None:
             raise RuntimeError("the run knows no images: call run.describe before run.start")
         return self._evaluation
 
     @property
     def data(self) -> Data:
-        """The dataset that `describe` was told of."""
+        """The dataset that `describe` was given."""
         return self.evaluation.data
 
     # Beginning and going on
@@ -418,7 +418,7 @@ class Run:
 
     @property
     def evaluated(self) -> nn.Module:
-        """The network that `start` was told to evaluate."""
+        """The network that `start` was given to evaluate."""
         if self._evaluated is None:
             raise RuntimeError("the run knows no network: call run.start first")
         return self._evaluated

@@ -1,4 +1,4 @@
-"""The network of a run, out of the run's folder: for programs that use it rather than train it."""
+"""Load the network of a run from the run's folder, for programs that use it and do not train it."""
 
 import argparse
 import os
@@ -176,7 +176,7 @@ EXPECTED = {
 
 
 def _weights(content: dict[str, Any], file: Path) -> dict[str, Tensor]:
-    """Of the network that is tested: the whole `model` of best.pth, or the part of latest.pth that it names."""
+    """The tested network's weights: all of `model` in best.pth, or the part of latest.pth that it names."""
     name = content.get("evaluated", "model")
     if name is None:
         raise UserError(f"checkpoint '{file}' does not hold the tested network in one piece: use --checkpoint best")

@@ -149,5 +149,5 @@ def wrn_37_2_leaky(pretrained: bool = False, num_classes: int = 1000, in_chans: 
 def wrn_10_1_half_leaky(
     pretrained: bool = False, num_classes: int = 1000, in_chans: int = 3, **options: Any
 ) -> WideResNet:
-    """`wrn_10_1_half` with the ways of the larger leaky ones."""
+    """`wrn_10_1_half` with leaky ReLU, biases and slower BatchNorm, as the larger leaky networks have."""
     return WideResNet(10, 1, num_classes, in_chans, stem_stride=2, leaky=True)

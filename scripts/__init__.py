@@ -1,1 +1,1 @@
-"""What people type: shell files for the rows of tables, and the Python programs beside them."""
+"""What people type: shell files for the rows of tables, and Python programs."""

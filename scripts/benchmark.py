@@ -177,7 +177,7 @@ def published_cells():
 
 
 def hours(rows, steps):
-    """Of the whole table: every method's step is as much longer in a cell than FixMatch's as it is by itself.
+    """The hours of the whole table, if each method's step is as much longer than FixMatch's in a cell as by itself.
 
     Both are on the high side where loading is what takes the time, and for ours where a test set is kept in memory.
     """

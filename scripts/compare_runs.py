@@ -26,7 +26,7 @@ from scripts.results.runs import Cell, cells, differing, read_runs
 
 
 class Comparison(NamedTuple):
-    """Of a setting with the base, over the seeds that both have.
+    """A setting compared with the base, over the seeds that both have.
 
     Attributes:
         seeds: how many they are.

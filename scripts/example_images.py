@@ -44,7 +44,7 @@ def photographs() -> dict[str, Image.Image]:
 
 
 def tiles(photograph: Image.Image, size: int) -> tuple[list[Image.Image], list[Image.Image]]:
-    """Those that end in the left two thirds, and those that begin in the right third."""
+    """The tiles that end in the left two thirds, and those that begin in the right third."""
     corners = [(x, y) for y in range(0, photograph.height - size + 1, size) for x in range(0, photograph.width, size)]
     border = photograph.width * 2 // 3
     left = [(x, y) for x, y in corners if x + size <= border]

@@ -54,7 +54,7 @@ class Criterion(Protocol):
     paired: bool
 
     def score(self, run: Run) -> tuple[float, float]:
-        """In percent, the larger the better; and a loss, which decides between equal ones."""
+        """A score in percent, the larger the better; and a loss that decides between equal scores."""
 
     def images(self, run: Run) -> np.ndarray:
         """The training images that the score comes from, as indices; the same for the same labels."""
@@ -91,7 +91,7 @@ def parse_args(argv=None):
 
 
 def finished(runs: list[Run]) -> list[Run]:
-    """Those that can be compared.
+    """The finished runs that can be compared.
 
     Raises:
         UserError: there is nothing to choose between, or the runs are of several methods or problems.
@@ -233,7 +233,7 @@ class Clusters:
         return self.found[run.folder]
 
     def images(self, run: Run) -> np.ndarray:
-        """Some of those whose label the run did not use."""
+        """Some training images whose labels the run did not use."""
         free = np.setdiff1d(np.arange(len(self.data.train)), known_images(run))
         if len(free) < FEWEST * len(self.data.classes):
             raise UserError(

@@ -1,6 +1,7 @@
 """The flags that all methods share. A new flag is off by default.
 
-What a run trains on and with is read in `common/build.py`; how it goes (`--ema`, `--epochs`, `--device`, ...) in `Run`.
+Only `common/build.py`, `Run` and `common/trained.py` read `args`: `build` the flags of images, views, loaders, network,
+optimizer and schedule, `Run` those of the run itself (`--ema`, `--epochs`, `--device`, ...).
 """
 
 from argparse import ArgumentParser, BooleanOptionalAction, _ArgumentGroup
@@ -76,7 +77,7 @@ def add_data(p: ArgumentParser) -> None:
 
 
 def _add_exceptions(g: _ArgumentGroup) -> None:
-    """What is not as the dataset itself has it."""
+    """Flags for what is not as the dataset itself has it."""
     g.add_argument(
         "--val-fold",
         type=fold,
@@ -312,7 +313,7 @@ def _add_rate(g: _ArgumentGroup, schedule: bool) -> None:
 
 
 def _add_weights(g: _ArgumentGroup) -> None:
-    """What is done to the weights besides."""
+    """Weight decay, and the average of the weights."""
     g.add_argument(
         "--wd", "--weight-decay", type=non_negative, default=0.0005, help="weight decay of everything (default: 0.0005)"
     )

@@ -361,7 +361,7 @@ def _provide(name: str, spec: Spec, root: Path) -> None:
 
 
 def _check_files(images: ImageSet) -> None:
-    """Every image is there, or the dataset was not unpacked to the end. One listing per folder is cheap everywhere."""
+    """Raise an error if an image is missing: the dataset was not unpacked to the end. Each folder is listed once."""
     if isinstance(images.images, np.ndarray):
         return
     by_folder: dict[str, list[str]] = {}

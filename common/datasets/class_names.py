@@ -51,7 +51,7 @@ def _warn_of_untested(classes: Sequence[str], untested: list[int], near: Sequenc
 
 
 def alike_key(name: str) -> str:
-    """Equal for names that a reader can hardly tell apart: case, spaces at the ends, how an umlaut is written."""
+    """A key, equal for names that a reader can hardly tell apart: case, spaces at the ends, forms of an umlaut."""
     return unicodedata.normalize("NFC", unicodedata.normalize("NFC", name).casefold().strip())
 
 
@@ -83,7 +83,7 @@ def _is_one_edit(a: str, b: str) -> bool:
 
 
 def _may_be_typed(a: str, b: str, letters: int = LETTERS) -> bool:
-    """Whether they differ in a word of so many letters: in no number, and not as `type A` and `type B` do."""
+    """Whether a typing error may be the difference: in a long word, in no number, not as in `type A` and `type B`."""
     words_a, words_b = (re.findall(r"[^\W\d_]+|[\d_\W]", alike_key(name)) for name in (a, b))
     changed = [word for pair in zip(words_a, words_b, strict=False) if pair[0] != pair[1] for word in pair]
     return len(words_a) == len(words_b) and all(word.isalpha() and len(word) >= letters for word in changed)

@@ -15,7 +15,7 @@ SIZE = 32
 
 
 def load(root: Path) -> dict:
-    """Every third sample is test (indices 2, 5, 8, ... of scikit-learn's order: 599 images), the other 1,198 train.
+    """Every third sample is a test image (2, 5, 8, ... in scikit-learn's order: 599); the other 1,198 are for training.
 
     The 8 x 8 images of 17 grey levels become 32 x 32 pixels of 8 bits (bicubic), so that networks and augmentations
     made for CIFAR fit. Mirrored digits are not digits: they are never flipped. `root` is not used.

@@ -1,4 +1,4 @@
-"""The datasets that torchvision reads. Nobody else touches its private attributes, and it never downloads here.
+"""The datasets that torchvision reads. Only this module uses its private attributes; torchvision never downloads here.
 
 Files are ordered by (label, relative path), arrays as their source has them: neither order depends on the machine.
 """

@@ -126,7 +126,7 @@ class ImageSet:
 
 
 def one_size(paths: Sequence[str | Path], needed_by: str) -> int:
-    """The side in pixels of images that are squares of one size. Reads no more than their headers.
+    """The side in pixels of images that are squares of one size. Reads only their headers.
 
     Raises:
         UserError: an image is not a square, is of another size than the first, or cannot be read.
@@ -148,7 +148,7 @@ def one_size(paths: Sequence[str | Path], needed_by: str) -> int:
 
 
 def turned(paths: Sequence[str | Path]) -> list[str | Path]:
-    """Those of the files that `ImageSet(..., upright=True)` turns. Reads no more than their headers."""
+    """The files that `ImageSet(..., upright=True)` would turn. Reads only their headers."""
     with ThreadPoolExecutor() as pool:
         return [path for path, is_turned in zip(paths, pool.map(_is_turned, paths), strict=True) if is_turned]
 

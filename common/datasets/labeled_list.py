@@ -69,7 +69,7 @@ def read(
                 reader.take(listed.labels, line, row)
             except _BrokenError as problem:
                 listed.problems.append(f"'{file}', line {line}: {problem}")
-    except csv.Error as error:  # what follows cannot be told apart
+    except csv.Error as error:  # the reader cannot find the next line
         line = table.reader.line_num
         listed.problems.append(f"'{file}', line {line}: {error}: close the quotes that are open, or remove them")
     if not listed.labels and not listed.problems:
@@ -306,6 +306,6 @@ def _stem(path: str) -> str:
 
 
 def class_of(path: str) -> str | None:
-    """The class that an image's folder tells: `train/CLASS/**`."""
+    """The class that an image's folder stands for: `train/CLASS/**`."""
     first, *rest = path.split(os.sep)
     return rest[0] if first == "train" and len(rest) > 1 else None

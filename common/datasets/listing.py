@@ -1,4 +1,4 @@
-"""What files of images hold: their names, classes and sizes, and so much of their contents that another image shows.
+"""What files of images hold: names, classes, sizes, and enough of their contents to notice another image.
 
 Of a file of up to 12 KiB all bytes count, of a larger one its size and three pieces: the first, the middle and the last
 4 KiB. Reading them takes as long for photographs as for thumbnails. Where a listing is there already, a file of the
@@ -66,7 +66,7 @@ def read(parts: dict[str, ImageSet], classes: Sequence[str], root: Path, known: 
 
 
 def _below(path: str, root: str) -> str:
-    """As `os.path.relpath`, which is slow, but for paths that begin otherwise."""
+    """`os.path.relpath`, but faster for the usual case of paths below the root."""
     return path[len(root) + 1 :] if path.startswith(root + os.sep) else os.path.relpath(path, root)
 
 

@@ -129,7 +129,7 @@ def _freeze(backbone: nn.Module, adapters: dict[str, nn.Module]) -> None:
 
 
 def _stay_in_eval(module: nn.Module, mode: bool = True) -> nn.Module:
-    """In place of a module's `train`."""
+    """Replaces a module's `train`: it stays in eval mode."""
     return module
 
 
@@ -166,7 +166,7 @@ def _sha256(backbone: nn.Module) -> str:
 
 
 class Inserted(nn.Module):
-    """A backbone's record of its adapters. In a checkpoint it stands for the frozen weights, by their fingerprint.
+    """A backbone's record of its adapters. A checkpoint holds it, with a fingerprint, in place of the frozen weights.
 
     So the `state_dict` of a network with adapters has one value that is no tensor but a string. Whoever walks through
     a state has to skip it.
@@ -202,7 +202,7 @@ class Inserted(nn.Module):
         return names
 
     def _name_here(self, name: str) -> str:
-        """Of a tensor that the backbone had before: what stands around it now has added to its name."""
+        """The present name of a tensor that the backbone had before: the modules around it have lengthened it."""
         moved = {f"{layer}.": f"{layer}.base_layer." for layer in self.lora}
         for mlp in self.adaptformer:
             moved |= {f"{mlp.removesuffix('mlp')}norm2.": f"{mlp}.norm.", f"{mlp}.": f"{mlp}.mlp."}

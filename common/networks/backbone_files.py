@@ -75,7 +75,7 @@ def read_state_dict(file: str | Path) -> dict[str, Tensor]:
 
 
 def _tested_network(content: dict[str, Any], file: str | Path) -> dict[str, Any] | None:
-    """Of a best.pth or latest.pth; the latter has steps."""
+    """The weights of the tested network in a best.pth or a latest.pth. Only a latest.pth has `step`."""
     flags = content["args"]
     if flags.get("adapter"):
         raise UserError(f"'{file}' is of a run with --adapter, whose parts no other network has: take another run's")
@@ -87,7 +87,7 @@ def _tested_network(content: dict[str, Any], file: str | Path) -> dict[str, Any]
 
 
 def is_plain(value: Any) -> bool:
-    """Whether it is a tensor such as weights are: dense, real, not quantized, and with values."""
+    """Whether it is a tensor as weights are: dense, real, not quantized, not on the meta device."""
     if not isinstance(value, Tensor) or value.is_meta or value.is_quantized:
         return False
     return value.layout == torch.strided and not value.is_complex()
@@ -148,7 +148,7 @@ def fill(model: nn.Module, state: dict[str, Tensor], file: str | Path) -> None:
 
 
 def _without_prefix(state: dict[str, Tensor], wanted: list[str], file: str | Path) -> dict[str, Tensor]:
-    """What is wanted, where the file has it under a longer name, and all else that has the same prefix."""
+    """The wanted tensors, without the prefix that the file gives them, and all others with the same prefix."""
     names = [name for name in wanted if not name.endswith("num_batches_tracked")]
     found = {prefix: sum(prefix + name in state for name in names) for prefix in _prefixes(state, names[0])}
     whole = sorted(prefix for prefix in found if found[prefix] == len(names))
@@ -183,7 +183,7 @@ def _some(names: list[str]) -> str:
 
 
 def _with_resampled_positions(state: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
-    """The state for the model's number of patches, where it is a ViT's of another one (and square)."""
+    """The state, with position embeddings resampled to the model's patches if it is of a ViT on another square grid."""
     if not isinstance(model, VisionTransformer) or model.pos_embed is None or "pos_embed" not in state:
         return state
     found, wanted = state["pos_embed"], model.pos_embed

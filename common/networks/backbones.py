@@ -31,7 +31,7 @@ NO_BRANCHES = "has no residual branches to leave out: drop the flag"
 
 
 def timm_name(arch: str) -> str:
-    """The timm model that `--arch` means; of a name that timm has given up, its present one.
+    """The timm model that `--arch` means. A name that timm has given up becomes its present one.
 
     Raises:
         UserError: timm has no such model.
@@ -129,7 +129,7 @@ def _with_weights(arch: str) -> str:
 
 
 def _of_size(name: str, image_size: int, download: bool, options: dict[str, Any]) -> TimmModel:
-    """As timm makes it, where that takes the images; else as timm makes it for their size."""
+    """The network as timm makes it, if it takes images of this size; otherwise as timm makes it for the size."""
     generator = torch.get_rng_state()
     model = _create(name, download, options)
     try:

@@ -1,4 +1,4 @@
-"""BatchNorm over the whole batch, of which each process has a share; and passes that leave its running statistics."""
+"""BatchNorm over the whole batch, of which each process has a share; and passes that keep its running statistics."""
 
 import contextlib
 from collections.abc import Iterator
@@ -63,7 +63,7 @@ class WholeBatchNorm(nn.BatchNorm2d):
     """As `torch.nn.SyncBatchNorm`, which refuses the CPU: [B / processes, C, ...]."""
 
     def _check_input_dim(self, x: Tensor) -> None:
-        """Any number of dimensions."""
+        """Accept any number of dimensions."""
 
     def forward(self, x: Tensor) -> Tensor:
         return _normalize(self, x) if self.training else super().forward(x)
@@ -77,7 +77,7 @@ class WholeBatchNormAct(BatchNormAct2d):
 
 
 class _OnGpus:
-    """Looks the NCCL group up where SyncBatchNorm would hold it: a network that holds a group cannot be copied."""
+    """Looks the NCCL group up when needed: a network that stores a group, as SyncBatchNorm does, cannot be copied."""
 
     @property
     def process_group(self) -> dist.ProcessGroup | None:
@@ -97,7 +97,7 @@ KINDS_ON_GPUS = {nn.BatchNorm1d: GpuBatchNorm, nn.BatchNorm2d: GpuBatchNorm, Bat
 
 
 def _normalize(norm: _BatchNorm, x: Tensor) -> Tensor:
-    """The variance from the differences to the mean, in a second round: E[x^2] - E[x]^2 would cancel."""
+    """Compute the variance from the differences to the mean, in a second round: E[x^2] - E[x]^2 loses its digits."""
     dims = [0, *range(2, x.ndim)]
     shape = [1, -1] + [1] * (x.ndim - 2)
     wide = x.to(torch.promote_types(x.dtype, torch.float32))

@@ -23,7 +23,7 @@ from common.system import checkpoint, memory, processes
 
 
 def _http_errors() -> tuple[type[Exception], ...]:
-    """Those of the library that the hub's client uses: requests, httpx or a later one, by its version."""
+    """The errors of the library that the hub's client uses: requests, httpx or a later one, by version."""
     library = importlib.import_module(HfHubHTTPError.__bases__[0].__module__.partition(".")[0])
     names = ("HTTPError", "RequestException", "InvalidURL", "StreamError")
     return tuple(getattr(library, name) for name in names if hasattr(library, name))

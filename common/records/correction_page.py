@@ -102,7 +102,7 @@ def as_listed(path: str) -> str:
 
 
 def can_be_listed(path: str) -> bool:
-    """Whether a CSV file in UTF-8 can name it: not with bytes that are none, nor with a carriage return."""
+    """Whether a CSV file in UTF-8 can hold the path: it has no bytes that are not UTF-8, and no carriage return."""
     return path.isprintable() or not ("\r" in path or any("\ud800" <= letter <= "\udfff" for letter in path))
 
 

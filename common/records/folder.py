@@ -110,7 +110,7 @@ class Folder:
                 )
 
     def _look_before_discarding(self) -> None:
-        """Nothing is removed unless all of it can be told to be the run's."""
+        """Remove nothing unless everything that would be removed is known to be the run's."""
         for file in self._own_files():
             if file.is_dir() and not file.is_symlink():
                 raise UserError(f"'{file}' is a folder, which no run makes: remove it, or choose another --log")
@@ -403,7 +403,7 @@ class Folder:
 
     @processes.by_first
     def write_result(self, result: dict[str, Any]) -> None:
-        """Write `result.json`; what only a resumption needs goes."""
+        """Write `result.json`, and delete previous.pth: only resuming needs it."""
         _write_json(self.path / "result.json", result)
         (self.checkpoints / "previous.pth").unlink(missing_ok=True)
 

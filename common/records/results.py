@@ -127,7 +127,10 @@ def chosen(history: list[dict[str, Any]], by: str) -> dict[str, Any]:
 
 
 def summary(result: dict[str, Any], folder: Path) -> str:
-    """Last beside best, always. Figures are of the test set, if there is one, and it is said who chose the epoch."""
+    """Always name the last epoch next to the best one. Figures are of the test set, if there is one.
+
+    The line says which images chose the epoch.
+    """
     if result["last_top1"] is None:
         return _summary_without_tests(result, folder)
     held_out = ""

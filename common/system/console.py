@@ -19,7 +19,7 @@ class ReaderGone(Exception):  # noqa: N818 (that somebody has read enough is no 
 
 @contextlib.contextmanager
 def printing() -> Iterator[None]:
-    """For a program whose result is what it prints.
+    """Wrap a program whose result is what it prints: if its reader goes, the program ends.
 
     Raises:
         ReaderGone: what reads its output has closed it.
@@ -55,7 +55,7 @@ def give_up_if_broken() -> bool:
 
 
 def _refuses_a_line() -> bool:
-    """What failed in the middle of a text has left nothing to flush."""
+    """Whether a line cannot be written. After a failure in the middle of a text, there is nothing left to flush."""
     try:
         os.write(sys.stdout.fileno(), b"\n")
     except io.UnsupportedOperation:  # it has no file descriptor

@@ -14,7 +14,9 @@ FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
 def write_whole(path: Path, content: bytes | memoryview, previous: Path | None = None) -> None:
-    """Write beside the target, flush to the disk, rename: whoever looks sees the old file or the new one, whole.
+    """Write to a file next to the target, flush it to the disk, and rename it.
+
+    So a reader sees the whole old file or the whole new one.
 
     Args:
         path: the file to write or replace.
@@ -33,7 +35,7 @@ def write_whole(path: Path, content: bytes | memoryview, previous: Path | None =
 
 @contextlib.contextmanager
 def writing(path: Path) -> Iterator[TextIO]:
-    """A text file that is written piece by piece, and as whole as by `write_whole`: left by an error, it never was.
+    """Write a text file piece by piece. It appears when it is whole, as with `write_whole`; after an error it does not.
 
     Raises:
         UserError: see `write_whole`.
@@ -45,7 +47,7 @@ def writing(path: Path) -> Iterator[TextIO]:
 
 
 def refuse_special(path: Path) -> None:
-    """Where a device, a pipe or a socket stands, no file of ours is put in its place, nor written into it.
+    """Raise a UserError if the path is a device, a pipe or a socket: we neither replace it nor write into it.
 
     Raises:
         UserError: such a one is there, or a link to it.

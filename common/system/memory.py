@@ -1,4 +1,4 @@
-"""Telling errors that mean a want of memory from others: libraries raise them as several types."""
+"""Recognise the errors that mean a lack of memory: libraries raise them as several types."""
 
 import errno
 import re
@@ -13,7 +13,7 @@ SHORT = re.compile(
 
 
 def shortage(error: BaseException) -> str | None:
-    """What was asked for, in words, where an error means that memory ran out. None where it means anything else."""
+    """What ran out, in words, if the error means a lack of memory; otherwise None."""
     if isinstance(error, torch.OutOfMemoryError):
         return ". ".join(str(error).split(". ")[:2])  # the rest is about the allocator
     if isinstance(error, MemoryError):

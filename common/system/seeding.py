@@ -48,7 +48,7 @@ def seed_all(seed: int, stream: str, *key: int) -> None:
 
 @contextlib.contextmanager
 def preserved() -> Iterator[None]:
-    """Put the CPU generators back as they were: whatever a loader does inside, the main process never notices."""
+    """Restore the CPU generators afterwards, whatever a loader draws within the block."""
     state = random.getstate(), np.random.get_state(), torch.get_rng_state()
     try:
         yield

@@ -1,4 +1,4 @@
-"""Signals that ask a run to stop: they are noted when they come, and heeded where the run looks."""
+"""Signals that ask a run to stop. They are noted when they come; the run acts on them at the points where it looks."""
 
 import contextlib
 import signal
@@ -64,7 +64,7 @@ class Signals:
 
 @contextlib.contextmanager
 def waiting() -> Iterator[None]:
-    """For a wait that may be long, and that changes nothing: where the run allows it, a signal ends it.
+    """Wrap a wait that may be long and changes nothing. If the run allows it, a signal ends the wait.
 
     Raises:
         Stopped: a signal came during the wait, or before it.

@@ -11,7 +11,7 @@ from common.training.meters import Meters
 
 
 class Guard:
-    """Looks where the host waits for the device anyway, at prints and saves: the meters keep the first bad step.
+    """Looks only where the host waits for the device anyway, at log lines and saves. Meters keep the first bad step.
 
     Args:
         meters: of the run.
@@ -30,7 +30,7 @@ class Guard:
         self._rates[step] = [group["lr"] for optimizer in optimizers for group in optimizer.param_groups]
 
     def check_metrics(self, step: int) -> None:
-        """Look at all metrics up to that step.
+        """Check all metrics up to that step.
 
         Raises:
             UserError: one is not finite.
@@ -44,7 +44,7 @@ class Guard:
         self._rates = {s: rates for s, rates in self._rates.items() if s == step}
 
     def check_weights(self, state: dict[str, Any], step: int) -> None:
-        """Look at the tensors of a state: the last step's loss may be finite and its gradient not.
+        """Check the tensors of a state: the last step's loss may be finite while its gradient is not.
 
         Raises:
             UserError: one is not finite.
@@ -54,7 +54,7 @@ class Guard:
             self._refuse(name, step, "found while saving")
 
     def check_scores(self, scores: dict[str, float], step: int) -> None:
-        """Look at the scores of a test: finite weights may give logits that are not.
+        """Check the scores of a test: finite weights may give logits that are not finite.
 
         Raises:
             UserError: one is not finite.

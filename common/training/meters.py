@@ -1,4 +1,4 @@
-"""Averages over an epoch, and its first step gone wrong, which stay on the device until somebody reads them."""
+"""Averages over an epoch, and its first step that is not finite. They stay on the device until they are read."""
 
 import torch
 from torch import Tensor

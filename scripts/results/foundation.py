@@ -1,4 +1,4 @@
-"""The table of foundation models: our accuracies after the last epoch beside the published ones."""
+"""The table of foundation models: our accuracies after the last epoch, next to the published ones."""
 
 import functools
 from pathlib import Path
@@ -53,7 +53,7 @@ def _key_of(run: Run) -> Key:
 
 
 def _published(key: Key) -> Key:
-    """The key itself, or LoRA's where there is no adapter."""
+    """The key to compare with: without an adapter, that of LoRA."""
     return key._replace(adapter=key.adapter or "LoRA")
 
 
@@ -70,7 +70,7 @@ def departures(cell: Cell) -> list[str]:
 
 
 def _comparable(settings: dict[str, Any]) -> dict[str, Any]:
-    """With the places of sources below LOGS, wherever that is."""
+    """The arguments with the folders of sources relative to LOGS, so that two LOGS can be compared."""
     if not settings.get("sources"):
         return settings
     return settings | {"sources": ["/".join(Path(source).parts[-3:]) for source in settings["sources"]]}
@@ -113,7 +113,7 @@ def _shown(key: Key) -> str:
 
 
 def _position(key: Key) -> tuple[int, ...]:
-    """In the order of the table; without an adapter first."""
+    """Where a cell stands in the table; without an adapter first."""
     orders = {field: [*dict.fromkeys(getattr(each, field) for each in figures())] for field in Key._fields}
     fields = ("dataset", "labels_per_class", "network", "adapter", "method")
     return tuple(orders[field].index(value) if (value := getattr(key, field)) is not None else -1 for field in fields)

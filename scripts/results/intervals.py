@@ -17,19 +17,19 @@ class Difference(NamedTuple):
 
     @property
     def is_clear(self) -> bool:
-        """Whether the interval leaves out 0."""
+        """Whether the interval excludes 0."""
         return abs(self.mean) > self.half_width
 
 
 def half_width(values: Sequence[float]) -> float:
-    """Of the interval of the mean, by Student's t; infinite for one value."""
+    """The half width of the mean's interval, by Student's t; infinite for one value."""
     if len(values) < 2:
         return math.inf
     return float(stats.t.ppf(0.975, len(values) - 1)) * statistics.stdev(values) / math.sqrt(len(values))
 
 
 def quantile(settings: int, freedom: float = math.inf) -> float:
-    """How many standard errors an interval reaches, so that all differences of so many settings are within theirs.
+    """How many standard errors an interval reaches, so that the intervals of all differences hold together.
 
     It is Tukey's studentized range over sqrt(2): Student's quantile for two settings, and larger for more, since the
     first was picked because it is the first.
@@ -91,7 +91,7 @@ def _paired_error(gained: float, lost: float, number: int) -> float:
 
 
 def least_error(first: float, other: float, number: int) -> float:
-    """The least that `paired_error` may be, where it is not known which images are right: they differ on no more.
+    """The least value that `paired_error` can have if it is not known which images are right.
 
     Args:
         first, other: the accuracies in percent.
@@ -102,7 +102,7 @@ def least_error(first: float, other: float, number: int) -> float:
 
 
 def unpaired_error(first: float, other: float, number: int) -> float:
-    """As `paired_error` where it is not known which images are right. It takes them for different ones: too large.
+    """`paired_error` if it is not known which images are right: as if they were different images, which is too large.
 
     One right and one wrong image are added to each (Agresti and Caffo, 2000).
 

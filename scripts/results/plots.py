@@ -125,7 +125,7 @@ def over_epochs_figure(
 def _by_labels(
     places: dict[Place, list[Cell]], metrics: Iterable[str], numbers: dict[str, int]
 ) -> dict[str, dict[str, Cell]]:
-    """By number of labels, the fewest first, the cells that have a metric, by name. The oracle's are beside all."""
+    """By number of labels, the fewest first: name -> cell, for cells that have a metric. Each has the oracle."""
     rows, oracle = defaultdict(dict), {}
     for several in places.values():
         for cell, difference in zip(several, differing(several), strict=True):
@@ -142,7 +142,7 @@ def _number(labels: str) -> float:
 
 
 def _looks(rows: Iterable[dict[str, Cell]]) -> dict[str, dict[str, str]]:
-    """By name: the colour is the method's; lines and markers tell its settings apart."""
+    """name -> look: the color is the method's; lines and markers tell its settings apart."""
     methods = {name: cell.method for cells in rows for name, cell in cells.items()}
     looks, met = {}, defaultdict(int)
     for name, method in methods.items():
@@ -197,7 +197,7 @@ def _draw_panel(axes: Axes, cells: dict[str, Cell], metric: str, looks: dict[str
 
 
 def _limit(axes: Axes, means: list[list[float]]) -> None:
-    """Show the range of the last two thirds of the epochs: where curves begin, they would press all else together."""
+    """Show the range of the last two thirds of the epochs. The beginnings of the curves would squeeze the rest."""
     longest = max(map(len, means), default=0)
     if longest == 1:
         axes.set_xlim(0.5, 1.5)

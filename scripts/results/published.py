@@ -17,7 +17,7 @@ SELECTING = {"ROWS", "SEEDS", "STEPS", "JOBS", "NPROC"}  # variables of the shel
 
 
 def read_figures(name: str) -> list[dict[str, str]]:
-    """The lines of a file in figures/, but those of comments."""
+    """The lines of a file in figures/, without comments."""
     with open(Path(__file__).parent / "figures" / name, encoding="utf-8") as file:
         return list(csv.DictReader(line for line in file if not line.startswith("#")))
 
@@ -47,7 +47,7 @@ def rows() -> list[str]:
 
 
 def holds(place: Place) -> bool:
-    """Whether it belongs to the published table, be it as a row of its own."""
+    """Whether a place belongs to the published table. A method that is not in the table gets a row of its own."""
     return (
         place.arch == ARCH
         and place.pretraining in PRETRAININGS.values()

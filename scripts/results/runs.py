@@ -67,7 +67,7 @@ class Run:
 
     @property
     def dataset(self) -> str:
-        """Its name, or that of the folder with one's own images and a slash, which no dataset's name has."""
+        """The dataset's name. Own images have their folder's name and a slash, which no dataset's name has."""
         if self.result["dataset"] != "ImageFolder":
             return self.result["dataset"]
         name = self.result.get("data_folder") or Path(str(self.args.get("root", ""))).name
@@ -75,7 +75,7 @@ class Run:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """All that can change a number, but the seeds. Runs that it learned from have their names of seed 0.
+        """All flags that can change a number, without the seeds. Source runs are named as those of seed 0.
 
         Images of one's own have no official split, though older runs say so.
         """
@@ -97,7 +97,7 @@ class Cell:
 
     @property
     def method(self) -> str:
-        """Its name, or `oracle`."""
+        """The method's name, or `oracle`."""
         result = self.runs[0].result
         return "oracle" if result["oracle"] else result["method"]
 
@@ -170,7 +170,7 @@ def held_out(run: Run) -> list[int]:
 
 
 def outcomes(run: Run) -> dict[int, bool] | None:
-    """Whether the network of the last epoch names each held-out image rightly; None of runs that did not record it.
+    """Whether the last epoch's network is right for each held-out image; None if the run did not record it.
 
     Raises:
         UserError: the record is damaged.
@@ -198,7 +198,7 @@ def known_images(run: Run) -> list[int]:
 
 
 def _arguments(content: dict[str, Any]) -> dict[str, Any]:
-    """What `args.json` records; flags that the run did not know yet have their defaults, which is what it did."""
+    """What `args.json` records. Flags newer than the run have their defaults: the run did the same."""
     saved = _typed(content["args"], {"epochs": int}, {"sources": list})
     known = _default_arguments(content.get("method"))
     try:
@@ -209,7 +209,7 @@ def _arguments(content: dict[str, Any]) -> dict[str, Any]:
 
 @functools.cache
 def _default_arguments(method: str | None) -> cli.Arguments | None:
-    """None where there is no such method any more. The name comes from a file: only a script of ours is imported."""
+    """A method's default arguments; None if there is none. The name is a file's: only our scripts are imported."""
     if method not in {file.stem for file in ROOT.glob("*.py") if "def train_step(" in file.read_text()}:
         return None
     return importlib.import_module(method).parse_args(["data", "-d", "ImageFolder", *REQUIRED.get(method, [])])
@@ -218,7 +218,7 @@ def _default_arguments(method: str | None) -> cli.Arguments | None:
 def _typed(
     content: Any, fields: dict[str, type] | None = None, optional: dict[str, type] | None = None
 ) -> dict[str, Any]:
-    """The content, if it is an object with these fields."""
+    """The content of a JSON file, if it is an object with these fields; otherwise None."""
     if not isinstance(content, dict):
         raise ValueError("not an object")
     present = {name: kind for name, kind in (optional or {}).items() if name in content}
@@ -236,7 +236,7 @@ def _read(file: Path, parse: Callable[[str], Any]) -> Any:
 
 
 def cells(runs: Iterable[Run]) -> tuple[dict[Place, list[Cell]], list[str]]:
-    """The finished runs by place, and what a reader of the tables has to know.
+    """The finished runs by place, and notes for the reader of the tables.
 
     Runs of different settings are never averaged: a place has a cell for each, the one with the most seeds first.
     The same images of one's own have one name, the first that is met, wherever they were.
@@ -288,7 +288,7 @@ def _all(cells: list[Cell]) -> list[Run]:
 
 
 def _split(run: Run, others: list[Run]) -> str | int:
-    """Seeds with a split each and seeds on one and the same split have other deviations."""
+    """How a cell's seeds draw labels, each its own or all the same: their deviations mean different things."""
     if len({other.result["split_seed"] for other in others}) == 1:
         return run.result["split_seed"]
     return "the seed" if run.result["split_seed"] == run.result["seed"] else run.result["split_seed"]

@@ -52,12 +52,12 @@ def _show(value: float | None, form: str = ".1f") -> str:
 
 
 def _average(values: list[float | None], form: str = ".1f") -> str:
-    """Of all the datasets, or none: averages over different datasets cannot be compared."""
+    """The average over all datasets. None if one is missing: averages over different datasets cannot be compared."""
     return MISSING if None in values else format(statistics.fmean(values), form)
 
 
 def in_order(cells: dict[Place, list[Cell]]) -> dict[Place, list[Cell]]:
-    """By dataset and network; there the oracle is last, otherwise by accuracy."""
+    """The cells by dataset and network, and there by accuracy, the oracle last."""
     return {
         place: cells[place]
         for place in sorted(cells, key=lambda p: (*p[:3], p.row == "oracle", cells[p][0].mean("last_top1")))
@@ -65,7 +65,7 @@ def in_order(cells: dict[Place, list[Cell]]) -> dict[Place, list[Cell]]:
 
 
 def other_table(cells: dict[Place, list[Cell]], numbers: dict[str, int]) -> Table:
-    """A row per cell, for whatever is not in the published table.
+    """A row per cell that is in none of the published tables.
 
     Args:
         numbers: see `runs.footnotes`.
@@ -107,7 +107,7 @@ def footnotes(cells: dict[Place, list[Cell]], numbers: dict[str, int]) -> list[s
 
 
 def wrapped(note: str, width: int = WIDTH) -> str:
-    """In lines of at most so many characters, where it has spaces to break it at."""
+    """The text in lines of at most so many characters, broken at spaces."""
     return textwrap.fill(note, width, subsequent_indent="    ", break_long_words=False, break_on_hyphens=False)
 
 

@@ -1,4 +1,4 @@
-"""The processes of one run: all that the suite knows of them. With one, every function here gives back its argument.
+"""All that the suite knows of the processes of a run. With a single process, every function here returns its argument.
 
 `torchrun` starts them. Each works on its share of every batch and holds all of the state, which is the same in all:
 what a method calls global (a count, a mean, a bank) it gets from here, gradients are averaged before the optimizer's

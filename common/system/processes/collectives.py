@@ -1,4 +1,4 @@
-"""What the processes of a run tell each other. Every process must call each of these, in the same order.
+"""What the processes of a run exchange. Every process must call each of these functions, in the same order.
 
 B is the size of the whole batch, of which each process has a share of B / count images.
 """
