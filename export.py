@@ -1,6 +1,7 @@
 """Export the network of a run for other programs.
 
     python export.py RUN_FOLDER OUT.safetensors [--onnx]
+    python export.py RUN_FOLDER OUT --timm
 
 OUT gets the network that is tested, without what its method trains beside it: tensors `backbone.*` (a network of timm),
 `bottleneck.*` (linear, BatchNorm, ReLU; or nothing) and `head.*` (linear). The metadata of the file, each entry in
@@ -18,6 +19,13 @@ JSON, says how to make it and how to prepare images:
 docs/own_images.md has the lines that load it with timm and torch alone. `--onnx` also writes OUT with the ending
 `.onnx`: the same network, from float32 images [batch, 3, crop, crop], prepared in this way, to logits [batch, classes];
 with the same metadata, and checked against torch. It needs the package onnx.
+
+`--timm`, for runs with --no-bottleneck, makes OUT a folder that timm (1.0.16 or later) loads by itself, with the names
+of the classes and the preprocessing in its config.json:
+
+    model = timm.create_model("local-dir:OUT", pretrained=True).eval()
+    prepare = timm.data.create_transform(**timm.data.resolve_model_data_config(model))
+    model.pretrained_cfg["label_names"][model(prepare(image)[None]).argmax()]
 """
 
 import argparse
@@ -50,9 +58,11 @@ TOLERANCE = 1e-4  # of the logits, between torch and ONNX
 def parse_args(argv=None):
     parser = cli.Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
     parser.add_argument("run_folder", type=cli.path, metavar="RUN_FOLDER", help="what was --log of the training")
-    parser.add_argument("out", type=cli.path, metavar="OUT", help="the file to write, FILE.safetensors")
+    parser.add_argument("out", type=cli.path, metavar="OUT", help="the file to write, FILE.safetensors, or a folder")
     parser.add_argument("--checkpoint", choices=("best", "latest"), default="best", help="of the run (default: best)")
-    parser.add_argument("--onnx", action="store_true", help="write FILE.onnx, too (needs the package onnx)")
+    kind = parser.add_mutually_exclusive_group()
+    kind.add_argument("--onnx", action="store_true", help="write FILE.onnx, too (needs the package onnx)")
+    kind.add_argument("--timm", action="store_true", help="write a folder in timm's own format (no bottleneck)")
     return parser.parse_args(argv)
 
 
@@ -102,6 +112,69 @@ def description(run: trained.Trained, options: dict[str, int]) -> dict[str, str]
         "chosen_by": run.chosen_by,
     }
     return {name: json.dumps(value, allow_nan=False) for name, value in values.items()}
+
+
+def timm_files(run: trained.Trained, network: nn.Sequential, options: dict[str, int]) -> dict[str, bytes]:
+    """The files of a folder in timm's own format: name -> content.
+
+    Args:
+        network, options: see `plain_network`.
+
+    Raises:
+        UserError: there is a bottleneck, or timm's own classifier is no linear layer on the pooled features.
+    """
+    if run.args.bottleneck_dim:
+        raise UserError(f"--timm: '{run.file}' has a bottleneck, which timm lacks: train with --no-bottleneck")
+    arch, size = backbones.timm_name(run.args.arch), run.args.image_size
+    model = timm.create_model(arch, num_classes=len(run.classes), **options)
+    classifier = getattr(model, "get_classifier", lambda: None)()
+    names = [name for name, module in model.named_modules() if module is classifier]
+    head = {f"{names[0]}.{key}": value for key, value in network.head.state_dict().items()} if names else {}
+    state = {key: value.contiguous() for key, value in (network.backbone.state_dict() | head).items()}
+    images = torch.randn(2, 3, size, size, generator=torch.Generator().manual_seed(0))
+    try:
+        model.eval().load_state_dict(state)
+        with torch.no_grad():
+            same = torch.allclose(model(images), network(images), rtol=TOLERANCE, atol=TOLERANCE)
+    except RuntimeError as error:  # of names or shapes
+        if memory.shortage(error):
+            raise
+        same = False
+    if not same:
+        raise UserError(f"--timm: the classifier of timm's '{arch}' is not the head of this project: leave --timm out")
+    config = timm_config(run, arch, options, names[0], model.pretrained_cfg.get("first_conv"))
+    metadata = description(run, options)
+    text = json.dumps(config, indent=2, allow_nan=False) + "\n"
+    return {"model.safetensors": safetensors.torch.save(state, metadata), "config.json": text.encode()}
+
+
+def timm_config(
+    run: trained.Trained, arch: str, options: dict[str, int], classifier: str, first: Any
+) -> dict[str, Any]:
+    """What timm's `config.json` says. Its `squash` resizes to a square, as this project does.
+
+    Args:
+        classifier, first: the names of the last and the first layer.
+    """
+    size = run.args.image_size
+    prepared = {
+        "input_size": [3, size, size],
+        "fixed_input_size": bool(options),
+        "interpolation": "bicubic",
+        "crop_pct": size / augment.resized(run.args.val_resizing, size),
+        "crop_mode": "squash",
+        "mean": run.args.norm_mean,
+        "std": run.args.norm_std,
+    }
+    layers = {"classifier": classifier, "first_conv": first, "pool_size": None, "custom_load": False}
+    return {
+        "architecture": arch.partition(".")[0],
+        "num_classes": len(run.classes),
+        "num_features": run.model.backbone.feature_dim,
+        "label_names": run.classes,
+        "model_args": options,
+        "pretrained_cfg": {"num_classes": len(run.classes)} | prepared | layers,
+    }
 
 
 def onnx_model(network: nn.Module, image_size: int, metadata: dict[str, str]) -> bytes:
@@ -158,26 +231,52 @@ def has_onnx() -> bool:
     return importlib.util.find_spec("onnx") is not None
 
 
+def files(args: argparse.Namespace, run: trained.Trained) -> dict[Path, bytes]:
+    """What is to be written: path -> content."""
+    out, (network, options) = Path(args.out), plain_network(run)
+    if args.timm:
+        return {out / name: content for name, content in timm_files(run, network, options).items()}
+    metadata = description(run, options)
+    weights = {name: tensor.contiguous() for name, tensor in network.state_dict().items()}
+    written = {out: safetensors.torch.save(weights, metadata)}
+    if args.onnx:
+        written[out.with_suffix(".onnx")] = onnx_model(network, run.args.image_size, metadata)
+    return written
+
+
+def make_folder(folder: Path) -> None:
+    """Make it, where it is not there.
+
+    Raises:
+        UserError: it cannot be made.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"cannot make the folder '{folder}' ({error.strerror}): choose another OUT") from None
+
+
 def main(args):
     progress.log_to(None)
     out = Path(args.out)
-    if out.suffix != ".safetensors":
-        raise UserError(f"OUT '{out}' must end with .safetensors: give it that ending")
+    if args.timm and out.suffix == ".safetensors":
+        raise UserError(f"--timm writes a folder, and '{out}' has a file's ending: name it without .safetensors")
+    if not args.timm and out.suffix != ".safetensors":
+        raise UserError(f"OUT '{out}' must end with .safetensors: give it that ending (or --timm, for a folder)")
     if args.onnx and not has_onnx():
         raise UserError("--onnx needs the package onnx: run pip install onnx, or leave it out")
     run = trained.load(Path(args.run_folder), args.checkpoint)
-    print(f"the network is {run.origin}")
-    network, options = plain_network(run)
-    metadata = description(run, options)
-    weights = {name: tensor.contiguous() for name, tensor in network.state_dict().items()}
-    files = {out: safetensors.torch.save(weights, metadata)}
-    if args.onnx:
-        files[out.with_suffix(".onnx")] = onnx_model(network, run.args.image_size, metadata)
-    for path, content in files.items():
+    written = files(args, run)
+    if args.timm:
+        make_folder(out)
+    for path, content in written.items():
         write_whole(path, content)
         print(f"wrote '{path}': {len(run.classes)} classes, {len(content) / 1e6:.1f} MB")
+    print(f"the network is {run.origin}")
     if isinstance(run.model.backbone, WideResNet):
         print(f"timm knows '{run.args.arch}' after `import common.wide_resnet`, a file that needs torch and timm alone")
+    if args.timm:
+        print(f'load it with timm.create_model("local-dir:{out}", pretrained=True)')
 
 
 if __name__ == "__main__":

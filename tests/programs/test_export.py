@@ -6,12 +6,15 @@ import importlib
 import json
 import os
 import re
+import subprocess
+import sys
 import warnings
 from pathlib import Path
 from unittest import mock
 
 import numpy as np
 import pytest
+import timm
 import torch
 from PIL import Image
 from safetensors import safe_open
@@ -216,3 +219,48 @@ def test_adapters(flags, photo, tmp_path, capsys):
             UserError, match=r"^timm alone cannot make the network of .*AdaptFormers: choose another run$"
         ):
             write(tmp_path / "run")
+
+
+ALONE = """
+import json, sys
+import timm, torch
+from PIL import Image
+
+model = timm.create_model("local-dir:photos_model", pretrained=True).eval()
+prepare = timm.data.create_transform(**timm.data.resolve_model_data_config(model))
+logits = model(prepare(Image.open("photo.png").convert("RGB"))[None])[0]
+print(json.dumps([logits.tolist(), model.pretrained_cfg["label_names"], [m for m in sys.modules if m == "common"]]))
+"""
+
+
+def write_folder(run: Path) -> None:
+    export.main(export.parse_args([str(run), "photos_model", "--timm"]))
+
+
+def test_timm_alone_loads_its_own_format(tmp_path, photo, capsys):
+    """Resized to a square and cropped, from a photo that is none; in a process that knows nothing of this project."""
+    flags = "-a test_resnet --val-resizing default --train-resizing default --image-size 64 --no-bottleneck"
+    train_small("erm", *flags.split(), "--bottleneck-dim", "1024", "--lr", "0.1", log=tmp_path / "run")
+    write_folder(tmp_path / "run")
+    assert 'timm.create_model("local-dir:photos_model", pretrained=True)' in capsys.readouterr().out
+    image = photo.resize((90, 50))
+    image.save("photo.png")
+    own = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+    done = subprocess.run([sys.executable, "-c", ALONE], capture_output=True, text=True, check=True, env=own)
+    logits, names, project = json.loads(done.stdout)
+    assert torch.allclose(torch.tensor(logits), expected(tmp_path / "run", image), atol=1e-4)
+    assert (names, project) == ([str(i) for i in range(10)], [])
+
+
+def test_timms_format_keeps_the_size_of_a_vit(world, photo):
+    write_folder(world("vit"))
+    model = timm.create_model("local-dir:photos_model", pretrained=True).eval()
+    with torch.no_grad():
+        logits = model(timm.data.create_transform(**timm.data.resolve_model_data_config(model))(photo)[None])[0]
+    assert torch.allclose(logits, expected(world("vit"), photo), atol=1e-4)
+
+
+def test_timms_format_has_no_place_for_a_bottleneck(world, photo):
+    with pytest.raises(UserError, match="has a bottleneck, which timm lacks: train with --no-bottleneck"):
+        write_folder(world("timm"))
+    assert not Path("photos_model").exists()

@@ -884,6 +884,11 @@ BAD = [
     # Exports
     Bad("export @/run", "the following arguments are required: OUT"),
     Bad("export @/run @/x.pth", "OUT '@/x.pth' must end with .safetensors: give it that ending"),
+    Bad(
+        "export @/run @/x --timm", "--timm: '@/run/checkpoints/best.pth' has a bottleneck, which timm lacks: train with"
+    ),
+    Bad("export @/run @/x.safetensors --timm", "--timm writes a folder, .* has a file's ending: name it without"),
+    Bad("export @/run @/x --timm --onnx", "argument --onnx: not allowed with argument --timm|--timm: not allowed with"),
     Bad("export @/nirgends @/x.safetensors", "'@/nirgends' holds no run: name the folder"),
     Bad(f"{EXPORT} --checkpoint last", "--checkpoint: invalid choice: 'last'"),
     Bad("export @/run @/nirgends/x.safetensors", r"cannot save '@/nirgends/x.safetensors' \(No such .*: put that"),
