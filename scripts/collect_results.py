@@ -4,11 +4,11 @@
 
 Every folder below LOGS that holds an args.json is a run. Runs that differ by the seed alone are one cell: the mean, and
 the sample standard deviation over seeds. Runs of other settings are never averaged with them. `last` is the last epoch;
-`best on test` is chosen on the test set, as published tables do; `chosen on val` is the test accuracy of the epoch that
-the images held out by --val-per-class choose. Images of one's own go by their folder's name. Where runs of one method
-have different settings, numbered footnotes say which. Cells of the published tables (the methods' shell files,
-scratch.sh, foundation.sh) stand beside the published figures; those marked * were run with other settings than their
-shell file's.
+`held-out` is the accuracy after the last epoch on the images that --val-per-class or --val-fold held out; `best on
+test` is chosen on the test set, as published tables do; `chosen on val` is the test accuracy of the epoch that the
+images held out by --val-per-class choose. Images of one's own go by their folder's name. Where runs of one method have
+different settings, numbered footnotes say which. Cells of the published tables (the methods' shell files, scratch.sh,
+foundation.sh) stand beside the published figures; those marked * were run with other settings than their shell file's.
 """
 
 import argparse

@@ -1,8 +1,9 @@
-"""Choose among runs of one method with different flags, without looking at the test set.
+"""Choose among runs of different methods or flags, without looking at the test set: one leaderboard.
 
     python scripts/select_run.py RUNS [RUNS ...] [--by val|clusters]
 
-Every folder below RUNS that holds an args.json is a run. Runs that differ by the seed alone are one setting. Settings
+Every folder below RUNS that holds an args.json is a run. Runs that differ by the seed alone are one setting, and so are
+those that hold out one part of the labels after the other (--val-fold), which count as seeds. Settings
 are ranked by the mean of their scores over the seeds that all of them have. The score is one of two:
 
 val       the accuracy after the last epoch on the images that --val-per-class held out; of equals, that with the
@@ -25,6 +26,7 @@ accuracy is shown of the chosen setting alone.
 import argparse
 import statistics
 import sys
+from collections import defaultdict
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
@@ -94,7 +96,7 @@ def finished(runs: list[Run]) -> list[Run]:
     """The finished runs that can be compared.
 
     Raises:
-        UserError: there is nothing to choose between, or the runs are of several methods or problems.
+        UserError: there is nothing to choose between, or the runs are of several problems.
     """
     for run in runs:
         if run.result is None:
@@ -103,7 +105,7 @@ def finished(runs: list[Run]) -> list[Run]:
     if len(runs) < 2:
         raise UserError(f"{len(runs)} finished runs are no choice: name the folders of two or more")
     for run in runs:
-        _compare(runs[0], run, ("method", "dataset", "num_samples_per_class", "oracle", "test_sha256"))
+        _compare(runs[0], run, ("dataset", "num_samples_per_class", "oracle", "test_sha256"))
         # This fingerprint holds the images' size, too, where --train-resizing looks it up.
         alike = next(other for other in runs if other.args["train_resizing"] == run.args["train_resizing"])
         _compare(alike, run, ("data_sha256",))
@@ -112,7 +114,7 @@ def finished(runs: list[Run]) -> list[Run]:
 
 def _compare(first: Run, run: Run, keys: tuple[str, ...]) -> None:
     facts = [{key: each.result.get(key) for key in keys} for each in (first, run)]
-    if "method" in keys:
+    if "dataset" in keys:
         facts = [
             fact | {"val_per_class": r.args.get("val_per_class", 0)}
             for fact, r in zip(facts, (first, run), strict=True)
@@ -122,7 +124,7 @@ def _compare(first: Run, run: Run, keys: tuple[str, ...]) -> None:
         if facts[0][key] != facts[1][key]:
             raise UserError(
                 f"'{run.folder}' has {key} {there}, but '{first.folder}' has {here}: "
-                "name runs of one method with the same images and labels"
+                "name runs with the same images and labels"
             )
 
 
@@ -132,15 +134,17 @@ def on_common_seeds(settings: list[Cell]) -> list[Cell]:
     Raises:
         UserError: no seed is common to all; or runs of one seed have other labels, or held other images out.
     """
-    common = set.intersection(*(set(setting.seeds) for setting in settings))
+    common = set.intersection(*(set(setting.draws) for setting in settings))
     if not common:
-        seeds = "; ".join(sorted({", ".join(map(str, setting.seeds)) for setting in settings}))
+        seeds = "; ".join(sorted({", ".join(setting.draws) for setting in settings}))
         raise UserError(f"the settings have no seed in common ({seeds}): run all with the same seeds, or name fewer")
+    kept = []
     for setting in settings:
-        for run in setting.runs:
-            if run.result["seed"] not in common:
-                print(f"left out, not all settings have seed {run.result['seed']}: {run.folder}", file=sys.stderr)
-    kept = [Cell(each.place, [run for run in each.runs if run.result["seed"] in common]) for each in settings]
+        draws = dict(zip(setting.draws, setting.runs, strict=True))
+        kept.append(Cell(setting.place, [run for draw, run in draws.items() if draw in common]))
+        for draw, run in draws.items():
+            if draw not in common:
+                print(f"left out, not all settings have seed {draw}: {run.folder}", file=sys.stderr)
     for setting in kept[1:]:
         for first, run in zip(kept[0].runs, setting.runs, strict=True):
             if known_images(first) != known_images(run):
@@ -273,14 +277,12 @@ def have_the_same_images(by_seed: list[np.ndarray]) -> bool:
 def doubt(ranking: list[Ranked], images: int, paired: bool = True) -> list[str]:
     """How much the ranking says, in sentences."""
     first, *others = ranking
-    seeds = first.setting.seeds
+    seeds = first.setting.draws
     near = sum(not each.below.is_clear for each in others)
     of = f"{near} of the {len(others)} others" if len(others) > 1 else "The other setting"
     together = ", and hold for all settings together" if len(others) > 1 else ""
     if len(seeds) > 1:
-        lines = [
-            f"Means over the seeds {', '.join(map(str, seeds))}. The 95 % intervals are over these seeds{together}."
-        ]
+        lines = [f"Means over the seeds {', '.join(seeds)}. The 95 % intervals are over these seeds{together}."]
         more = "More seeds or images would tell them apart."
     else:
         lines = [
@@ -306,7 +308,7 @@ def main(args):
     by = args.by or ("val" if all("val_top1" in run.result for run in runs) else "clusters")
     workers = limits.workers(sets=1) if args.workers is None else args.workers
     criterion = HeldOut() if by == "val" else Clusters(runs, args.root, args.images, workers, args.device)
-    names = differing(settings)
+    names = named(settings)
     settings = on_common_seeds(settings)
     names = {id(setting): name for setting, name in zip(settings, names, strict=True)}
     ranking = ranked(settings, criterion)
@@ -322,6 +324,19 @@ def main(args):
     print(tables.wrapped(f"chosen: {names[id(first)]}; its test accuracy {when}: {first.show(field)}"))
     for run in first.runs:
         print(f"    {run.folder / 'checkpoints' / file}")
+
+
+def named(settings: list[Cell]) -> list[str]:
+    """What tells the settings apart: the method, where there are several, and the flags that differ within it."""
+    by_method = defaultdict(list)
+    for setting in settings:
+        by_method[setting.method].append(setting)
+    flags = {
+        id(s): words for several in by_method.values() for s, words in zip(several, differing(several), strict=True)
+    }
+    if len(by_method) == 1:
+        return [flags[id(setting)] for setting in settings]
+    return [", ".join(filter(None, [setting.method, flags[id(setting)]])) for setting in settings]
 
 
 def show(ranking: list[Ranked], names: list[str], by: str) -> None:

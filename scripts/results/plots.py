@@ -158,9 +158,14 @@ def color(method: str) -> str:
     return COLORS.get(method) or SPARE[zlib.crc32(method.encode()) % len(SPARE)]
 
 
+def last(cell: Cell) -> float:
+    """Its accuracy after the last epoch; 0 where nobody has measured it."""
+    return cell.mean("last_top1") if cell.has("last_top1") else 0.0
+
+
 def highlighted(cells: dict[str, Cell]) -> set[str]:
     """The names of the curves that are not grey: the best after the last epoch, and what they are compared with."""
-    ranked = sorted(cells, key=lambda name: (cells[name].method not in ALWAYS, -cells[name].mean("last_top1")))
+    ranked = sorted(cells, key=lambda name: (cells[name].method not in ALWAYS, -last(cells[name])))
     return set(ranked[:HIGHLIGHTED])
 
 

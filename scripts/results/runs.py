@@ -7,7 +7,7 @@ import json
 import os
 import statistics
 from collections import defaultdict
-from collections.abc import Callable, Hashable, Iterable
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,9 +17,10 @@ from common.errors import UserError
 
 ROOT = Path(__file__).parent.parent.parent
 
-# Beside the flags that change no number: seeds are what a cell averages over, and the file that a run began with is
-# known by its hash.
-NOT_SETTINGS = cli.FREE | {"seed", "split_seed", "pretrained_backbone", "init_from"}
+# Beside the flags that change no number: seeds, and parts of the labels that are held out in turn, are what a cell
+# averages over, and the file that a run began with is known by its hash.
+NOT_SETTINGS = cli.FREE | {"seed", "split_seed", "val_fold", "pretrained_backbone", "init_from"}
+NOT_MEASURED = "not measured"
 
 REQUIRED = {"v_pet": ["--sources", "a run"]}  # flags without which a script refuses its command line
 
@@ -28,10 +29,11 @@ FIELDS = {
     **dict.fromkeys(("method", "dataset", "arch", "pretraining"), str),
     "num_samples_per_class": int | str,  # a number, or all
     **dict.fromkeys(("seed", "split_seed", "epochs", "iters_per_epoch"), int),
-    **dict.fromkeys(("last_top1", "best_top1", "seconds"), int | float),
+    "seconds": int | float,
     "oracle": bool,
 }
-OPTIONAL = {"val_best_top1": int | float, "val_top1": int | float}  # of runs with --val-per-class
+SCORES = dict.fromkeys(("last_top1", "best_top1"), int | float | None)  # None: there is no image to test with
+OPTIONAL = {"val_best_top1": int | float | None, "val_top1": int | float}  # of runs that held images out
 
 
 class Place(NamedTuple):
@@ -64,6 +66,11 @@ class Run:
         elif row == "erm" or result["num_samples_per_class"] != 4:
             row = f"{row}, {result['num_samples_per_class']} labels"
         return Place(self.dataset, result["arch"], result["pretraining"], row)
+
+    @property
+    def draw(self) -> tuple[int, str]:
+        """What tells it from other runs of its settings: the seed, and the part of the labels that it held out."""
+        return self.result["seed"], self.args.get("val_fold") or ""
 
     @property
     def dataset(self) -> str:
@@ -118,8 +125,20 @@ class Cell:
     def seeds(self) -> list[int]:
         return [run.result["seed"] for run in self.runs]
 
+    @property
+    def draws(self) -> list[str]:
+        """The seeds in words, `0` or `0 (part 1/4)`."""
+        return [f"{seed} (part {part})" if part else str(seed) for seed, part in (run.draw for run in self.runs)]
+
     def has(self, field: str) -> bool:
-        return all(field in run.result for run in self.runs)
+        """Whether all its runs have measured that."""
+        return all(run.result.get(field) is not None for run in self.runs)
+
+    @property
+    def held_out(self) -> list[float]:
+        """The accuracies on held-out images after the last epoch; none where not all runs held images out."""
+        found = [run.history[-1].get("val_top1") if run.history else None for run in self.runs]
+        return [value for value in found if isinstance(value, int | float)] if None not in found else []
 
     def mean(self, field: str) -> float:
         return statistics.fmean(run.result[field] for run in self.runs)
@@ -130,8 +149,12 @@ class Cell:
 
     def show(self, field: str) -> str:
         """`93.2`, or with several seeds `93.2 ± 0.8`."""
-        deviation = self.deviation(field)
-        return f"{self.mean(field):.1f}" + ("" if deviation is None else f" ± {deviation:.1f}")
+        return shown([run.result[field] for run in self.runs]) if self.has(field) else NOT_MEASURED
+
+
+def shown(values: Sequence[float]) -> str:
+    """The mean of values over seeds, and where there are several their sample standard deviation."""
+    return f"{statistics.fmean(values):.1f}" + (f" ± {statistics.stdev(values):.1f}" if len(values) > 1 else "")
 
 
 def read_runs(roots: Iterable[Path]) -> list[Run]:
@@ -151,7 +174,9 @@ def read_runs(roots: Iterable[Path]) -> list[Run]:
 def _read_run(folder: Path) -> Run:
     args = _read(folder / "args.json", lambda text: _arguments(json.loads(text)))
     result, rows = folder / "result.json", folder / "metrics.jsonl"
-    result = _read(result, lambda text: _typed(json.loads(text), FIELDS, OPTIONAL)) if result.exists() else None
+    result = (
+        _read(result, lambda text: _scored(_typed(json.loads(text), FIELDS, OPTIONAL))) if result.exists() else None
+    )
     history = (
         _read(rows, lambda text: [_typed(json.loads(line)) for line in text.splitlines()]) if rows.exists() else []
     )
@@ -164,7 +189,7 @@ def held_out(run: Run) -> list[int]:
     Raises:
         UserError: its labeled.json does not say.
     """
-    if not run.args.get("val_per_class"):
+    if not (run.args.get("val_per_class") or run.args.get("val_fold")):
         return []
     return _read(run.folder / "labeled.json", lambda text: [int(index) for index in json.loads(text)["held_out"]])
 
@@ -224,6 +249,14 @@ def _typed(
     present = {name: kind for name, kind in (optional or {}).items() if name in content}
     for name, kind in ((fields or {}) | present).items():
         if not isinstance(content.get(name), kind):
+            raise ValueError(f"'{name}' is missing, or of another type")
+    return content
+
+
+def _scored(content: dict[str, Any]) -> dict[str, Any]:
+    """The content, if it has the scores on the test set, even if nobody has measured them."""
+    for name, kind in SCORES.items():
+        if name not in content or not isinstance(content[name], kind):
             raise ValueError(f"'{name}' is missing, or of another type")
     return content
 
@@ -297,7 +330,7 @@ def _split(run: Run, others: list[Run]) -> str | int:
 def _one_per_seed(runs: list[Run], notes: list[str]) -> list[Run]:
     first = {}
     for run in runs:
-        kept = first.setdefault(run.result["seed"], run)
+        kept = first.setdefault(run.draw, run)
         if kept is not run:
             notes.append(f"left out, the same settings and seed as '{kept.folder}': '{run.folder}'")
     return [first[seed] for seed in sorted(first)]

@@ -5,7 +5,7 @@ import textwrap
 from typing import Any
 
 from scripts.results import published
-from scripts.results.runs import Cell, Place, differing, marked
+from scripts.results.runs import Cell, Place, differing, marked, shown
 
 MISSING = "–"
 WIDTH = 120  # of a terminal
@@ -59,9 +59,15 @@ def _average(values: list[float | None], form: str = ".1f") -> str:
 def in_order(cells: dict[Place, list[Cell]]) -> dict[Place, list[Cell]]:
     """The cells by dataset and network, and there by accuracy, the oracle last."""
     return {
-        place: cells[place]
-        for place in sorted(cells, key=lambda p: (*p[:3], p.row == "oracle", cells[p][0].mean("last_top1")))
+        place: cells[place] for place in sorted(cells, key=lambda p: (*p[:3], p.row == "oracle", _score(cells[p][0])))
     }
+
+
+def _score(cell: Cell) -> float:
+    """On the test set after the last epoch, or where there is none on the images that are held out."""
+    if cell.has("last_top1"):
+        return cell.mean("last_top1")
+    return statistics.fmean(cell.held_out) if cell.held_out else 0.0
 
 
 def other_table(cells: dict[Place, list[Cell]], numbers: dict[str, int]) -> Table:
@@ -70,7 +76,20 @@ def other_table(cells: dict[Place, list[Cell]], numbers: dict[str, int]) -> Tabl
     Args:
         numbers: see `runs.footnotes`.
     """
-    table = [["dataset", "network", "method", "labels", "seeds", "last", "chosen on val", "best on test", "seconds"]]
+    table = [
+        [
+            "dataset",
+            "network",
+            "method",
+            "labels",
+            "seeds",
+            "last",
+            "held-out",
+            "chosen on val",
+            "best on test",
+            "seconds",
+        ]
+    ]
     for place, several in cells.items():
         for cell, difference in zip(several, differing(several), strict=True):
             table.append(
@@ -81,15 +100,17 @@ def other_table(cells: dict[Place, list[Cell]], numbers: dict[str, int]) -> Tabl
                     cell.labels,
                     str(len(cell.runs)),
                     cell.show("last_top1"),
+                    shown(cell.held_out) if cell.held_out else MISSING,
                     _show_val(cell),
                     cell.show("best_top1"),
                     f"{cell.mean('seconds'):.0f}",
                 ]
             )
-    column = table[0].index("chosen on val")
-    if all(row[column] == MISSING for row in table[1:]):
-        for row in table:
-            del row[column]
+    for name in ("held-out", "chosen on val"):
+        column = table[0].index(name)
+        if all(row[column] == MISSING for row in table[1:]):
+            for row in table:
+                del row[column]
     return table
 
 
@@ -123,25 +144,31 @@ def _widths(table: Table) -> list[int]:
     return [max(len(row[i]) for row in table) for i in range(len(table[0]))]
 
 
+def _mean(cell: Cell, field: str) -> float | None:
+    return cell.mean(field) if cell.has(field) else None
+
+
 def csv_rows(cells: dict[Place, list[Cell]]) -> list[dict[str, Any]]:
     """A row per cell, with full precision; where a place has several, their settings tell them apart."""
     rows = []
     for place, several in cells.items():
         for cell, difference in zip(several, differing(several), strict=True):
-            result, best, theirs = cell.runs[0].result, cell.mean("best_top1"), published.accuracies().get(place)
+            result, theirs = cell.runs[0].result, published.accuracies().get(place)
+            best = _mean(cell, "best_top1")
             rows.append(
                 place._asdict()
                 | {key: result[key] for key in ("method", "num_samples_per_class", "epochs", "iters_per_epoch")}
                 | {
                     "seeds": " ".join(map(str, cell.seeds)),
                     "best_mean": best,
-                    "best_deviation": cell.deviation("best_top1"),
-                    "last_mean": cell.mean("last_top1"),
-                    "last_deviation": cell.deviation("last_top1"),
-                    "val_best_mean": cell.mean("val_best_top1") if cell.has("val_best_top1") else None,
+                    "best_deviation": None if best is None else cell.deviation("best_top1"),
+                    "last_mean": _mean(cell, "last_top1"),
+                    "last_deviation": None if best is None else cell.deviation("last_top1"),
+                    "held_out_mean": statistics.fmean(cell.held_out) if cell.held_out else None,
+                    "val_best_mean": _mean(cell, "val_best_top1"),
                     "val_best_deviation": cell.deviation("val_best_top1") if cell.has("val_best_top1") else None,
                     "published": theirs,
-                    "difference": None if theirs is None else best - theirs,
+                    "difference": None if None in (theirs, best) else best - theirs,
                     "settings": difference,
                     "departures": ", ".join(published.departures(cell)) if published.holds(place) else "",
                 }

@@ -11,7 +11,7 @@ from sklearn.metrics import adjusted_mutual_info_score
 
 import fixmatch
 from common.errors import UserError
-from scripts import select_run
+from scripts import collect_results, select_run
 from scripts.results import agreement
 from tests.conftest import train_small
 
@@ -189,7 +189,7 @@ def test_another_resizing_of_the_same_images_is_compared(write_run, tmp_path, ca
     ]
     third = write_run("c", 70.0, "--lr", "0.1", *native, data_sha256="3" * 64, test_sha256="7" * 64)
     with pytest.raises(
-        UserError, match=r"c' has data_sha256 33333333, but '.*/b' has 22222222: name runs of one method"
+        UserError, match=r"c' has data_sha256 33333333, but '.*/b' has 22222222: name runs with the same images"
     ):
         select(first, second, third)
     fourth = write_run("d", 70.0, "--lr", "0.1", data_sha256="1" * 64, test_sha256="8" * 64)
@@ -215,6 +215,50 @@ def test_how_uncertain_the_choice_is(write_run, tmp_path, capsys):
     assert "No other setting may as well be the best." in capsys.readouterr().out
 
 
+def of_another_method(folder, method: str, **flags) -> None:
+    """Make it a run of another method."""
+    args = json.loads((folder / "args.json").read_text())["args"] | flags
+    (folder / "args.json").write_text(json.dumps({"method": method, "args": args}))
+    result = json.loads((folder / "result.json").read_text())
+    (folder / "result.json").write_text(json.dumps(result | {"method": method}))
+
+
+def test_methods_are_compared_on_one_leaderboard(write_run, tmp_path, capsys):
+    for seed in ("0", "1"):
+        write_run(f"fixmatch{seed}", 70.0 + 5 * int(seed), "--seed", seed)
+        of_another_method(write_run(f"uda{seed}", 80.0, "--seed", seed), "uda")
+        of_another_method(write_run(f"uda{seed}fast", 75.0, "--seed", seed, "--lr", "0.1"), "uda")
+    select(tmp_path)
+    out = capsys.readouterr().out
+    assert [row[0] for row in rows_of(out)] == ["80.0", "75.0", "72.5"]
+    names = re.findall(r"^\[\d\] (.*)$", out, re.MULTILINE)
+    assert names == ["uda, lr 0.003", "uda, lr 0.1", "fixmatch"]
+    assert "chosen: uda, lr 0.003; its test accuracy" in out
+
+
+def test_parts_of_the_labels_count_as_seeds(write_run, tmp_path, capsys):
+    for lr, scores in (("0.1", (60.0, 70.0)), ("0.2", (50.0, 80.0))):
+        for part, score in enumerate(scores, 1):
+            folder = write_run(f"{lr}_{part}", score, "--lr", lr, number=0)
+            args = json.loads((folder / "args.json").read_text())["args"] | {"val_fold": f"{part}/2"}
+            (folder / "args.json").write_text(json.dumps({"method": "fixmatch", "args": args}))
+            images = {"indices": [1000 + part], "held_out": [10 * part, 10 * part + 1]}
+            (folder / "labeled.json").write_text(json.dumps(images))
+            result = json.loads((folder / "result.json").read_text())
+            nothing = dict.fromkeys(("last_top1", "best_top1", "val_best_top1"))
+            (folder / "result.json").write_text(json.dumps(result | nothing))
+    select(tmp_path)
+    out = capsys.readouterr().out
+    assert [row[0] for row in rows_of(out)] == ["65.0", "65.0"]
+    assert "Means over the seeds 0 (part 1/2), 0 (part 2/2)." in out
+    assert "in the epoch that the held-out images choose: not measured" in out.replace("\n    ", " ")
+    collect_results.main(collect_results.parse_args([str(tmp_path), "--csv", str(tmp_path / "out.csv")]))
+    out = capsys.readouterr().out
+    assert re.search(r"seeds +last +held-out +best on test", out)
+    assert re.search(r"fixmatch \[1\] +4 per class +2 +not measured +65.0 ± 7.1 +not measured", out)
+    assert ",,65.0," in (tmp_path / "out.csv").read_text()
+
+
 def test_what_cannot_be_compared_is_refused(write_run, tmp_path, capsys):
     first = write_run("a", 80.0, *FAR)
     with pytest.raises(UserError, match="1 finished runs are no choice"):
@@ -222,11 +266,12 @@ def test_what_cannot_be_compared_is_refused(write_run, tmp_path, capsys):
     with pytest.raises(UserError, match="all these runs have the same settings"):
         select(first, write_run("seed", 80.0, *FAR, "--seed", "1"))
     for name, facts in {
-        "method": {"method": "uda"},
         "images": {"data_sha256": "00"},
         "labels": {"num_samples_per_class": 9},
     }.items():
-        with pytest.raises(UserError, match=r"' has \w+ .*, but '.*/a' has .*: name runs of one method"):
+        with pytest.raises(
+            UserError, match=r"' has \w+ .*, but '.*/a' has .*: name runs with the same images and labels"
+        ):
             select(first, write_run(name, 80.0, **facts))
     with pytest.raises(UserError, match="has val_per_class 5, but"):
         select(first, write_run("number", 80.0, number=5))
