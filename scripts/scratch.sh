@@ -6,8 +6,9 @@
 #   STEPS=10000 bash scripts/scratch.sh erm fixmatch CIFAR10 4000     a shorter schedule
 #
 # cells.sh lists what else can be set. The settings are those of TorchSSL, whose figures the published errors are, and
-# USB's for ERM, FreeMatch and SoftMatch; docs/from_scratch.md lists what still differs. Mean Teacher's weight of 50 and
-# Pi Model's of 10 are for means over classes, Mean Teacher's over the 64 images, too: here their losses are sums.
+# USB's for ERM, FreeMatch, SoftMatch, AdaMatch, CoMatch and SimMatch; docs/from_scratch.md lists what still differs. Mean
+# Teacher's weight of 50 and Pi Model's of 10 are for means over classes, Mean Teacher's over the 64 images, too: here
+# their losses are sums.
 set -euo pipefail
 # shellcheck source=scripts/cells.sh
 . "$(dirname "${BASH_SOURCE[0]}")/cells.sh"
@@ -15,7 +16,7 @@ export LOGS=${LOGS:-logs/scratch}
 
 grid "$@" <<'GRID'
 schedule 1048576 256
-methods erm pseudo_label pi_model mean_teacher uda fixmatch flexmatch freematch softmatch oracle
+methods erm pseudo_label pi_model mean_teacher uda fixmatch flexmatch freematch softmatch adamatch comatch simmatch oracle
 dataset CIFAR10  cifar10   10   40  250  4000
 dataset CIFAR100 cifar100 100  400 2500 10000
 dataset SVHN     svhn      10   40  250  1000
@@ -27,10 +28,14 @@ all SVHN     -d SVHNExtra -a wrn_28_2_leaky --wd 0.0005 --norm-mean 0.438 0.444 
 all STL10    -d STL10     -a wrn_37_2_leaky --wd 0.0005 --norm-mean 0.441 0.428 0.387 --norm-std 0.268 0.261 0.269
 
 all all  --scratch --no-bottleneck --train-resizing native --val-resizing native --auto-augment classic
-all all  --batch-size 64 --lr 0.03 --lr-scheduler cos --no-decay-on-norms --ema 0.999 --trade-off-cls-strong 0
+all all  --batch-size 64 --lr 0.03 --lr-scheduler cos --no-decay-on-norms --ema 0.999
+
+erm,pseudo_label,pi_model,mean_teacher,oracle        all  --trade-off-cls-strong 0
+uda,fixmatch,flexmatch,freematch,softmatch,adamatch  all  --trade-off-cls-strong 0
 
 pseudo_label,pi_model,mean_teacher          all  --labeled-in-unlabeled --unlabeled-batch-size 64 --labeled-statistics
 uda,fixmatch,flexmatch,freematch,softmatch  all  --labeled-in-unlabeled --unlabeled-batch-size 448 --joint-passes
+adamatch,comatch,simmatch                   all  --labeled-in-unlabeled --unlabeled-batch-size 448 --joint-passes
 
 pseudo_label        all                 --threshold 0.95 --warm-up-epochs 40%
 pi_model            all                 --warm-up-epochs 40% --ramp-up linear --one-sided
@@ -45,5 +50,12 @@ flexmatch           all                 --threshold 0.95 --warmup
 freematch           all                 --momentum 0.999 --trade-off-fairness 0.001
 freematch           SVHN                --max-tau 0.95
 softmatch           all                 --momentum 0.999 --n-sigma 2
+adamatch            all                 --momentum 0.999 --threshold 0.95 --window 0
+comatch             all                 --threshold 0.95 --graph-threshold 0.8 --T 0.2 --smoothing 0.9 --window 32
+comatch             all                 --bank-batches 5 --projection-dim 64
+comatch             CIFAR10,CIFAR100,SVHN  --trade-off-contrast 1
+comatch             STL10               --trade-off-contrast 5
+simmatch            all                 --threshold 0.95 --T 0.1 --smoothing 0.9 --window 32 --bank-momentum 0.7
+simmatch            all                 --projection-dim 128
 oracle              all                 --oracle
 GRID
