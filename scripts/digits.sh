@@ -10,7 +10,7 @@ set -euo pipefail
 # shellcheck source=scripts/cells.sh
 . "$(dirname "${BASH_SOURCE[0]}")/cells.sh"
 METHODS=${METHODS:-"erm pseudo_label pi_model mean_teacher uda fixmatch self_tuning flexmatch debiasmatch dst
-    freematch softmatch noisy_student oracle"}
+    freematch softmatch noisy_student vat mixmatch remixmatch oracle"}
 SEEDS=${SEEDS:-"0 1 2"}
 LOGS=${LOGS:-logs/digits}
 

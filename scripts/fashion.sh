@@ -15,7 +15,8 @@
 # Mean Teacher's weight of 50 is for means: its loss is a sum over 10 classes and 8 images here, and Pi Model's one over
 # 10 classes. The oracle sees as many images as the others.
 #
-# AdaMatch, CoMatch and SimMatch are not tuned yet: they have the protocol's learning rate, and no row in the table.
+# AdaMatch, CoMatch, SimMatch, VAT, MixMatch and ReMixMatch are not tuned yet: they have the protocol's learning rate, and
+# no row in the table.
 set -euo pipefail
 # shellcheck source=scripts/cells.sh
 . "$(dirname "${BASH_SOURCE[0]}")/cells.sh"
@@ -23,7 +24,7 @@ export SEEDS=${SEEDS:-"0 1 2"} LOGS=${LOGS:-logs/fashion}
 
 grid "$@" <<'GRID'
 schedule 2000 10
-methods erm fixmatch flexmatch freematch softmatch uda debiasmatch dst self_tuning pseudo_label pi_model mean_teacher adamatch comatch simmatch oracle
+methods erm fixmatch flexmatch freematch softmatch uda debiasmatch dst self_tuning pseudo_label pi_model mean_teacher adamatch comatch simmatch vat mixmatch remixmatch oracle
 dataset FashionMNIST fashion_mnist 10 40 400
 
 all all  -d FashionMNIST -a wrn_10_1_half --scratch --no-bottleneck --workers 0
@@ -36,15 +37,16 @@ erm,fixmatch,flexmatch,mean_teacher,pseudo_label                       FashionMN
 erm,mean_teacher,pi_model,pseudo_label,uda                             FashionMNIST:400  --lr 0.03
 debiasmatch,dst,fixmatch,flexmatch,freematch,self_tuning,softmatch     FashionMNIST:400  --lr 0.1
 oracle                                                                 all               --lr 0.1
-adamatch,comatch,simmatch                                              all               --lr 0.03
+adamatch,comatch,simmatch,vat,mixmatch,remixmatch                      all               --lr 0.03
 
 erm,fixmatch,flexmatch,freematch,softmatch,uda,debiasmatch,dst,oracle  all  --lr-scheduler cos --trade-off-cls-strong 0
-pseudo_label,pi_model,mean_teacher,adamatch                            all  --lr-scheduler cos --trade-off-cls-strong 0
-comatch,simmatch                                                       all  --lr-scheduler cos
+pseudo_label,pi_model,mean_teacher,adamatch,vat                        all  --lr-scheduler cos --trade-off-cls-strong 0
+comatch,simmatch,mixmatch,remixmatch                                   all  --lr-scheduler cos
 
 fixmatch,flexmatch,freematch,softmatch,uda,debiasmatch,dst,self_tuning all  --unlabeled-batch-size 56
 fixmatch,flexmatch,freematch,softmatch,uda,debiasmatch,dst,self_tuning all  --labeled-in-unlabeled
-pseudo_label,pi_model,mean_teacher                                     all  --labeled-in-unlabeled --labeled-statistics
+pseudo_label,pi_model,mean_teacher,vat                                 all  --labeled-in-unlabeled --labeled-statistics
+mixmatch,remixmatch                                                    all  --labeled-in-unlabeled
 fixmatch,flexmatch,freematch,softmatch,uda,debiasmatch                 all  --joint-passes
 adamatch,comatch,simmatch  all  --unlabeled-batch-size 56 --labeled-in-unlabeled --joint-passes
 
@@ -60,5 +62,8 @@ mean_teacher all  --warm-up-epochs 40% --ramp-up linear --trade-off-con 0.625 --
 adamatch     all  --threshold 0.95 --momentum 0.99 --window 0
 comatch      all  --window 32
 simmatch     all  --window 32
+vat          all  --warm-up-epochs 40%
+mixmatch     all  --warm-up-epochs 40% --trade-off-con 100 --beta 0.5 --one-lambda
+remixmatch   all  --warm-up-epochs 1.5625% --one-lambda --weak-labeled --window 13 --momentum 0.99
 oracle       all  --oracle --batch-size 64
 GRID

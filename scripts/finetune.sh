@@ -18,8 +18,9 @@
 #   Noisy Student's teacher and its three students take 300 steps each.
 #   V-PET's sources, ERM and FixMatch, vote on one view of each image in place of ten. Their runs must be finished: with
 #   JOBS, and without other methods between them, the same command may be needed twice.
-#   AdaMatch, CoMatch and SimMatch, which the table lacks, have FixMatch's learning rate and their own defaults, but that
-#   their averages of the weights forget ten times as fast: of 300 steps, 0.999 would keep a quarter of the first weights.
+#   AdaMatch, CoMatch, SimMatch, VAT, MixMatch and ReMixMatch, which the table lacks, have FixMatch's learning rate and
+#   their own defaults, but that their averages of the weights forget ten times as fast (of 300 steps, 0.999 would keep
+#   three quarters of the first weights), and that VAT's ramp takes the first epoch, as the last two's do.
 #   The oracle, ERM with all labels, has as many steps as the others.
 set -euo pipefail
 # shellcheck source=scripts/cells.sh
@@ -40,7 +41,7 @@ fi
 
 grid "$@" <<GRID
 schedule 300 3
-methods erm fixmatch flexmatch freematch softmatch uda debiasmatch dst self_tuning pseudo_label pi_model mean_teacher noisy_student v_pet adamatch comatch simmatch oracle
+methods erm fixmatch flexmatch freematch softmatch uda debiasmatch dst self_tuning pseudo_label pi_model mean_teacher noisy_student v_pet adamatch comatch simmatch vat mixmatch remixmatch oracle
 dataset FashionMNIST fashion_mnist 10 40
 dataset CIFAR10      $cifar10      10 40
 
@@ -67,5 +68,8 @@ v_pet         all  --lr 0.003 --sources @erm @fixmatch --passes 1
 adamatch      all  --lr 0.003 --ema 0.99
 comatch       all  --lr 0.003 --ema 0.99
 simmatch      all  --lr 0.003 --ema 0.99
+vat           all  --lr 0.003 --warm-up-epochs 25%+
+mixmatch      all  --lr 0.003 --ema 0.99
+remixmatch    all  --lr 0.003 --ema 0.99
 oracle        all  --oracle
 GRID

@@ -16,7 +16,7 @@ export LOGS=${LOGS:-logs/scratch}
 
 grid "$@" <<'GRID'
 schedule 1048576 256
-methods erm pseudo_label pi_model mean_teacher uda fixmatch flexmatch freematch softmatch adamatch comatch simmatch oracle
+methods erm pseudo_label pi_model mean_teacher uda fixmatch flexmatch freematch softmatch adamatch comatch simmatch vat mixmatch remixmatch oracle
 dataset CIFAR10  cifar10   10   40  250  4000
 dataset CIFAR100 cifar100 100  400 2500 10000
 dataset SVHN     svhn      10   40  250  1000
@@ -30,10 +30,11 @@ all STL10    -d STL10     -a wrn_37_2_leaky --wd 0.0005 --norm-mean 0.441 0.428 
 all all  --scratch --no-bottleneck --train-resizing native --val-resizing native --auto-augment classic
 all all  --batch-size 64 --lr 0.03 --lr-scheduler cos --no-decay-on-norms --ema 0.999
 
-erm,pseudo_label,pi_model,mean_teacher,oracle        all  --trade-off-cls-strong 0
+erm,pseudo_label,pi_model,mean_teacher,vat,oracle    all  --trade-off-cls-strong 0
 uda,fixmatch,flexmatch,freematch,softmatch,adamatch  all  --trade-off-cls-strong 0
 
-pseudo_label,pi_model,mean_teacher          all  --labeled-in-unlabeled --unlabeled-batch-size 64 --labeled-statistics
+pseudo_label,pi_model,mean_teacher,vat      all  --labeled-in-unlabeled --unlabeled-batch-size 64 --labeled-statistics
+mixmatch,remixmatch                         all  --labeled-in-unlabeled --unlabeled-batch-size 64
 uda,fixmatch,flexmatch,freematch,softmatch  all  --labeled-in-unlabeled --unlabeled-batch-size 448 --joint-passes
 adamatch,comatch,simmatch                   all  --labeled-in-unlabeled --unlabeled-batch-size 448 --joint-passes
 
@@ -57,5 +58,9 @@ comatch             CIFAR10,CIFAR100,SVHN  --trade-off-contrast 1
 comatch             STL10               --trade-off-contrast 5
 simmatch            all                 --threshold 0.95 --T 0.1 --smoothing 0.9 --window 32 --bank-momentum 0.7
 simmatch            all                 --projection-dim 128
+vat                 all                 --warm-up-epochs 40% --trade-off-con 0.3 --trade-off-entropy 0.06 --eps 6
+mixmatch            all                 --warm-up-epochs 40% --trade-off-con 100 --T 0.5 --beta 0.5 --one-lambda
+remixmatch          all                 --warm-up-epochs 1.5625% --T 0.5 --beta 0.75 --one-lambda --weak-labeled
+remixmatch          all                 --trade-off-self-training 1.5 --trade-off-unmixed 0.5 --trade-off-rotation 0.5
 oracle              all                 --oracle
 GRID

@@ -171,8 +171,8 @@ def _command(grid: Grid, method: str, dataset: str, labels: str, seed: str) -> l
 
 def _share(word: str, epochs: int) -> str:
     """`40%` is that share of the epochs, rounded down, `40%+` one epoch at least; any other word stays."""
-    share = re.fullmatch(r"(\d+)%(\+?)", word)
+    share = re.fullmatch(r"(\d+(?:\.\d+)?)%(\+?)", word)
     if share is None:
         return word
-    number = epochs * int(share[1]) // 100
+    number = int(epochs * float(share[1]) / 100)
     return str(max(1, number) if share[2] else number)

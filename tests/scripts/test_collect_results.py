@@ -687,8 +687,8 @@ def test_runs_from_scratch_stand_beside_the_published_errors(write_run, tmp_path
 
 def test_the_published_errors_from_scratch_are_whole():
     errors = from_scratch.errors()
-    assert len(errors) == 153
-    assert len({method for method, _, _ in errors}) == 13
+    assert len(errors) == 189
+    assert len({method for method, _, _ in errors}) == 16
     assert errors["fixmatch", "CIFAR10", 40] == (7.47, 0.28)
     assert errors["oracle", "SVHN", 40][0] < errors["softmatch", "SVHN", 40][0] < errors["erm", "STL10", 1000][0]
 

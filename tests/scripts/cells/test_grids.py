@@ -14,9 +14,10 @@ from tests.conftest import ROOT
 from tests.helpers import datasets_on_disk
 from tests.helpers.shell import dry_run, parse, shell
 
+WITH_THRESHOLD = ("adamatch", "comatch", "simmatch")
+YOUNG = (*WITH_THRESHOLD, "vat", "mixmatch", "remixmatch")  # no shell files: the published table has no such rows
 FASHION = ["erm", "fixmatch", "flexmatch", "freematch", "softmatch", "uda", "debiasmatch", "dst", "self_tuning"]
-FASHION += ["pseudo_label", "pi_model", "mean_teacher", "adamatch", "comatch", "simmatch", "oracle"]
-YOUNG = ("adamatch", "comatch", "simmatch")  # they have no shell files, for the published table has no such rows
+FASHION += ["pseudo_label", "pi_model", "mean_teacher", *YOUNG, "oracle"]
 
 
 def test_fashion_prints_a_run_for_each_method_number_of_labels_and_seed():
@@ -37,7 +38,7 @@ def test_fashion_prints_a_run_for_each_method_number_of_labels_and_seed():
         assert args.get("one_sided", True)
 
 
-FINETUNE = [*FASHION[:-4], "noisy_student", "v_pet", *YOUNG, "oracle"]
+FINETUNE = [*FASHION[:-7], "noisy_student", "v_pet", *YOUNG, "oracle"]
 SHORTER = {"epochs", "iters_per_epoch", "image_size", "arch", "norm_mean", "norm_std", "workers", "root", "log"}
 OWN = {"pi_model": {"warm_up_epochs"}, "mean_teacher": {"warm_up_epochs"}, "self_tuning": {"milestones"}}
 OWN |= {"v_pet": {"sources", "passes"}, "oracle": {"oracle", "num_samples_per_class"}}
@@ -61,12 +62,15 @@ def test_finetune_has_the_settings_of_the_published_table():
 
 def assert_fixmatchs_with_own_defaults(ours: dict, method: str) -> None:
     (like,) = dry_run("fixmatch", "supervised CIFAR10")
-    own = {"threshold", "ema", "method"}
-    theirs = parse(like) | {key: value for key, value in default_arguments(method).items() if key in own}
+    own, defaults = {"threshold", "ema", "method", "trade_off_self_training"}, default_arguments(method)
+    theirs = parse(like) | {key: value for key, value in defaults.items() if key in own}
     differing = {key for key in ours.keys() & theirs.keys() if ours[key] != theirs[key]}
     assert differing <= SHORTER | {"ema"}
-    assert (ours["lr"], ours["ema"], theirs["ema"]) == (0.003, 0.99, 0.999)
-    assert all(ours[key] == value for key, value in default_arguments(method).items() if key not in theirs)
+    assert (ours["lr"], ours["ema"], theirs["ema"]) == (
+        (0.003, None, None) if method == "vat" else (0.003, 0.99, 0.999)
+    )
+    shorter = {"warm_up_epochs": 1} if method == "vat" else {}
+    assert all(ours[key] == value for key, value in (defaults | shorter).items() if key not in theirs)
 
 
 def default_arguments(method: str) -> dict:
@@ -145,7 +149,7 @@ def from_scratch(cell: dict[str, str]) -> dict:
         del said["labeled_in_unlabeled"]
     else:
         del said["oracle"]
-        said["unlabeled_batch_size"] = batch * int(cell["uratio"])
+        said["unlabeled_batch_size"] = batch * int(cell["uratio"] or 1)
         said["joint_passes"] = cell["uratio"] == "7"
         said["labeled_statistics"] = not said["joint_passes"]
         said["one_sided"] = method == "pi_model"
@@ -158,18 +162,9 @@ def from_scratch(cell: dict[str, str]) -> dict:
         assert (cell["p_cutoff"], cell["T"]) == ("0.8", "0.4")
     elif method not in ("erm", "oracle"):
         said["trade_off_self_training"] = ratio
-    if method == "adamatch":  # a running mean in place of a window, and no strong labeled view
-        said |= {"momentum": float(cell["ema_p"]), "window": 0, "interpolate": False}
-    if method in ("comatch", "simmatch"):
-        del said["trade_off_cls_strong"]
-        said |= {"T": float(cell["T"]), "smoothing": float(cell["smoothing_alpha"]), "window": int(cell["da_len"])}
-        said["projection_dim"] = int(cell["proj_size"])
-    if method == "comatch":
-        said |= {"bank_batches": int(cell["queue_batch"]), "graph_threshold": float(cell["contrast_p_cutoff"])}
-        said["trade_off_contrast"] = float(cell["contrast_loss_ratio"])
-    if method == "simmatch":
-        said |= {"trade_off_instance": float(cell["in_loss_ratio"]), "bank_momentum": 0.7}
-    if method in ("pseudo_label", "fixmatch", "flexmatch", *YOUNG):
+    if method in YOUNG:
+        said = of_usb_alone(said, cell) if method in WITH_THRESHOLD else of_torchssl_alone(said, cell, ratio)
+    if method in ("pseudo_label", "fixmatch", "flexmatch", *WITH_THRESHOLD):
         said["threshold"] = float(cell["p_cutoff"] or 0.95)
     if method == "pseudo_label":
         said["warm_up_epochs"] = 102
@@ -181,6 +176,34 @@ def from_scratch(cell: dict[str, str]) -> dict:
         said |= {"momentum": float(cell["ema_p"]), "trade_off_fairness": float(cell["ent_loss_ratio"])}
         said["max_tau"] = 0.95 if cell["clip_thresh"] else 1.0
     return said
+
+
+def of_usb_alone(said: dict, cell: dict[str, str]) -> dict:
+    """With what USB says of AdaMatch, CoMatch and SimMatch alone."""
+    if cell["method"] == "adamatch":  # a running mean in place of a window
+        return said | {"momentum": float(cell["ema_p"]), "window": 0, "interpolate": False}
+    said = {key: value for key, value in said.items() if key != "trade_off_cls_strong"}
+    said |= {"T": float(cell["T"]), "smoothing": float(cell["smoothing_alpha"]), "window": int(cell["da_len"])}
+    said["projection_dim"] = int(cell["proj_size"])
+    if cell["method"] == "simmatch":
+        return said | {"trade_off_instance": float(cell["in_loss_ratio"]), "bank_momentum": 0.7}
+    graph = {"graph_threshold": "contrast_p_cutoff", "trade_off_contrast": "contrast_loss_ratio"}
+    return said | {ours: float(cell[name]) for ours, name in graph.items()} | {"bank_batches": int(cell["queue_batch"])}
+
+
+def of_torchssl_alone(said: dict, cell: dict[str, str], ratio: float) -> dict:
+    """With what TorchSSL says of VAT, MixMatch and ReMixMatch alone."""
+    said = {key: value for key, value in said.items() if key != "trade_off_self_training"}
+    if cell["method"] == "vat":  # its file does not say; these are the defaults of its code
+        said |= {"trade_off_con": 0.3, "warm_up_epochs": 102, "trade_off_entropy": 0.06}
+        return said | {"eps": 6, "power_iterations": 1}
+    said = {key: value for key, value in said.items() if key not in ("trade_off_cls_strong", "labeled_statistics")}
+    said |= {"T": float(cell["T"]), "beta": float(cell["alpha"]), "one_lambda": True}
+    if cell["method"] == "mixmatch":
+        return said | {"trade_off_con": ratio, "warm_up_epochs": int(256 * float(cell["ramp_up"]))}
+    said |= {"strong_views": 2, "weak_labeled": True, "warm_up_epochs": 256 * float(cell["warm_up"])}
+    weights = {"self_training": "w_match", "unmixed": "w_kl", "rotation": "w_rot"}
+    return said | {f"trade_off_{ours}": float(cell[name]) for ours, name in weights.items()}
 
 
 @pytest.mark.parametrize("method", dict.fromkeys(cell["method"] for cell in SCRATCH))
@@ -231,10 +254,10 @@ def test_a_command_from_scratch_trains(method, dataset, roots, tmp_path):
 
 def test_scratch_goes_dataset_by_dataset_through_all_methods():
     logs = [command[-1] for command in dry_run("scratch", SEEDS="0 1", LOGS="logs")]
-    assert len(logs) == len(set(logs)) == 2 * 148
-    assert [log.split("_CIFAR10_")[1] for log in logs[:13]] == ["40_labels_seed0"] * 12 + ["all_labels_seed0"]
-    assert logs[13] == "logs/erm_CIFAR10_250_labels_seed0"
-    assert logs[148] == "logs/erm_CIFAR10_40_labels_seed1"
+    assert len(logs) == len(set(logs)) == 2 * 184
+    assert [log.split("_CIFAR10_")[1] for log in logs[:16]] == ["40_labels_seed0"] * 15 + ["all_labels_seed0"]
+    assert logs[16] == "logs/erm_CIFAR10_250_labels_seed0"
+    assert logs[184] == "logs/erm_CIFAR10_40_labels_seed1"
 
 
 @pytest.mark.parametrize(
@@ -245,6 +268,8 @@ def test_a_shorter_schedule_is_in_proportion(steps, epochs, per_epoch):
     args = parse(dry_run("scratch", "mean_teacher CIFAR10 40", STEPS=steps)[0])
     assert (args["epochs"], args["iters_per_epoch"]) == (epochs, per_epoch)
     assert args["warm_up_epochs"] == epochs * 40 // 100
+    args = parse(dry_run("scratch", "remixmatch CIFAR10 40", STEPS=steps)[0])
+    assert args["warm_up_epochs"] == epochs // 64
 
 
 @pytest.mark.parametrize(
