@@ -171,6 +171,13 @@ def taken(*flags: str, number: int = 1):
     return setup, metrics
 
 
+def test_the_strong_labeled_view_has_its_weight():
+    flags = "--joint-passes --trade-off-cls-strong".split()
+    losses = [taken(*flags, weight)[1]["loss_l"].item() for weight in ("1", "2", "4")]
+    assert losses[2] - losses[1] == pytest.approx(2 * (losses[1] - losses[0]), rel=1e-4)
+    assert losses[0] != losses[1]
+
+
 def test_with_interpolation_there_is_a_joint_pass_and_one_of_labeled_images_that_leaves_the_statistics():
     setup, _ = taken("--interpolate")
     (l_weak, l_strong), (u_weak, u_strong) = (batch.views for batch in steps.batches("adamatch"))

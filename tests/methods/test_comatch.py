@@ -144,13 +144,11 @@ def test_contrast_and_both_its_gradients_are_those_of_differences():
 def test_the_graph_takes_equals_and_its_diagonal_is_one():
     """Two images of one uncertain class are linked at 0.5, and not above; an image is always linked to itself."""
     targets = tensor([0.5, 0.5], [0.5, 0.5])
-    same = unit([1, 0], [1, 0])
-    other = unit([1, 0], [-1, 0])
-    linked = comatch.contrastive_loss(targets, same, other, 1.0, 0.5)
-    alone = comatch.contrastive_loss(targets, same, other, 1.0, 0.51)
-    first, second = -np.log(softmax(np.array([1.0, -1.0])))
-    assert alone.item() == pytest.approx((first + second) / 2)
-    assert linked.item() == pytest.approx(((2 * first + second) + (first + 2 * second)) / 6)  # rows are (1, 1/2) / 1.5
+    z = unit([1, 0], [-1, 0])
+    linked, alone = (comatch.contrastive_loss(targets, z, z, 1.0, threshold).item() for threshold in (0.5, 0.51))
+    own, other = -np.log(softmax(np.array([1.0, -1.0])))
+    assert alone == pytest.approx(own)
+    assert linked == pytest.approx((2 * own + other) / 3)  # rows are (1, 1/2) / 1.5
 
 
 def taken(*flags: str, number: int = 1):
@@ -208,14 +206,28 @@ def test_what_learns_from_which_loss():
     assert gradients(weights={"trade-off-contrast": "1"}) == {"backbone", "bottleneck", "head", "projector"}
 
 
-def test_the_weak_unlabeled_view_teaches_and_does_not_learn():
-    """Its pass has no gradient, and in a joint pass nothing flows back from its features."""
+def test_which_view_has_which_part():
+    """The weak one makes targets, the first strong one is classified, and both strong ones are compared."""
+    flags = "--bottleneck-dim 8 --projection-dim 4 --threshold 0.3 --graph-threshold 0.3".split()
+    args = steps.arguments("comatch", *flags)
+    setup = steps.build("comatch", args, dropout=0)
+    features = [setup.model.features(view).detach() for view in steps.batches("comatch")[1].views]
+    with torch.no_grad():
+        targets = comatch.Window(steps.CLASSES, 1).align(setup.model.head(features[0]).softmax(dim=1))
+        loss_u, _, _ = comatch.self_training_loss(targets, setup.model.head(features[1]), 0.3)
+        loss_contrast = comatch.contrastive_loss(targets, *map(setup.model.project, features[1:]), args.T, 0.3)
+    setup.model.backbone.passes.clear()
+    metrics = steps.train_step(setup, args)
+    torch.testing.assert_close(metrics["loss_u"].detach(), loss_u)
+    torch.testing.assert_close(metrics["loss_contrast"].detach(), loss_contrast)
+    assert [p.grad for p in setup.model.backbone.passes] == [True, False, True, True]
+    assert not any(buffer.requires_grad for module in setup.state for buffer in module.buffers())
+
+
+def test_a_joint_pass_holds_all_four_views():
     setup, _ = taken("--joint-passes")
     (joint,) = setup.model.backbone.passes
     assert len(joint.x) == 32
-    targets = tensor(*SMOOTHED).requires_grad_()
-    assert not bank_of(*BANK).smooth(targets.detach(), Z, 0.2, 0.9).requires_grad
-    assert not any(buffer.requires_grad for module in setup.state for buffer in module.buffers())
 
 
 def test_losses_add_up_with_their_weights():

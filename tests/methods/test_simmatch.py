@@ -174,6 +174,22 @@ def test_the_projector_learns_from_images_alone_once_the_bank_is_whole(weight, w
     assert with_gradient(setup) == {"backbone", "bottleneck", "head"} | more
 
 
+def test_the_weak_unlabeled_view_makes_targets_and_has_no_gradient():
+    setup, args = setup_of()
+    bank, (_, unlabeled) = setup.state[1], steps.batches("simmatch")
+    weak, strong = (setup.model.features(view).detach() for view in unlabeled.views)
+    with torch.no_grad():
+        q = simmatch.Window(steps.CLASSES, 1).align(setup.model.head(weak).softmax(dim=1))
+        classes, instances = bank.targets(q, setup.model.project(weak), args.T, args.smoothing)
+        loss_u, _, _ = simmatch.self_training_loss(classes, setup.model.head(strong), 0.3)
+        loss_instance = bank.loss(setup.model.project(strong), instances, args.T)
+    setup.model.backbone.passes.clear()
+    metrics = steps.train_step(setup, args)
+    torch.testing.assert_close(metrics["loss_u"].detach(), loss_u)
+    torch.testing.assert_close(metrics["loss_instance"].detach(), loss_instance)
+    assert [p.grad for p in setup.model.backbone.passes] == [True, False, True]
+
+
 def test_losses_add_up_with_their_weights():
     setup, args = setup_of("--trade-off-self-training", "2", "--trade-off-instance", "3")
     metrics = steps.train_step(setup, args)
