@@ -10,7 +10,7 @@ set -euo pipefail
 # shellcheck source=scripts/cells.sh
 . "$(dirname "${BASH_SOURCE[0]}")/cells.sh"
 METHODS=${METHODS:-"erm pseudo_label pi_model mean_teacher uda fixmatch self_tuning flexmatch debiasmatch dst
-    freematch softmatch noisy_student vat mixmatch remixmatch oracle"}
+    freematch softmatch noisy_student vat mixmatch remixmatch adamatch comatch simmatch oracle"}
 SEEDS=${SEEDS:-"0 1 2"}
 LOGS=${LOGS:-logs/digits}
 
@@ -31,7 +31,7 @@ own_flags() {
         noisy_student) echo "--lr-scheduler cos --lr 0.01 --rounds 2 --T 1 --clean-teacher" ;; # 1,000 steps a round
         vat) echo "--lr-scheduler cos --warm-up-epochs 4" ;;
         mixmatch) echo "--lr-scheduler cos --warm-up-epochs 4 --ema 0.99" ;;
-        remixmatch) echo "--lr-scheduler cos --ema 0.99" ;;
+        remixmatch | adamatch | comatch | simmatch) echo "--lr-scheduler cos --ema 0.99" ;;
         oracle) echo "--lr-scheduler cos --oracle" ;;
         *) echo "--lr-scheduler cos" ;;
     esac

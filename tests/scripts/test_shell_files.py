@@ -18,11 +18,12 @@ SHELL_FILES = sorted((ROOT / "scripts").glob("*.sh"))
 
 def test_digits_prints_a_run_for_each_method_and_seed():
     commands = dry_run("digits", "--epochs 2 'a b'", SEEDS="1 2", LOGS="other logs")
-    methods = [*EPOCHS, "freematch", "softmatch", "noisy_student", "vat", "mixmatch", "remixmatch", "oracle"]
+    young = ["vat", "mixmatch", "remixmatch", "adamatch", "comatch", "simmatch"]
+    methods = [*EPOCHS, "freematch", "softmatch", "noisy_student", *young, "oracle"]
     logs = [f"other logs/{method}_seed{seed}" for seed in (1, 2) for method in methods]
     assert [command[command.index("--log") + 1] for command in commands] == logs
     assert all(command[-3:] == ["--epochs", "2", "a b"] for command in commands)
-    assert [parse(command[:-1])["epochs"] for command in commands] == [2] * 34
+    assert [parse(command[:-1])["epochs"] for command in commands] == [2] * len(commands)
     (several,) = dry_run("digits", SEEDS="1", METHODS="uda", NPROC="2")
     assert several[:5] == ["torchrun", "--nproc-per-node", "2", "--", "uda.py"]
 
