@@ -43,7 +43,8 @@ class Progress:
         """A step is done."""
         self.done += 1
         self.bar.update()
-        if self.bar.disable and time.perf_counter() - self.told > SILENCE:
+        is_last = self.done == self.steps  # a line with averages follows
+        if self.bar.disable and not is_last and time.perf_counter() - self.told > SILENCE:
             self._tell("")  # of this process alone: averages are worked out by all of them, after the same step
 
     def report(self, averages: dict[str, float | None]) -> None:

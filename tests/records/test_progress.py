@@ -5,7 +5,7 @@ import pytest
 from common.records import progress
 
 
-@pytest.mark.parametrize(("seconds", "lines"), [(0.5, 1), (4, 3), (30, 11)])
+@pytest.mark.parametrize(("seconds", "lines"), [(0.5, 1), (4, 3), (30, 10)])
 def test_no_silence_is_long(seconds, lines, monkeypatch, log):
     """Of ten steps, with a line of averages after the fifth; where there is no terminal for a bar."""
     log.set_level("INFO", logger="common")
