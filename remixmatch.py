@@ -55,23 +55,19 @@ def parse_args(argv=None):
         type=cli.non_negative_int,
         default=1,
         metavar="N",
-        help="epochs over which the first two rise from 0, step by step (default: 1)",
+        help="the first two rise for N epochs (default: 1)",
     )
     group.add_argument("--T", type=cli.positive, default=0.5, help="temperature of the guesses (default: 0.5)")
     group.add_argument("--beta", type=cli.positive, default=0.75, help="of the distribution of lambda (default: 0.75)")
     group.add_argument(
         "--strong-views", type=cli.positive_int, default=2, metavar="K", help="of unlabeled images (default: 2)"
     )
-    group.add_argument(
-        "--weak-labeled", action="store_true", help="weak views of labeled images, as in TorchSSL (default: strong)"
-    )
+    group.add_argument("--weak-labeled", action="store_true", help="weak views of labeled images (default: strong)")
     group.add_argument(
         "--window", type=cli.positive_int, default=128, metavar="N", help="batches in the window (default: 128)"
     )
     group.add_argument("--momentum", type=cli.fraction, default=0.999, help="of p_labeled (default: 0.999)")
-    group.add_argument(
-        "--one-lambda", action="store_true", help="one lambda for a step, as in TorchSSL (default: one for each row)"
-    )
+    group.add_argument("--one-lambda", action="store_true", help="one lambda for a step (default: one a row)")
     parser.set_defaults(epochs=60, ema=0.999)
     return cli.parse(parser, argv)
 

@@ -99,14 +99,18 @@ def test_a_worker_killed_while_its_batch_is_awaited():
     batches = loader(Transform("slow", [slow])).batches(0)
     before = set(multiprocessing.active_children())
 
-    def kill():
-        worker = next(child for child in multiprocessing.active_children() if child not in before)
-        os.kill(worker.pid, signal.SIGKILL)
+    killed = []
 
-    timer, begin = threading.Timer(1, kill), time.monotonic()
-    timer.start()
+    def kill():
+        while not (begun := [child for child in multiprocessing.active_children() if child not in before]):
+            time.sleep(0.05)  # on a busy machine
+        time.sleep(0.5)
+        os.kill(begun[0].pid, signal.SIGKILL)
+        killed.append(time.monotonic())
+
+    threading.Thread(target=kill, daemon=True).start()
     assert "killed by SIGKILL" in failure(batches)
-    assert time.monotonic() - begin < 15  # one second, and five for the other one to be asked and terminated
+    assert time.monotonic() - killed[0] < 15  # five of them for the other one to be asked and terminated
 
 
 @pytest.mark.parametrize("signum", [signal.SIGBUS, signal.SIGSEGV])

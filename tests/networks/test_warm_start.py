@@ -40,14 +40,16 @@ class Begun(Exception):  # noqa: N818
 
 def beginning(method: str, log: Path, *flags: str) -> dict:
     """The state with which a run would begin."""
-    script, states, own = importlib.import_module(method), [], resolved(METHODS[method].split())
+    script, states = importlib.import_module(method), []
 
     def start(self, state, evaluated):
         states.append({name: item.state_dict() for name, item in state.items()})
         raise Begun
 
-    with mock.patch.object(Run, "start", start), few_images(), pytest.raises(Begun):
-        script.main(script.parse_args([*SMALL, *own, *flags, "--log", str(log)]))
+    with few_images():
+        own = resolved(METHODS[method].split())
+        with mock.patch.object(Run, "start", start), pytest.raises(Begun):
+            script.main(script.parse_args([*SMALL, *own, *flags, "--log", str(log)]))
     return states[0]
 
 
