@@ -201,6 +201,7 @@ RUN_OF_DIGITS = "data -d Digits @run"
 EXPORT = "export @/run @/x.safetensors"
 PREDICT = "predict @/run @/x.png --device cpu"
 IMAGE = "predict @/run @/digit.png --device cpu"
+LABEL = "scripts.label @/images @/list.csv 5 --out @/new -a test_resnet --device cpu"
 LONG = "x" * 300  # no file system has such a name
 NO_TENSORS = "'@/b.pth' does not hold a dictionary of tensors: save the state_dict"
 AGAIN = "run its command again, or remove it"
@@ -897,6 +898,36 @@ BAD = [
     Bad(EXPORT, "'@/run' has no checkpoint 'best' yet: train to the end", remove("run/checkpoints/best.pth")),
     Bad(EXPORT, "best.pth' is damaged .*: remove it", write("run/checkpoints/best.pth", b"PK\3\4")),
     # The other programs
+    Bad("scripts.label @/nirgends @/list.csv --out @/new", "folder '@/nirgends' is missing: name the", rows(*TWO)),
+    Bad("scripts.label @/images @/no.csv --out @/new", "there is no list '@/no.csv': name another, or write lines"),
+    Bad("scripts.label @/images @/images --out @/new", "there is no list '@/images': name another, or write lines"),
+    Bad("scripts.label @/images", "the following arguments are required: LABELS.csv"),
+    Bad("scripts.label @/images @/list.csv 0", "MINUTES: must be a finite number above 0, got '0'"),
+    Bad("scripts.label @/images @/list.csv soon", "MINUTES: must be a finite number above 0, got 'soon'"),
+    Bad("scripts.label @/images @/list.csv --out @/images/new", "--out '@/images/new' and PHOTOS must not lie within"),
+    Bad("scripts.label @/images/train @/list.csv --out @/images", "PHOTOS must not lie within each other: choose"),
+    Bad(f"{LABEL} --scratch --weights @/backbone.pth", "--scratch begins with random weights, .* give one of them"),
+    Bad(
+        f"{LABEL} --out @/run", "'@/run' holds files, but no label.json of a call .*: choose another --out", rows(*TWO)
+    ),
+    Bad(f"{LABEL} --out @/list.csv", r"cannot make '@/list.csv' \(File exists\): choose another --out", rows(*TWO)),
+    Bad(LABEL, "'@/list.csv' has one class, 'cat': add images of others", rows("unlabeled/0.png,cat")),
+    Bad(LABEL, "line 2: 'no.png' is none of the images below '@/images'", rows("unlabeled/0.png,cat", "no.png,dog")),
+    Bad(f"{LABEL} --device nope", "--device nope cannot be used .*: try --device cpu", rows(*TWO)),
+    Bad(f"{LABEL} --image-size 0", "--image-size: must be a whole number of 1 or more, got '0'"),
+    Bad(f"{LABEL} --seed -1", "--seed: must be a whole number from 0 to 4294967295, got '-1'"),
+    Bad(f"{LABEL} --weights @/no.pth", "'@/no.pth'", rows(*TWO)),
+    Bad(f"{LABEL} --minutes 5", "unrecognized arguments: --minutes"),
+    Bad(
+        f"{LABEL} --out @/old",
+        "'@/old/label.json' cannot be read .*: remove it, or choose another --out",
+        lambda w: [(w / "old").mkdir(), (w / "old/label.json").write_text("{"), rows(*TWO)(w)],
+    ),
+    Bad(
+        f"{LABEL} --out @/old",
+        "'@/old/label.json' is none that this program wrote: remove it, or choose another --out",
+        lambda w: [(w / "old").mkdir(), (w / "old/label.json").write_text("{}"), rows(*TWO)(w)],
+    ),
     Bad("scripts.collect_results @/images", "no finished run below @/images"),
     Bad(
         "scripts.collect_results @/run",

@@ -1,0 +1,112 @@
+"""What a person gets to see: the report on all held-out labels, and the lines at the end."""
+
+import csv
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+import predict
+from common import trained
+from common.datasets import Data
+from common.loading import augment
+from common.loading.loaders import FileLoader
+from common.records import report as report_page
+from common.records.folder import read_json
+from common.system.devices import find_device
+from common.system.files import write_whole
+from common.training.confusion import MOST, Error
+from scripts.labeling import evidence, planning
+from scripts.labeling.work import Work
+
+
+def report(parts: Sequence[Path], data: Data, file: Path, device: str | None) -> None:
+    """Draw what the networks of some runs take the images for that each of them held out.
+
+    Args:
+        parts: the runs' folders; no two held the same image out.
+        data: the dataset that they were trained on.
+        file: where the page goes.
+
+    Raises:
+        UserError: it cannot be written.
+    """
+    matrix = np.zeros((len(data.classes),) * 2, dtype=np.int64)
+    errors = []
+    for folder in parts:
+        run = trained.load(folder, "best")
+        held_out = read_json(folder / "labeled.json")["held_out"]
+        loader = FileLoader(
+            data.train.subset(np.array(held_out)),
+            augment.test_transform(run.args.val_resizing, run.args.image_size),
+            workers=0,
+            normalizer=augment.Normalizer(run.args.norm_mean, run.args.norm_std),
+            device=find_device(device),
+        )
+        for prediction in predict.predict(run.model.to(find_device(device)), loader):
+            if prediction.ranking is not None and prediction.probabilities is not None:
+                index = held_out[prediction.index]
+                true, found = int(data.train.labels[index]), int(prediction.ranking[0])
+                matrix[true, found] += 1
+                if true != found:
+                    errors.append(Error(index, true, found, float(prediction.probabilities[found])))
+    errors.sort(key=lambda error: -error.confidence)
+    title = [
+        f"{run.method}, {run.args.arch}: labels that were held out",
+        f"top-1 {100 * np.trace(matrix) / matrix.sum():.2f} % of {matrix.sum():,}, each by a network that was not "
+        "trained on it",
+    ]
+    write_whole(file, report_page.draw(matrix, errors[:MOST], data.classes, data.train, title))
+
+
+def lines(
+    work: Work, photos: Path, labels: int, ranked: Sequence[evidence.Ranked], parts: Sequence[Path], model: Path
+) -> list[str]:
+    """What was done, what was chosen, how good it probably is, what was written, and what to do next.
+
+    Args:
+        labels: how many there are.
+        ranked, parts: the methods, and the folders of the chosen one's trials; none where there were no trials.
+        model: folder of the exported network.
+    """
+    method, table, minutes = work.facts["chosen"], work.folder / "predictions.csv", work.seconds / 60
+    tried = f"{len(ranked)} methods, {len(parts)} of {planning.FOLDS} parts of the labels held out in turn; then "
+    page = f", '{work.folder / 'report.png'}'" if parts else ""
+    return [
+        f"done: {tried if parts else ''}{method} on all {labels:,} labels, {work.facts['final_steps']:,} steps; in "
+        f"{minutes:.0f} minutes",
+        f"chosen: {_choice(ranked, method)}",
+        f"how good: {_quality(ranked, parts)}",
+        f"written: '{table}' ({_rows(table):,} photos){page}, and the network: "
+        f'timm.create_model("local-dir:{model}", pretrained=True)',
+        f"next: label those that it is least sure of, and call this again with the longer list and another --out: "
+        f"python predict.py {shlex.join([str(work.folder / 'runs' / 'final'), str(photos)])} --uncertain 20 --page "
+        "correct.html",
+    ]
+
+
+def _choice(ranked: Sequence[evidence.Ranked], method: str) -> str:
+    if not ranked:
+        return f"{method}, not measured: there are too few labels to hold any out"
+    first, *others = ranked
+    below = ", ".join(f"{x.method} {x.below.mean:.1f} ± {x.below.half_width:.1f}" for x in others)
+    near = [x.method for x in others if not x.below.is_clear]
+    doubt = f"{', '.join(near)} may as well be the best" if near else "no other may as well be the best"
+    return f"{first.method}, {first.accuracy:.1f} % of the held-out labels right; points below it: {below}; {doubt}"
+
+
+def _quality(ranked: Sequence[evidence.Ranked], parts: Sequence[Path]) -> str:
+    if not ranked:
+        return "not measured; look at predictions.csv, and label at least two photos of each class"
+    number = sum(len(read_json(folder / "labeled.json")["held_out"]) for folder in parts)
+    found = evidence.estimate(round(ranked[0].accuracy / 100 * number), number)
+    return (
+        f"probably {found.accuracy:.0f} % of photos like the labeled ones are right (95 % interval: {found.low:.0f} to "
+        f"{found.high:.0f}), by {number:,} held-out labels"
+    )
+
+
+def _rows(file: Path) -> int:
+    with open(file, encoding="utf-8", errors="surrogateescape", newline="") as stream:
+        return sum(1 for _ in csv.reader(stream)) - 1

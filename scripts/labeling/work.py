@@ -1,0 +1,94 @@
+"""The folder of one call of label.py: its runs, which are ordinary ones, and how far it is."""
+
+import importlib
+import json
+import os
+import shlex
+import sys
+import time
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+from common.errors import UserError
+from common.records.folder import read_json
+from common.system.files import write_whole
+
+STATE = "label.json"
+
+
+class Work:
+    """What has been done, and the time that it took, over all resumptions.
+
+    Args:
+        folder: where all of it goes.
+        arguments: what the result depends on. A folder that was begun with others is refused.
+
+    Attributes:
+        facts: what was measured, planned and found: names -> JSON.
+
+    Raises:
+        UserError: the folder cannot be made, holds other files, or was begun with other arguments.
+    """
+
+    def __init__(self, folder: Path, arguments: dict[str, Any]):
+        self.folder, self.file = folder, folder / STATE
+        self._started = time.monotonic()
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(f"cannot make '{folder}' ({error.strerror}): choose another --out") from None
+        self.facts: dict[str, Any] = {"arguments": arguments, "seconds": 0.0}
+        if self.file.is_file():
+            self.facts = read_json(self.file, "remove it, or choose another --out")
+            self._refuse_others(arguments)
+            self._before = float(self.facts["seconds"]) + self._of_a_killed_run()
+            return
+        if any(folder.iterdir()):
+            raise UserError(f"'{folder}' holds files, but no {STATE} of a call of this program: choose another --out")
+        self._before = 0.0
+        self.save()
+
+    def _refuse_others(self, arguments: dict[str, Any]) -> None:
+        before = self.facts.get("arguments")
+        if not isinstance(before, dict) or not isinstance(self.facts.get("seconds"), int | float):
+            raise UserError(f"'{self.file}' is none that this program wrote: remove it, or choose another --out")
+        others = [
+            f"{key} {value} (was {before.get(key)})" for key, value in arguments.items() if before.get(key) != value
+        ]
+        if others:
+            raise UserError(
+                f"'{self.folder}' was begun with other arguments: {', '.join(others)}; choose another --out"
+            )
+
+    def _of_a_killed_run(self) -> float:
+        """The seconds that a run worked after the last note of the time, by the last line of its log."""
+        noted = self.file.stat().st_mtime
+        logs = [file.stat().st_mtime for file in self.folder.glob("runs/**/log.txt")]
+        return max([0.0, *(each - noted for each in logs)])
+
+    @property
+    def seconds(self) -> float:
+        """Worked so far, all resumptions together."""
+        return self._before + time.monotonic() - self._started
+
+    def save(self, **facts: Any) -> None:
+        """Note some facts, and the time."""
+        self.facts |= facts | {"seconds": self.seconds}
+        write_whole(self.file, (json.dumps(self.facts, indent=2, allow_nan=False) + "\n").encode())
+
+    def run(self, program: str, *words: str | Path) -> Any:
+        """Run `python PROGRAM.py WORDS` in this process, print it as a command, and note the time.
+
+        Returns:
+            What its main function returns: of a training the result.
+        """
+        argv = [str(word) for word in words]
+        print(f"\n$ {shlex.join(['python', f'{program}.py', *argv])}", flush=True)
+        script = importlib.import_module(program)
+        try:
+            with mock.patch.object(sys, "argv", [f"{program}.py", *argv]):
+                return script.main(script.parse_args(argv))
+        finally:
+            if os.path.isdir(self.folder):
+                self.save()

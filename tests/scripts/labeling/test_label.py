@@ -1,0 +1,166 @@
+"""One command from photos and a list to labels for all of them: interrupted, continued, and called once more."""
+
+import csv
+import json
+import os
+import re
+import subprocess
+from pathlib import Path
+from unittest import mock
+
+import numpy as np
+import pytest
+import timm
+import torch
+from PIL import Image
+
+from common.errors import Interrupted, UserError
+from scripts import label
+from scripts.labeling import planning
+from scripts.labeling.work import Work
+from tests.conftest import ROOT
+
+CLASSES = {"blue": 2, "green": 4, "red": 9}  # labels
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory) -> Path:
+    """45 small images in three colors, 15 of them in the list, with noise."""
+    root, rng, lines = tmp_path_factory.mktemp("label") / "photos", np.random.default_rng(0), ["path,class"]
+    root.mkdir()
+    for c, (name, number) in enumerate(CLASSES.items()):
+        for i in range(15):
+            pixels = rng.integers(0, 120, size=(8, 8, 3))
+            pixels[:, :, 2 - c] += 130
+            Image.fromarray(pixels.astype(np.uint8)).save(root / f"{name[0]}{i}.png")
+            lines += [f"{name[0]}{i}.png,{name}"] if i < number else []
+    (root.parent / "labels.csv").write_text("\n".join(lines))
+    return root
+
+
+def call(photos: Path, out: Path, *flags: str) -> dict:
+    words = [photos, photos.parent / "labels.csv", "5", "--out", out, "-a", "test_resnet", "--scratch"]
+    words += ["--image-size", "16", "-j", "0", "--device", "cpu", *flags]
+    return label.main(label.parse_args([str(word) for word in words]))
+
+
+@pytest.fixture(scope="module")
+def small():
+    """Two parts of the labels, three methods, eight steps."""
+    methods = {name: label.METHODS[name] for name in ("fixmatch", "pseudo_label", "erm")} | {"erm": "--lr 0.1"}
+    with (
+        mock.patch.object(planning, "FOLDS", 2),
+        mock.patch.object(planning, "MOST", 8),
+        mock.patch.object(planning, "LEAST", 4),
+        mock.patch.object(planning, "WANTED", 4),
+        mock.patch.object(label, "MEASURED", 2),
+        mock.patch.object(label, "METHODS", methods),
+    ):
+        yield
+
+
+@pytest.fixture(scope="module")
+def labeled(photos, small, tmp_path_factory):
+    """The folder of a call that was interrupted in its fifth run and called again, and what it returned."""
+    out, run, calls = tmp_path_factory.mktemp("out") / "out", Work.run, []
+
+    def interrupted(work, program, *words):
+        calls.append(program)
+        if len(calls) == 5:
+            raise Interrupted(15, "stopped")
+        return run(work, program, *words)
+
+    with mock.patch.object(Work, "run", interrupted), pytest.raises(Interrupted):
+        call(photos, out)
+    before = {file: file.stat().st_mtime_ns for file in out.rglob("result.json")}
+    assert len(before) == 4
+    facts = call(photos, out)
+    assert all(file.stat().st_mtime_ns == time for file, time in before.items())  # nothing is trained twice
+    return out, facts
+
+
+def test_it_tries_chooses_trains_and_writes(labeled):
+    out, facts = labeled
+    assert facts["plan"] == {"rounds": 2, "steps": 8}
+    runs = sorted(str(file.parent.relative_to(out / "runs")) for file in (out / "runs").rglob("result.json"))
+    trials = [f"trials/{method}/part{i}" for method in sorted(label.METHODS) for i in (1, 2)]
+    assert runs == ["final", *(f"speed/{method}" for method in sorted(label.METHODS)), *trials]
+    final = json.loads((out / "runs" / "final" / "result.json").read_text())
+    assert (final["method"], final["chosen_by"]) == (facts["chosen"], "last epoch")
+    assert len(json.loads((out / "runs" / "final" / "labeled.json").read_text())["indices"]) == 15
+
+    held_out = [json.loads((out / "runs" / trial / "labeled.json").read_text())["held_out"] for trial in trials[:2]]
+    assert sorted(held_out[0] + held_out[1]) == list(range(15))
+    rights = {}
+    for trial in trials:
+        rows = csv.DictReader((out / "runs" / trial / "held_out.csv").read_text().splitlines())
+        method = trial.split("/")[1]
+        rights[method] = rights.get(method, 0) + sum(row["label"] == row["predicted"] for row in rows)
+    assert rights[facts["chosen"]] == max(rights.values())
+    assert f"{100 * max(rights.values()) / 15:.1f} % of the held-out labels right" in facts["told"][1]
+
+    with open(out / "predictions.csv", newline="") as file:
+        predictions = list(csv.DictReader(file))
+    assert len(predictions) == 45
+    assert Image.open(out / "report.png").width > 300
+    assert [line.split(":")[0] for line in facts["told"]] == ["done", "chosen", "how good", "written", "next"]
+
+
+def test_the_network_is_timms_own_and_predicts_the_same(labeled, photos):
+    out, _ = labeled
+    model = timm.create_model(f"local-dir:{out / 'photos_model'}", pretrained=True).eval()
+    prepare = timm.data.create_transform(**timm.data.resolve_model_data_config(model))
+    with open(out / "predictions.csv", newline="") as file:
+        rows = list(csv.DictReader(file))[::9]
+    with torch.no_grad():
+        logits = model(torch.stack([prepare(Image.open(row["path"])) for row in rows]))
+    assert model.pretrained_cfg["label_names"] == list(CLASSES)
+    assert [model.pretrained_cfg["label_names"][i] for i in logits.argmax(dim=1)] == [row["class"] for row in rows]
+
+
+def test_called_once_more_it_says_the_same_and_trains_nothing(labeled, photos, small, monkeypatch, capsys):
+    out, facts = labeled
+    monkeypatch.setattr(Work, "run", None)
+    assert call(photos, out)["told"] == facts["told"]
+    assert capsys.readouterr().out.endswith("\n".join(facts["told"]) + "\n")
+
+
+def test_other_arguments_or_a_folder_with_other_files_are_refused(labeled, photos, small, tmp_path):
+    out, _ = labeled
+    with pytest.raises(UserError, match=r"begun with other arguments: seed 1 \(was 0\); choose another --out"):
+        call(photos, out, "--seed", "1")
+    (tmp_path / "mine.txt").touch()
+    with pytest.raises(UserError, match=r"holds files, but no label.json"):
+        call(photos, tmp_path)
+
+
+def test_the_time_of_a_run_that_was_killed_counts(tmp_path):
+    work = Work(tmp_path / "out", {})
+    work.save()
+    log = tmp_path / "out" / "runs" / "final" / "log.txt"
+    log.parent.mkdir(parents=True)
+    log.touch()
+    noted = work.file.stat().st_mtime
+    os.utime(log, (noted + 100, noted + 100))
+    assert 100 <= Work(tmp_path / "out", {}).seconds < 110
+
+
+def test_a_file_of_weights_has_timms_statistics(photos):
+    args = label.parse_args([str(photos), "l.csv", "--weights", "w.pth", "--out", "elsewhere"])
+    data = label.datasets.load("ImageFolder", photos, labeled_list=photos.parent / "labels.csv")
+    words = " ".join(label.common_flags(args, data))
+    assert "-a tf_efficientnet_lite0 --finetune --no-bottleneck" in words
+    assert "--pretrained-backbone w.pth --norm-mean 0.5 0.5 0.5 --norm-std 0.5 0.5 0.5" in words
+    assert "--train-resizing cifar --val-resizing cifar --image-size 64" in words
+
+
+def test_the_shell_file_hands_everything_on(tmp_path):
+    (tmp_path / "python").write_text('#!/bin/sh\nprintf "%s\\n" "$@"\n')
+    (tmp_path / "python").chmod(0o755)
+    env = {"PATH": "/usr/bin:/bin", "PYTHON": str(tmp_path / "python"), "WEIGHTS": "a b.pth", "CDPATH": "/"}
+    words = ["bash", str(ROOT / "scripts" / "label.sh"), "my photos", "l.csv", "9"]
+    done = subprocess.run(words, capture_output=True, text=True, env=env, cwd=tmp_path, check=True)
+    assert done.stdout.splitlines() == [
+        str(ROOT / "scripts" / "label.py"), "my photos", "l.csv", "9", "--weights", "a b.pth",
+    ]  # fmt: skip
+    assert re.search(r"label\.sh PHOTOS LABELS\.csv \[MINUTES\]", (ROOT / "scripts" / "label.sh").read_text())

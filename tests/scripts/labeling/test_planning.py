@@ -1,0 +1,65 @@
+"""How the time is shared out, and what the held-out labels say."""
+
+import pytest
+from scipy import stats
+
+from common.errors import UserError
+from scripts.labeling import evidence, planning
+from scripts.labeling.planning import Costs, Plan
+
+COSTS = Costs({"erm": 0.5, "fixmatch": 1.5, "flexmatch": 2.0}, run=10, end=60)  # a round: 30 + 4 s a step
+
+
+def seconds(plan: Plan) -> float:
+    return plan.rounds * COSTS.trials(plan.steps) + COSTS.final(plan.steps)
+
+
+@pytest.mark.parametrize(
+    ("minutes", "labels", "expected"),
+    [
+        (20, 40, Plan(1, 160)),  # (1080 - 30 - 70) / 6 = 163
+        (50, 40, Plan(2, 256)),  # (2700 - 60 - 70) / 10 = 257; with a third round 186 are too few
+        (100, 40, Plan(4, 288)),  # (5400 - 120 - 70) / 18 = 289
+        (100, 400, Plan(1, 880)),  # with so many labels one part says enough
+        (20, 3, Plan(0, 504)),  # too few to hold out: (1080 - 70) / 2
+        (10_000, 40, Plan(4, 2000)),
+    ],
+)
+def test_plans_by_hand(minutes, labels, expected):
+    found = planning.plan(60 * minutes, 30.0, COSTS, labels)
+    assert found == expected
+    assert seconds(found) <= 0.9 * 60 * minutes
+
+
+def test_too_little_time_says_how_much_is_needed():
+    with pytest.raises(UserError, match=r"4 minutes are too short for 40 steps of every method .* give 8 or more"):
+        planning.plan(180, 60, COSTS, 40)
+    assert planning.plan(60 * 7, 60, COSTS, 40).steps >= planning.LEAST
+
+
+def test_the_last_training_takes_what_time_is_left_but_half_at_least():
+    assert planning.final_steps(10_000, COSTS, "fixmatch", 200) == 200
+    assert planning.final_steps(300, COSTS, "fixmatch", 200) == 132  # (270 - 70) / 1.5
+    assert planning.final_steps(-50, COSTS, "fixmatch", 200) == 100
+
+
+def test_the_ranking_by_hand():
+    right = {
+        "a": dict(enumerate([True] * 6 + [False] * 4)),
+        "b": dict(enumerate([True] * 8 + [False] * 2)),
+        "c": dict(enumerate([False] * 2 + [True] * 8)),
+    }
+    first, second, third = evidence.ranking(right)
+    assert [(x.method, x.accuracy) for x in (first, second, third)] == [("b", 80.0), ("c", 80.0), ("a", 60.0)]
+    assert first.below == (0, 0)
+    assert third.below.mean == pytest.approx(20)
+    assert second.below.half_width > third.below.half_width > 0  # `a` and `b` differ on two images, `c` and `b` on four
+    assert not second.below.is_clear
+
+
+@pytest.mark.parametrize(("right", "number"), [(30, 40), (40, 40), (0, 7), (190, 200)])
+def test_the_interval_is_wilsons(right, number):
+    expected = stats.binomtest(right, number).proportion_ci(0.95, method="wilson")
+    found = evidence.estimate(right, number)
+    assert found.accuracy == pytest.approx(100 * right / number)
+    assert (found.low, found.high) == pytest.approx((100 * expected.low, 100 * expected.high), abs=0.01)
