@@ -124,7 +124,9 @@ def timm_files(run: trained.Trained, network: nn.Sequential, options: dict[str, 
         UserError: there is a bottleneck, or timm's own classifier is no linear layer on the pooled features.
     """
     if run.args.bottleneck_dim:
-        raise UserError(f"--timm: '{run.file}' has a bottleneck, which timm lacks: train with --no-bottleneck")
+        raise UserError(
+            f"--timm: '{run.file}' has a bottleneck, which timm lacks: train again, and add --no-bottleneck"
+        )
     arch, size = backbones.timm_name(run.args.arch), run.args.image_size
     model = timm.create_model(arch, num_classes=len(run.classes), **options)
     classifier = getattr(model, "get_classifier", lambda: None)()

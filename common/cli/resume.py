@@ -83,8 +83,10 @@ def take_flags_of_tested(p: Parser, argv: Sequence[str]) -> None:
     blank = Arguments(**{action.dest: action.default for action in p._actions if action.dest != "help"})
     blank.parser, blank.log = p, known.log
     _completed_or_refused(blank, saved)
+    start = {f"--{name.replace('_', '-')}" for name in START}
+    other = START if start & {word.partition("=")[0] for word in argv} else set()  # one of them rules the others out
     for action in p._actions:
-        if action.dest in saved.keys() - FREE | ({"root"} & saved.keys()):
+        if action.dest in saved.keys() - FREE - other | ({"root"} & saved.keys()):
             action.default, action.required = saved[action.dest], False
             if not action.option_strings:
                 action.nargs = argparse.OPTIONAL

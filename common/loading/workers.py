@@ -152,7 +152,7 @@ class Reader:
             if "in DataLoader worker process" in str(error):  # raised by the code of a view
                 raise
             if isinstance(error, ConnectionError | EOFError | FileNotFoundError):  # the other end is gone
-                wait([process.sentinel for process in self.processes], timeout=1)
+                wait([process.sentinel for process in self.processes], timeout=5)
             cause = self._death() or explain(error)
             if cause is None:
                 raise

@@ -261,6 +261,6 @@ def test_timms_format_keeps_the_size_of_a_vit(world, photo):
 
 
 def test_timms_format_has_no_place_for_a_bottleneck(world, photo):
-    with pytest.raises(UserError, match="has a bottleneck, which timm lacks: train with --no-bottleneck"):
+    with pytest.raises(UserError, match="has a bottleneck, which timm lacks: train again, and add --no-bottleneck"):
         write_folder(world("timm"))
     assert not Path("photos_model").exists()

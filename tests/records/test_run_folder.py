@@ -3,6 +3,7 @@
 import gc
 import hashlib
 import importlib
+import itertools
 import json
 import logging
 import re
@@ -158,7 +159,7 @@ def test_the_log_has_progress_and_the_summary(trained):
 
 def test_speed_and_time_left_count_from_the_resume_on(monkeypatch, log):
     """Of two epochs of ten steps, the first resumed after six: two steps took a second, and twelve are left."""
-    now = iter([5.0, 6.0])
+    now = itertools.chain([5.0], itertools.repeat(6.0))
     monkeypatch.setattr(progress.time, "perf_counter", lambda: next(now))
     log.set_level(logging.INFO, "common")
     with progress.Progress(epoch=0, epochs=2, steps=10, done=6) as shown:

@@ -886,7 +886,8 @@ BAD = [
     Bad("export @/run", "the following arguments are required: OUT"),
     Bad("export @/run @/x.pth", "OUT '@/x.pth' must end with .safetensors: give it that ending"),
     Bad(
-        "export @/run @/x --timm", "--timm: '@/run/checkpoints/best.pth' has a bottleneck, which timm lacks: train with"
+        "export @/run @/x --timm",
+        "--timm: '@/run/checkpoints/best.pth' has a bottleneck, which timm lacks: train again",
     ),
     Bad("export @/run @/x.safetensors --timm", "--timm writes a folder, .* has a file's ending: name it without"),
     Bad("export @/run @/x --timm --onnx", "argument --onnx: not allowed with argument --timm|--timm: not allowed with"),
