@@ -22,6 +22,7 @@ from common.networks.adapters import AdaptFormer, Merged
 from common.networks.classifier import ImageClassifier
 from tests import conftest
 from tests.conftest import assert_equal_states, assert_same_run, final_state, read_rows, train_small
+from tests.helpers.few_images import few_images
 from tests.helpers.stops import stop_in_step
 from tests.long import adapters_matrix
 from tests.methods.test_methods import METHODS
@@ -226,11 +227,12 @@ def test_all_scripts_train_continue_and_test_them(tmp_path, method, kind):
     flags = [*VIT, *METHODS[method].split(), *kind.split()]
     flags += "--bottleneck-dim 1024 --no-bottleneck --precision bf16 --ema 0.5".split() if len(method) % 2 else []
     whole, parts = tmp_path / "whole", tmp_path / "parts"
-    train_small(method, *flags, log=whole)
-    stop_in_step(2, method, *flags, log=parts)
-    train_small(method, *flags, log=parts)
-    assert_same_run(whole, parts)
-    scores = train_small(method, *flags, "--phase", "test", log=whole)
+    with few_images():
+        train_small(method, *flags, log=whole)
+        stop_in_step(2, method, *flags, log=parts)
+        train_small(method, *flags, log=parts)
+        assert_same_run(whole, parts)
+        scores = train_small(method, *flags, "--phase", "test", log=whole)
     assert scores["test_loss"] == pytest.approx(read_rows(whole)[-1]["test_loss"], rel=0.01)  # merged, in bfloat16
     states = [state for state in final_state(whole).values() if isinstance(state, dict)]
     assert sum(t.numel() for state in states for t in state.values() if isinstance(t, torch.Tensor)) < 150_000

@@ -38,6 +38,7 @@ from tests.conftest import (
     train_small,
 )
 from tests.helpers import steps
+from tests.helpers.few_images import few_images
 from tests.helpers.several import Several, exact, launch
 from tests.helpers.stops import stop_in_step
 from tests.loading.test_loaders import TEST, image_set, options, take, train_loader
@@ -264,9 +265,10 @@ def all_runs(folder) -> None:
 def runs(tmp_path_factory):
     """Folders with the runs of WHOLE, by one process and by two, and what the two of them printed."""
     one, two = (tmp_path_factory.mktemp(name) for name in ("one", "two"))
-    all_runs(one)
-    both = Several(2, lambda: all_runs(two))
-    both.results(1200)
+    with few_images():
+        all_runs(one)
+        both = Several(2, lambda: all_runs(two))
+        both.results(1200)
     return SimpleNamespace(one=one, two=two, stdout=both.stdout)
 
 
