@@ -20,7 +20,7 @@ import torch
 from PIL import Image
 
 from common import cli
-from tests.conftest import SMALL, train_small
+from tests.conftest import ROOT, SMALL, train_small
 from tests.datasets.test_images import png
 from tests.helpers import datasets_on_disk
 from tests.programs.test_convert_moco import small_moco
@@ -1064,3 +1064,8 @@ def test_names_with_spaces_and_umlauts_are_fine(world):
         module.main(module.parse_args(words))
     assert (world / "new" / "result.json").exists()
     assert (world / "mein Lauf" / "checkpoints" / "best.pth").exists()
+
+
+def test_the_docs_count_them():
+    row = re.search(r"^\| bad input: .*", (ROOT / "docs" / "guarantees.md").read_text(), re.M)[0]
+    assert row.split("|")[2:4] == [f" {len(BAD)} "] * 2
