@@ -104,3 +104,10 @@ def test_loss_and_gradient_are_numpys():
     assert weak.grad is None
     assert np.array_equal(pseudo_labels, target)
     assert np.allclose(returned, mask)
+
+
+def test_a_class_that_nothing_is_taken_for_is_aligned_without_dividing_by_0():
+    gaussian = softmatch.Gaussian(3, momentum=0.5, n_sigma=2)
+    mask = gaussian.mask(torch.tensor([[0.75, 0.25, 0.0], [0.25, 0.75, 0.0]]))
+    assert mask.isfinite().all()
+    assert gaussian.mu.item() == pytest.approx(0.5 * (1 / 3 + 0.75), rel=1e-5)
