@@ -33,7 +33,7 @@ def report(parts: Sequence[Path], data: Data, file: Path, device: str | None) ->
         UserError: it cannot be written.
     """
     matrix = np.zeros((len(data.classes),) * 2, dtype=np.int64)
-    errors = []
+    errors, where = [], find_device(device)
     for folder in parts:
         run = trained.load(folder, "best")
         held_out = read_json(folder / "labeled.json")["held_out"]
@@ -42,9 +42,9 @@ def report(parts: Sequence[Path], data: Data, file: Path, device: str | None) ->
             augment.test_transform(run.args.val_resizing, run.args.image_size),
             workers=0,
             normalizer=augment.Normalizer(run.args.norm_mean, run.args.norm_std),
-            device=find_device(device),
+            device=where,
         )
-        for prediction in predict.predict(run.model.to(find_device(device)), loader):
+        for prediction in predict.predict(run.model.to(where), loader):
             if prediction.ranking is not None and prediction.probabilities is not None:
                 index = held_out[prediction.index]
                 true, found = int(data.train.labels[index]), int(prediction.ranking[0])
