@@ -1,6 +1,6 @@
 """Gather runs into tables and plots.
 
-    python scripts/collect_results.py LOGS [LOGS ...] [--csv FILE] [--markdown FILE] [--plots FOLDER]
+    python scripts/collect_results.py LOGS [LOGS ...] [--against METHOD] [--markdown FILE] [--plots FOLDER]
 
 Every folder below LOGS that holds an args.json is a run. Runs that differ by the seed alone are one cell: the mean, and
 the sample standard deviation over seeds. Runs of other settings are never averaged with them. `last` is the last epoch;
@@ -9,6 +9,9 @@ test` is chosen on the test set, as published tables do; `chosen on val` is the 
 images held out by --val-per-class choose. Images of one's own go by their folder's name. Where runs of one method have
 different settings, numbered footnotes say which. Cells of the published tables (the methods' shell files, scratch.sh,
 foundation.sh) stand beside the published figures; those marked * were run with other settings than their shell file's.
+--against METHOD adds, for each cell, the mean difference of the last epoch from that method's over the seeds that both
+have, with Student's 95 % interval. --pseudo-labels adds how many of the pseudo-labels are right, and how many images
+have one, in the last epoch.
 """
 
 import argparse
@@ -32,6 +35,12 @@ def parse_args(argv=None):
     parser.add_argument(
         "--plots", type=cli.filepath, metavar="FOLDER", help="where the plots go (default: the first LOGS)"
     )
+    parser.add_argument(
+        "--against",
+        metavar="METHOD",
+        help="add the paired differences from a method",
+    )
+    parser.add_argument("--pseudo-labels", action="store_true", help="add how good the pseudo-labels are")
     return parser.parse_args(argv)
 
 
@@ -87,6 +96,9 @@ def main(args):
     )
     others = {place: several for place, several in table.items() if place not in ours | scratch | adapted}
     others = tables.in_order(others)
+    known = sorted({cell.method for several in others.values() for cell in several})
+    if args.against not in (None, *known):
+        raise UserError(f"no run of '{args.against}' to compare with: --against takes {', '.join(known)}")
     shown = others | ours | scratch | adapted
     numbers = footnotes(shown)
     chosen, departed, more = choose(ours)
@@ -99,7 +111,7 @@ def main(args):
         )
     if others:
         titled["top-1 accuracy in percent, after the last epoch and in the epoch that is best on the test set"] = (
-            tables.other_table(others, numbers)
+            tables.other_table(others, numbers, args.against, args.pseudo_labels)
         )
         more += tables.footnotes(others, numbers)
     for title, each in titled.items():

@@ -10,39 +10,16 @@ on a busy machine it says little.
 """
 
 import argparse
-import math
-import statistics
 import sys
 from pathlib import Path
-from typing import NamedTuple
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from common import cli
 from common.errors import UserError
 from scripts.results import tables
-from scripts.results.intervals import half_width
+from scripts.results.paired import compare, in_words
 from scripts.results.runs import Cell, cells, differing, read_runs
-
-
-class Comparison(NamedTuple):
-    """A setting compared with the base, over the seeds that both have.
-
-    Attributes:
-        seeds: how many they are.
-        base: mean of the base's scores, in percent.
-        mean: of the setting's scores, in percent.
-        difference: of the means, in points; positive where the setting is better.
-        half_width: of its interval; infinite with one seed.
-        time: seconds of a step, relative to the base's.
-    """
-
-    seeds: int
-    base: float
-    mean: float
-    difference: float
-    half_width: float
-    time: float
 
 
 def parse_args(argv=None):
@@ -75,37 +52,13 @@ def setting(folder: Path) -> Cell:
     return found[0]
 
 
-def compare(base: Cell, other: Cell, score: str) -> Comparison:
-    """The paired comparison.
-
-    Raises:
-        UserError: they have no seed in common, or a run lacks the score.
-    """
-    pairs = [(a.result, b.result) for a in base.runs for b in other.runs if a.result["seed"] == b.result["seed"]]
-    folders = f"'{base.runs[0].folder.parent}' and '{other.runs[0].folder.parent}'"
-    if not pairs:
-        raise UserError(f"the runs of {folders} have no seed in common: run both with the same SEEDS")
-    for name in (score, "steps_per_second"):
-        if not all(isinstance(result.get(name), int | float) for pair in pairs for result in pair):
-            raise UserError(
-                f"not all runs of {folders} have a number '{name}' in their result.json: name another --score"
-            )
-    differences = [b[score] - a[score] for a, b in pairs]
-    times = [a["steps_per_second"] / b["steps_per_second"] for a, b in pairs]
-    means = [statistics.fmean(pair[i][score] for pair in pairs) for i in (0, 1)]
-    return Comparison(
-        len(pairs), *means, statistics.fmean(differences), half_width(differences), statistics.median(times)
-    )
-
-
 def main(args):
     base, notes = setting(args.base), []
     rows = [["setting", "seeds", args.score, f"{args.base.name}'s", "difference, 95 %", "time"]]
     for folder in args.others:
         other = setting(folder)
         found = compare(base, other, args.score)
-        interval = "" if math.isinf(found.half_width) else f" ± {found.half_width:.1f}"
-        means = [f"{found.mean:.1f}", f"{found.base:.1f}", f"{found.difference:+.1f}{interval}"]
+        means = [f"{found.mean:.1f}", f"{found.base:.1f}", in_words(found.difference, found.half_width)]
         rows.append([folder.name, str(found.seeds), *means, f"{found.time:.2f}"])
         was, now = differing([base, other])
         notes.append(f"* {folder.name}: {now or 'the same settings'} ({args.base.name}: {was or 'the same'})")

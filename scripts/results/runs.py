@@ -137,7 +137,11 @@ class Cell:
     @property
     def held_out(self) -> list[float]:
         """The accuracies on held-out images after the last epoch; none where not all runs held images out."""
-        found = [run.history[-1].get("val_top1") if run.history else None for run in self.runs]
+        return self.final("val_top1")
+
+    def final(self, metric: str) -> list[float]:
+        """A metric of the last epoch for each run; none where not all runs have it."""
+        found = [run.history[-1].get(metric) if run.history else None for run in self.runs]
         return [value for value in found if isinstance(value, int | float)] if None not in found else []
 
     def mean(self, field: str) -> float:

@@ -4,7 +4,10 @@ import statistics
 import textwrap
 from typing import Any
 
+from common.errors import UserError
 from scripts.results import published
+from scripts.results.intervals import half_width
+from scripts.results.paired import differences, in_words
 from scripts.results.runs import Cell, Place, differing, marked, shown
 
 MISSING = "–"
@@ -70,48 +73,70 @@ def _score(cell: Cell) -> float:
     return statistics.fmean(cell.held_out) if cell.held_out else 0.0
 
 
-def other_table(cells: dict[Place, list[Cell]], numbers: dict[str, int]) -> Table:
-    """A row per cell that is in none of the published tables.
+def other_table(
+    cells: dict[Place, list[Cell]], numbers: dict[str, int], against: str | None = None, pseudo_labels: bool = False
+) -> Table:
+    """A row per cell that is in none of the published tables. Columns that nothing was measured for are left out.
 
     Args:
         numbers: see `runs.footnotes`.
+        against: a method; each cell has the paired difference of its last epoch from this method's.
+        pseudo_labels: add how many of the pseudo-labels are right, and how many images have one, in the last epoch.
     """
-    table = [
-        [
-            "dataset",
-            "network",
-            "method",
-            "labels",
-            "seeds",
-            "last",
-            "held-out",
-            "chosen on val",
-            "best on test",
-            "seconds",
-        ]
-    ]
+    rows = []
     for place, several in cells.items():
         for cell, difference in zip(several, differing(several), strict=True):
-            table.append(
-                [
-                    place.dataset,
-                    f"{place.arch}, {place.pretraining}",
-                    marked(cell.method, difference, numbers),
-                    cell.labels,
-                    str(len(cell.runs)),
-                    cell.show("last_top1"),
-                    shown(cell.held_out) if cell.held_out else MISSING,
-                    _show_val(cell),
-                    cell.show("best_top1"),
-                    f"{cell.mean('seconds'):.0f}",
-                ]
-            )
-    for name in ("held-out", "chosen on val"):
-        column = table[0].index(name)
-        if all(row[column] == MISSING for row in table[1:]):
-            for row in table:
-                del row[column]
-    return table
+            row = {
+                "dataset": place.dataset,
+                "network": f"{place.arch}, {place.pretraining}",
+                "method": marked(cell.method, difference, numbers),
+                "labels": cell.labels,
+                "seeds": str(len(cell.runs)),
+                "last": cell.show("last_top1"),
+            }
+            if against is not None:
+                row[f"minus {against}"] = _difference(cell, against, cells)
+            row |= {
+                "held-out": _measured(cell.held_out),
+                "chosen on val": _show_val(cell),
+                "best on test": cell.show("best_top1"),
+            }
+            if pseudo_labels:
+                row["pseudo-labels right"] = _measured(cell.final("pseudo_label_accuracy"))
+                row["images with one"] = _measured(cell.final("pseudo_label_ratio"))
+            rows.append(row | {"seconds": f"{cell.mean('seconds'):.0f}"})
+    columns = [name for name in rows[0] if any(row[name] != MISSING for row in rows)]
+    return [columns, *([row[name] for name in columns] for row in rows)]
+
+
+def _measured(values: list[float]) -> str:
+    return shown(values) if values else MISSING
+
+
+def _difference(cell: Cell, against: str, cells: dict[Place, list[Cell]]) -> str:
+    """The cell's last epoch minus that method's, for the same images, network and number of labels.
+
+    The oracle, which has all labels, is compared where the method was run with one number of labels.
+
+    Raises:
+        UserError: the method has several settings there, or the two have no seed in common.
+    """
+    bases = [
+        base
+        for place, several in cells.items()
+        if place[:3] == cell.place[:3]
+        for base in several
+        if base.method == against and (base.labels == cell.labels or cell.method == "oracle")
+    ]
+    if not bases or cell in bases or (cell.method == "oracle" and len({base.labels for base in bases}) > 1):
+        return MISSING
+    if len(bases) > 1:
+        raise UserError(
+            f"{bases[0].place} was run with several settings ({'; '.join(differing(bases))}): name folders that hold "
+            f"one, or leave out --against"
+        )
+    found = differences(bases[0], cell, "last_top1")
+    return in_words(statistics.fmean(found), half_width(found))
 
 
 def text(table: Table) -> str:

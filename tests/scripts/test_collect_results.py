@@ -8,6 +8,7 @@ import re
 import subprocess
 import warnings
 from collections.abc import Callable
+from pathlib import Path
 from types import SimpleNamespace
 from unittest import mock
 
@@ -514,6 +515,55 @@ def test_the_epoch_chosen_on_held_out_images_has_a_column(write_run, tmp_path, c
     assert re.search(r"^ +last epoch .*\n +chosen on val +– +66\.2( +–)+$", out, re.MULTILINE)
     means = {row["val_best_mean"] for row in csv.DictReader((tmp_path / "cells.csv").read_text().splitlines())}
     assert means == {"66.25", "66.0", ""}
+
+
+def columns(markdown: Path, *names: str) -> dict[str, list[str]]:
+    """These columns of a table, by method and labels."""
+    header, _, *rows = [line.strip("| ").split("|") for line in markdown.read_text().splitlines() if line[:1] == "|"]
+    at = [[word.strip() for word in header].index(name) for name in names]
+    return {" ".join(row[2].split() + row[3].split()[:1]): [row[i].strip() for i in at] for row in rows}
+
+
+def test_the_difference_from_a_method_is_paired_by_seed(write_run, tmp_path, capsys):
+    """Of +1, +2 and +1: 4/3 ± 4.303 / 3. Of +20 and +10: 15 ± 12.706 * 5. The mean of the erm that both have is 65."""
+    of_erm = {"dataset": "Digits", "parse_args": erm.parse_args, "method": "erm"}
+    for seed, (lower, higher) in enumerate(((60.0, 61.0), (70.0, 72.0), (80.0, 81.0))):
+        write_run(f"erm{seed}", lower, 90, "--seed", str(seed), **of_erm)
+        write_run(f"fixmatch{seed}", higher, 90, "--seed", str(seed), dataset="Digits")
+    for seed in (0, 1):
+        write_run(f"oracle{seed}", 80.0, 90, "--oracle", "--seed", str(seed), **of_erm)
+    write_run("many", 99.0, 99, "--num-samples-per-class", "40", dataset="Digits")
+    table = tmp_path / "table.md"
+    collect(tmp_path, "--against", "erm", "--markdown", table)
+    shown = {"erm 4": ["–"], "fixmatch 4": ["+1.3 ± 1.4"], "oracle all": ["+15.0 ± 63.5"], "fixmatch 40": ["–"]}
+    assert columns(table, "minus erm") == shown
+
+    write_run("erm40", 98.0, 99, "--num-samples-per-class", "40", **of_erm)
+    collect(tmp_path, "--against", "erm", "--markdown", table)
+    more = {"fixmatch 40": ["+1.0"], "erm 40": ["–"], "oracle all": ["–"]}  # which of the two is meant?
+    assert columns(table, "minus erm") == shown | more
+
+    write_run("slow0", 50.0, 90, "--lr", "0.9", **of_erm)
+    with pytest.raises(UserError, match=r"erm, 4 labels on Digits .* with several settings \(lr 0.003; lr 0.9\)"):
+        collect(tmp_path, "--against", "erm")
+    with pytest.raises(UserError, match="no run of 'dst' to compare with: --against takes erm, fixmatch, oracle"):
+        collect(tmp_path, "--against", "dst")
+
+
+def test_how_good_the_pseudo_labels_of_the_last_epoch_are(write_run, tmp_path, capsys):
+    names = ("pseudo-labels right", "images with one")
+    for seed, ratio in ((0, 50.0), (1, 70.0)):
+        folder = write_run(f"run{seed}", 60, 70, "--seed", str(seed), dataset="Digits")
+        row = {"epoch": 2, "top1": 60.0, "pseudo_label_accuracy": 90.0, "pseudo_label_ratio": ratio}
+        (folder / "metrics.jsonl").write_text(json.dumps(row | {"epoch": 1, "pseudo_label_ratio": 3.0}) + "\n")
+        with (folder / "metrics.jsonl").open("a") as file:
+            file.write(json.dumps(row) + "\n")
+    folder = write_run("erm", 50, 60, dataset="Digits", parse_args=erm.parse_args, method="erm")
+    (folder / "metrics.jsonl").write_text('{"epoch": 1, "top1": 50.0}\n')
+    collect(tmp_path, "--pseudo-labels", "--markdown", tmp_path / "table.md")
+    assert columns(tmp_path / "table.md", *names) == {"erm 4": ["–", "–"], "fixmatch 4": ["90.0 ± 0.0", "60.0 ± 14.1"]}
+    collect(tmp_path)
+    assert names[0] not in capsys.readouterr().out.rpartition("top-1 accuracy")[2]
 
 
 def test_the_same_seed_twice_counts_once(write_run, tmp_path, capsys):
