@@ -23,7 +23,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from common import cli
 from common.errors import UserError
-from scripts.results import foundation, from_scratch, plots, published, tables
+from scripts.results import dot_plot, foundation, from_scratch, plots, published, tables
 from scripts.results.runs import Cell, Place, Run, cells, differing, footnotes, read_runs
 
 
@@ -140,6 +140,8 @@ def write(args, table: dict[Place, list[Cell]], titled: dict[str, tables.Table],
 
 def draw(folder: Path, table: dict[Place, list[Cell]], chosen: dict[Place, Cell], numbers: dict[str, int]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
+    if dot_plot.draw(table, folder / "last_epoch.png", numbers):
+        print(f"accuracy after the last epoch, by method: {folder / 'last_epoch.png'}")
     for kind, files in plots.over_epochs(table, folder, numbers).items():
         shown = files[0] if len(files) == 1 else f"{folder / kind}_*.png ({len(files)} datasets and networks)"
         print(f"{kind.replace('_', ' ')} over epochs: {shown}")

@@ -18,7 +18,7 @@ import erm
 import fixmatch
 from common.errors import UserError
 from scripts import collect_results
-from scripts.results import foundation, from_scratch, plots, published, runs, tables
+from scripts.results import dot_plot, foundation, from_scratch, plots, published, runs, tables
 from scripts.results.runs import Place, cells, footnotes, read_runs
 from tests.conftest import ROOT, SMALL
 from tests.methods.test_methods import METHODS
@@ -338,6 +338,33 @@ def test_a_curve_is_grey_in_all_plots_or_in_none(write_run, tmp_path):
     assert grey == [{"idea_0", "idea_1"}] * 2
 
 
+def test_a_row_per_method_with_a_dot_per_seed(write_run, tmp_path):
+    """The best on top, the oracle in each panel of its dataset, and a line at ERM's mean."""
+    for seed, score in ((0, 60.0), (1, 70.0)):
+        write_run(f"fixmatch{seed}", score, 99, "--seed", str(seed), **DIGITS)
+    write_run("erm", 50, 99, method="erm", **DIGITS)
+    write_run("many", 80, 99, "--num-samples-per-class", "40", **DIGITS)
+    write_run("oracle", 90, 99, "--oracle", method="erm", parse_args=erm.parse_args, **DIGITS)
+    table, _ = cells(read_runs([tmp_path]))
+    figure = dot_plot.dot_plot_figure(table, footnotes(table))
+    few, many = figure.axes
+    assert [axes.get_title().rpartition("; ")[2] for axes in (few, many)] == [f"labels: {n} per class" for n in (4, 40)]
+    assert [label.get_text() for label in few.get_yticklabels()] == ["erm 50.0", "fixmatch 65.0", "oracle 90.0"]
+    assert [label.get_text() for label in many.get_yticklabels()] == ["fixmatch 80.0", "oracle 90.0"]
+    points = [tuple(point) for drawn in few.collections for point in drawn.get_offsets()]
+    assert points == [(50, 0), (60, 1), (70, 1), (65, 1), (90, 2)]
+    assert [[*line.get_xdata()] for line in few.lines] == [[50, 50]]
+    assert not many.lines
+    assert "a dot is a seed" in few.get_xlabel()
+    assert "a dot is a seed" not in many.get_xlabel()
+    plots.plt.close(figure)
+
+
+def test_nothing_tested_has_no_dot_plot(tmp_path):
+    assert not dot_plot.draw({}, tmp_path / "none.png", {})
+    assert not (tmp_path / "none.png").exists()
+
+
 def test_a_dataset_that_was_not_run_has_no_panel_beside_the_published_figures(write_run, tmp_path):
     write_run("a", 60, 70)
     write_run("b", 60, 70, dataset="DTD", method="erm")
@@ -651,6 +678,7 @@ def test_csv_and_markdown(write_run, tmp_path, capsys):
     assert "- not in the table: " in page
     assert {path.name for path in (tmp_path / "p").iterdir()} == {
         "accuracy.png",
+        "last_epoch.png",
         "pseudo_labels.png",
         "published_supervised.png",
     }
