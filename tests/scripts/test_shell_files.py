@@ -57,6 +57,24 @@ def test_ingredients_are_left_out_and_added_one_at_a_time():
         assert settings["all"]["seed"] == seed
 
 
+PARTS = {"no_finetune": {"finetune": False}, "no_bottleneck": {"no_bottleneck": True, "bottleneck_dim": 0}}
+
+
+def test_parts_of_fine_tuning_are_left_out_one_at_a_time():
+    """From the setting of finetune.sh, but that the test images are looked at once."""
+    by_log = {args["log"]: args for args in map(parse, dry_run("finetune_parts", SEEDS="3", WEIGHTS="a b.pth"))}
+    assert len(by_log) == 6
+    for method in ("erm", "fixmatch"):
+        of = {name: by_log[f"logs/finetune_parts/{method}/{name}/seed3"] for name in ("both", *PARTS)}
+        for name, changed in PARTS.items():
+            assert of[name] == of["both"] | changed | {"log": of[name]["log"]}
+        (whole,) = dry_run("finetune", method, "FashionMNIST", SEEDS="3", WEIGHTS="ab.pth")
+        same = {"log": None, "pretrained_backbone": None, "epochs": None, "iters_per_epoch": None}
+        assert parse(whole) | same == of["both"] | same
+        assert of["both"]["epochs"] * of["both"]["iters_per_epoch"] == 300
+        assert of["both"]["pretrained_backbone"] == "a b.pth"
+
+
 # The files themselves
 
 
