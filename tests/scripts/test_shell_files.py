@@ -68,7 +68,7 @@ def test_parts_of_fine_tuning_are_left_out_one_at_a_time():
         of = {name: by_log[f"logs/finetune_parts/{method}/{name}/seed3"] for name in ("both", *PARTS)}
         for name, changed in PARTS.items():
             assert of[name] == of["both"] | changed | {"log": of[name]["log"]}
-        (whole,) = dry_run("finetune", method, "FashionMNIST", SEEDS="3", WEIGHTS="ab.pth")
+        (whole,) = dry_run("finetune", f"{method} FashionMNIST", SEEDS="3", WEIGHTS="ab.pth")
         same = {"log": None, "pretrained_backbone": None, "epochs": None, "iters_per_epoch": None}
         assert parse(whole) | same == of["both"] | same
         assert of["both"]["epochs"] * of["both"]["iters_per_epoch"] == 300
