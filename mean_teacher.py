@@ -17,7 +17,6 @@ Differences from the paper, all of them the published table's:
 Shell file: scripts/mean_teacher.sh. Diff against: pi_model.py.
 """
 
-import copy
 import math
 
 import torch
@@ -79,7 +78,7 @@ class Teacher(nn.Module):
 
     def __init__(self, student, alpha):
         super().__init__()
-        self.network = copy.deepcopy(student).requires_grad_(False)
+        self.network = average.copy_of(student)
         self.alpha = alpha
         self.register_buffer("updates", torch.zeros((), dtype=torch.int64))
 

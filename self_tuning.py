@@ -20,7 +20,6 @@ The script is longer than its neighbours because the method has a second network
 Shell file: scripts/self_tuning.sh. Diff against: fixmatch.py.
 """
 
-import copy
 import math
 
 import torch
@@ -30,7 +29,7 @@ from torch.optim.lr_scheduler import MultiStepLR
 
 from common import build, cli
 from common.loading.loaders import TestLoader, TrainLoader
-from common.networks import ImageClassifier
+from common.networks import ImageClassifier, average
 from common.run import Run
 from common.system import processes
 from common.training.evaluate import accuracy, masked_accuracy
@@ -80,7 +79,7 @@ class KeyEncoder(nn.Module):
 
     def __init__(self, encoder, m):
         super().__init__()
-        self.encoder = copy.deepcopy(encoder).requires_grad_(False)
+        self.encoder = average.copy_of(encoder)
         self.m = m
 
     @torch.no_grad()

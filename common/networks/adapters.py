@@ -1,7 +1,7 @@
 """Small trained parts inside a frozen backbone: LoRA, through the library peft, and AdaptFormer.
 
 Frozen weights become buffers that no `state_dict` holds. So the optimizer, running averages and checkpoints see only
-what is trained, and need not know of adapters. A copy of the network has the frozen weights, too.
+what is trained, and need not know of adapters.
 """
 
 import hashlib
@@ -60,6 +60,17 @@ def insert(backbone: nn.Module, image_size: int, lora: int | None = None, adapte
         f"{flag} {lora or adapter}: {sum(p.numel() for p in backbone.parameters()):,} of the backbone's weights "
         f"are trained, {sum(b.numel() for b in backbone.buffers()):,} are frozen"
     )
+
+
+def are_in(network: nn.Module) -> bool:
+    """Whether the network has adapters. If so, its backbone's `state_dict` holds their weights alone."""
+    return any(isinstance(module, Inserted) for module in network.modules())
+
+
+def frozen_weights(network: nn.Module) -> list[Tensor]:
+    """The frozen weights and statistics of a backbone with adapters, which training never changes; none without."""
+    adapted = [m for m in network.modules() if isinstance(getattr(m, "inserted", None), Inserted)]
+    return [buffer for backbone in adapted for buffer in backbone.buffers()]
 
 
 def _add_lora(backbone: nn.Module, rank: int) -> dict[str, nn.Module]:

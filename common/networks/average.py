@@ -1,9 +1,14 @@
 """A running average of a network's weights, which is often better than the weights of any single step."""
 
 import copy
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
+
+from common.networks import adapters
+
+Network = TypeVar("Network", bound=nn.Module)
 
 
 class Average(nn.Module):
@@ -22,7 +27,7 @@ class Average(nn.Module):
 
     def __init__(self, network: nn.Module, decay: float):
         super().__init__()
-        self.network = copy.deepcopy(network).requires_grad_(False)
+        self.network = copy_of(network)
         self.decay = decay
 
     @torch.no_grad()
@@ -32,16 +37,23 @@ class Average(nn.Module):
         copy_buffers(network, self.network)
 
 
+def copy_of(network: Network) -> Network:
+    """A copy without gradients. It shares the frozen weights around adapters with the network, and nothing else."""
+    shared = {id(weight): weight for weight in adapters.frozen_weights(network)}
+    return copy.deepcopy(network, shared).requires_grad_(False)
+
+
 @torch.no_grad()
 def copy_buffers(source: nn.Module, target: nn.Module) -> None:
-    """Copy all buffers of a network into a copy of it, those of one type at once. Does not wait for the device.
+    """Copy all buffers of a network into a copy of it, grouped by type. Does not wait for the device.
 
-    Of mixed types, as BatchNorm's means and counts are, PyTorch would copy one tensor after the other.
+    Given mixed types, as BatchNorm's means and counts are, PyTorch would copy one tensor after the other.
     """
     by_type: dict[torch.dtype, tuple[list[Tensor], list[Tensor]]] = {}
     for buffer, copied in zip(source.buffers(), target.buffers(), strict=True):
-        sources, targets = by_type.setdefault(buffer.dtype, ([], []))
-        sources.append(buffer)
-        targets.append(copied)
+        if copied is not buffer:  # see `copy_of`
+            sources, targets = by_type.setdefault(buffer.dtype, ([], []))
+            sources.append(buffer)
+            targets.append(copied)
     for sources, targets in by_type.values():
         torch._foreach_copy_(targets, sources)

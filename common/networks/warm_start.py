@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from common.datasets import class_names
 from common.errors import UserError
 from common.loading.augment import Normalizer
-from common.networks import backbone_files
+from common.networks import adapters, backbone_files
 from common.system import checkpoint, processes
 
 logger = logging.getLogger(__name__)
@@ -106,10 +106,13 @@ class WarmStart(NamedTuple):
     @torch.no_grad()
     def fill(self, network: nn.Module) -> None:
         """Load all other parts that the network has in the same shape, each one whole; the others begin anew."""
+        # The state of a backbone with adapters holds their weights and a fingerprint, which is no tensor.
+        backbone = "adapters" if adapters.are_in(network) else BACKBONE
         own: dict[str, dict[str, Tensor]] = {}
         for name, tensor in network.state_dict().items():
-            if isinstance(tensor, Tensor):  # a backbone with adapters has its fingerprint among them
-                own.setdefault(_part(name), {})[name] = tensor
+            if isinstance(tensor, Tensor):
+                part = backbone if name.startswith(BACKBONE) else name.partition(".")[0]
+                own.setdefault(part, {})[name] = tensor
         anew = []
         for part, tensors in own.items():
             if all(name in self.weights and self.weights[name].shape == x.shape for name, x in tensors.items()):
@@ -119,11 +122,3 @@ class WarmStart(NamedTuple):
                 anew.append(part)
         more = f"; {', '.join(anew)} begin{'s' if len(anew) == 1 else ''} anew" if anew else ""
         logger.info(f"begins with the weights of '{self.run}', epoch {self.epoch}{more}")
-
-
-def _part(name: str) -> str:
-    """`head`, `bottleneck`, ..., or `adapters`: what is learned beside a backbone that is loaded already."""
-    if name.startswith(BACKBONE):
-        is_adapter = ".lora_" in name or ".mlp.down." in name or ".mlp.up." in name
-        return "adapters" if is_adapter else BACKBONE
-    return name.partition(".")[0]

@@ -19,6 +19,7 @@ from common.errors import UserError
 from common.loading.augment import Normalizer
 from common.networks import adapters, backbones
 from common.networks.adapters import AdaptFormer, Merged
+from common.networks.average import Average
 from common.networks.classifier import ImageClassifier
 from tests import conftest
 from tests.conftest import assert_equal_states, assert_same_run, final_state, read_rows, train_small
@@ -69,6 +70,16 @@ def test_at_first_the_network_is_the_plain_one_bit_for_bit(widths):
     plain, adapted = backbone().eval(), backbone(**widths).eval()
     assert torch.equal(plain(images()), adapted(images()))
     assert adapted.feature_dim == 64
+
+
+@pytest.mark.parametrize("widths", KINDS, ids=str)
+def test_an_average_shares_what_is_frozen_and_nothing_else(widths):
+    model = classifier(**widths)
+    network = Average(model, 0.9).network
+    assert {b.data_ptr() for b in network.buffers()} == {b.data_ptr() for b in model.buffers()}
+    assert not {p.data_ptr() for p in network.parameters()} & {p.data_ptr() for p in model.parameters()}
+    assert torch.equal(network.eval()(images()), model.eval()(images()))
+    assert adapters.frozen_weights(classifier()) == []
 
 
 @pytest.mark.parametrize("widths", KINDS, ids=str)
