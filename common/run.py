@@ -15,13 +15,13 @@ from torch import nn
 from torch.optim import Optimizer
 
 from common import cli, datasets
-from common.datasets import Data, listing, splits
+from common.datasets import Data, inventory, splits
 from common.errors import Interrupted, UserError
 from common.loading.loaders import Batch, TestLoader, TrainLoader
 from common.networks import backbone_files, warm_start
 from common.networks.adapters import Merged
 from common.networks.average import Average
-from common.records import progress, results, sheet
+from common.records import best_epoch, progress, results, sheet
 from common.records.evaluation import Evaluation
 from common.records.folder import Folder
 from common.system import checkpoint, processes, seeding
@@ -31,7 +31,6 @@ from common.training.guard import Guard
 from common.training.meters import Meters, Metric
 
 logger = logging.getLogger("common")
-FEWEST = 10  # held-out images of a class that choose an epoch; docs/choosing.md
 FAILED = 1000  # in place of a signal's number: a loader failed
 
 
@@ -88,7 +87,7 @@ class Run:
         # Known when the images have been read, see `describe`:
         self.labeled = self.held_out = np.empty(0, dtype=np.int64)
         self.fingerprints: dict[str, str] = {}
-        self.files: listing.Listing = {}
+        self.files: inventory.Inventory = {}
         self._evaluation: Evaluation | None = None
         # Known when the networks are made, see `start`:
         self.state: dict[str, Any] = {}
@@ -139,37 +138,23 @@ class Run:
         if data.spec.counts is None:
             self._refuse_log_among_images(data)
             self.files = self._look_at_files(data)
-            self.fingerprints["content_sha256"] = listing.sha256(self.files)
+            self.fingerprints["content_sha256"] = inventory.sha256(self.files)
         more = f", {len(held_out):,} more are held out" if len(held_out) else ""
         logger.info(f"{self.args.data}: {data.counts}; {len(labeled):,} of the training images are labeled{more}")
-        self._tell_what_chooses(data)
+        best_epoch.announce(self.chosen_by, len(self.held_out), self.args.val_per_class, len(data.test))
         if any(other != self.fingerprints for other in processes.gather_objects(self.fingerprints)):
             raise UserError(f"the machines of this run have different images in '{self.args.root}': copy one's to all")
 
     @property
     def chosen_by(self) -> str:
-        """What chooses the epoch of `best.pth`; see `results.chooser`."""
-        return results.chooser(len(self.held_out), self.args.val_fold is not None, len(self.data.test))
+        """What chooses the epoch of `best.pth`; see `best_epoch.chooser`."""
+        return best_epoch.chooser(len(self.held_out), self.args.val_fold is not None, len(self.data.test))
 
-    def _tell_what_chooses(self, data: Data) -> None:
-        if self.chosen_by == results.HELD_OUT:
-            logger.info(f"best.pth is of the epoch that is best on the {len(self.held_out):,} held-out images")
-            if self.args.val_per_class < FEWEST:
-                logger.warning(
-                    f"WARNING: {self.args.val_per_class} held-out images of a class tell epochs apart hardly better "
-                    f"than chance: take {FEWEST} or more, or use --checkpoint latest"
-                )
-        elif self.chosen_by == results.TEST:
-            logger.info("best.pth is of the epoch that is best on the test images")
-        else:
-            measured = "" if len(self.held_out) or len(data.test) else ", for nothing is measured: no image is for that"
-            logger.info(f"best.pth is of the last epoch{measured}")
-
-    def _look_at_files(self, data: Data) -> listing.Listing:
+    def _look_at_files(self, data: Data) -> inventory.Inventory:
         """Of images of your own. Any other dataset is the same one wherever it lies."""
         known, root = self.folder.read_files(), Path(self.args.root).expanduser()
         parts = {"train": data.train, "test": data.test}
-        return processes.once_per_machine(lambda: listing.read(parts, data.classes, root, known))
+        return processes.once_per_machine(lambda: inventory.read(parts, data.classes, root, known))
 
     def _refuse_log_among_images(self, data: Data) -> None:
         """A run's folder is left out where images are looked for: those in it would be gone the next time."""
@@ -484,7 +469,7 @@ class Run:
             self.folder.adopt_best()
         self.folder.write_history(self.history)
         shown = ", ".join(f"{name} {value:.2f}" for name, value in scores.items()) or results.NOT_MEASURED
-        best = f" (best so far on the {self.chosen_by})" if is_best and self.chosen_by != results.LAST else ""
+        best = f" (best so far on the {self.chosen_by})" if is_best and self.chosen_by != best_epoch.LAST else ""
         logger.info(f"epoch {epoch}/{self.total_epochs} tested: {shown}{best}")
         self._stop_if_asked()
 
@@ -494,7 +479,7 @@ class Run:
         if not self.history:
             return None
         round_start = (self.epoch - 1) // self.args.epochs * self.args.epochs
-        return results.chosen(self.history[round_start:], self.chosen_by)["epoch"]
+        return best_epoch.chosen(self.history[round_start:], self.chosen_by)["epoch"]
 
     def _report(self, network: str) -> None:
         """Of the last epoch before its checkpoint, which says that there is nothing left to do."""
@@ -549,7 +534,7 @@ class Run:
             data = self.read_images(None if older else "default")  # names and contents tell more than the size
             self._refuse_log_among_images(data)
             files = self._look_at_files(data)
-            now = {"data_sha256": data.sha256} if older else {"content_sha256": listing.sha256(files)}
+            now = {"data_sha256": data.sha256} if older else {"content_sha256": inventory.sha256(files)}
             self.folder.compare_images(now, files, self.args.root)
         file, result = self._start_file, self.folder.read_result()
         if file is not None and os.path.isfile(file):

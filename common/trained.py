@@ -9,12 +9,12 @@ from typing import Any, Literal, NamedTuple
 from torch import Tensor
 
 from common import build
-from common.datasets import image_folder, listing
+from common.datasets import image_folder, inventory
 from common.errors import UserError
 from common.loading import augment
 from common.networks import adapters
 from common.networks.classifier import PRECISIONS, ImageClassifier
-from common.records import results
+from common.records import best_epoch
 from common.records.folder import read_json
 from common.system import checkpoint
 
@@ -50,7 +50,7 @@ class Trained(NamedTuple):
         """Which epoch it is of and why, in words."""
         if self.epoch is None:
             return f"'{self.file}'"
-        chosen = {None: "", results.LAST: ", the last"}.get(self.chosen_by, f", chosen by the {self.chosen_by}")
+        chosen = {None: "", best_epoch.LAST: ", the last"}.get(self.chosen_by, f", chosen by the {self.chosen_by}")
         return f"'{self.file}', of epoch {self.epoch}{chosen}"
 
 
@@ -89,7 +89,7 @@ def known(folder: Path) -> Known:
     root, data = (args.get(key) for key in ("root", "data")) if isinstance(args, dict) else (None, None)
     if data != "ImageFolder" or not isinstance(root, str) or not (folder / "images.csv").is_file():
         return Known(None, {})
-    files = listing.from_csv(folder / "images.csv")
+    files = inventory.from_csv(folder / "images.csv")
     labeled = read_json(folder / "labeled.json", "name the folder of another run")
     names = [name for key in ("names", "held_out_names") for name in labeled.get(key, [])]
     return Known(
@@ -129,7 +129,7 @@ def load(folder: Path, name: Literal["best", "latest"]) -> Trained:
 def _epoch(content: dict[str, Any], name: str) -> tuple[int | None, str | None]:
     history = content.get("history")
     if name == "latest":
-        return (len(history), results.LAST) if isinstance(history, list) and history else (None, None)
+        return (len(history), best_epoch.LAST) if isinstance(history, list) and history else (None, None)
     epoch, chosen_by = content.get("epoch"), content.get("chosen_by")
     return (epoch if isinstance(epoch, int) else None), (chosen_by if isinstance(chosen_by, str) else None)
 

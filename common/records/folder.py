@@ -28,8 +28,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from common.datasets import class_names, listing
-from common.datasets.listing import Listing
+from common.datasets import class_names, inventory
+from common.datasets.inventory import Inventory
 from common.errors import UserError
 from common.records import sheet
 from common.records.tensorboard import EVENTS, Events
@@ -174,7 +174,7 @@ class Folder:
         held_out: list[int],
         names: dict[str, list[str]],
         pretraining_sha256: str | None = None,
-        files: Listing | None = None,
+        files: Inventory | None = None,
     ) -> None:
         """Say whose folder this is (first of all), and which images are labeled, and which held out.
 
@@ -190,23 +190,23 @@ class Folder:
         more = {"held_out": held_out} if held_out else {}
         _write_json(self.path / "labeled.json", fingerprints | {"indices": indices} | more | names)
         if files is not None:
-            write_whole(self.path / "images.csv", listing.to_csv(files))
+            write_whole(self.path / "images.csv", inventory.to_csv(files))
         try:
             self.checkpoints.mkdir(exist_ok=True)
         except OSError as error:
             raise UserError(f"cannot make '{self.checkpoints}' ({error.strerror}): choose another --log") from None
 
     @processes.by_first
-    def read_files(self) -> Listing:
+    def read_files(self) -> Inventory:
         """What the images of the run's beginning held, where they are one's own; else nothing."""
         return self._read_files()
 
-    def _read_files(self) -> Listing:
+    def _read_files(self) -> Inventory:
         file = self.path / "images.csv"
-        return listing.from_csv(file) if file.is_file() else {}
+        return inventory.from_csv(file) if file.is_file() else {}
 
     @processes.by_first
-    def compare_images(self, fingerprints: dict[str, str], files: Listing, root: str) -> None:
+    def compare_images(self, fingerprints: dict[str, str], files: Inventory, root: str) -> None:
         """Whether the run was begun with the same images as are below `root` now.
 
         Args:
@@ -221,7 +221,7 @@ class Folder:
             before.setdefault(name, fingerprints[name])
         if any(before.get(name) != value for name, value in fingerprints.items()):
             known = self._read_files()
-            changed = listing.differences(known, files) if known else []
+            changed = inventory.differences(known, files) if known else []
             what = f" ({', '.join(changed)})" if changed else ""
             raise UserError(
                 f"'{self.path}' was begun with other images than '{root}' holds now{what}: restore them, or choose "
@@ -235,7 +235,7 @@ class Folder:
         path: Path,
         classes: list[str],
         fingerprints: dict[str, str],
-        files: Listing,
+        files: Inventory,
         root: str,
     ) -> None:
         """Whether a checkpoint is tested on classes and images of its own; of other images, a warning tells.
@@ -257,7 +257,7 @@ class Folder:
         file = self.path / "labeled.json"
         before = read_json(file).get("test_sha256") if file.is_file() else None
         tested, now = ({k: v for k, v in of.items() if v.part == "test"} for of in (self._read_files(), files))
-        changed = listing.differences(tested, now) if tested else []
+        changed = inventory.differences(tested, now) if tested else []
         what = f" ({', '.join(changed)})" if changed else ""
         if changed or before not in (None, fingerprints["test_sha256"]):
             logger.warning(

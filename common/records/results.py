@@ -17,6 +17,7 @@ import torchvision
 
 from common.datasets import Data
 from common.networks import backbones
+from common.records import best_epoch
 from common.system import processes
 
 
@@ -42,7 +43,7 @@ def result(
 
     Args:
         arguments, history, data: all the flags; the epochs' rows of `metrics.jsonl`; what was trained on.
-        chosen_by: see `chooser`.
+        chosen_by: see `best_epoch.chooser`.
         fingerprints: `labeled_sha256`, see `splits`; `data_sha256` and `test_sha256`, see `Data`.
         pretraining_sha256: of the file whose weights the training began with.
         seconds: of training and testing, over all resumptions.
@@ -97,33 +98,7 @@ def other_conditions(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
     return [f"{name} {new[name]} (was {old[name]})" for name in names if old[name] != new[name]]
 
 
-HELD_OUT, TEST, LAST = "held-out images", "test images", "last epoch"  # what chooses the epoch of best.pth
 NOT_MEASURED = "not measured"
-
-
-def chooser(held_out: int, fold: bool, tested: int) -> str:
-    """What chooses the epoch of `best.pth`.
-
-    Args:
-        held_out: how many images are.
-        fold: whether these are one of several parts, which measure and do not choose: they are few.
-        tested: how many test images there are.
-    """
-    if fold or not (held_out or tested):
-        return LAST
-    return HELD_OUT if held_out else TEST
-
-
-def chosen(history: list[dict[str, Any]], by: str) -> dict[str, Any]:
-    """The row of the epoch that is best: on the images that are held out, the latest of equals; on the test set, the
-    first of equals, as the published table's; or the last one.
-
-    Args:
-        by: see `chooser`.
-    """
-    if by == HELD_OUT:
-        return max(reversed(history), key=lambda row: row["val_top1"])
-    return max(history, key=lambda row: row["top1"]) if by == TEST else history[-1]
 
 
 def summary(result: dict[str, Any], folder: Path) -> str:
@@ -134,7 +109,7 @@ def summary(result: dict[str, Any], folder: Path) -> str:
     if result["last_top1"] is None:
         return _summary_without_tests(result, folder)
     held_out = ""
-    if result.get("chosen_by") == LAST:
+    if result.get("chosen_by") == best_epoch.LAST:
         held_out = f"{result['val_top1']:.2f} on the held-out images; "
     elif "val_best_top1" in result:
         held_out = f"{result['val_best_top1']:.2f} in epoch {result['val_best_epoch']}, chosen on the held-out images; "
@@ -150,7 +125,7 @@ def _summary_without_tests(result: dict[str, Any], folder: Path) -> str:
     if "val_top1" not in result:
         figures = f"accuracy {NOT_MEASURED}, for there are no test images and none are held out"
     else:
-        chosen = ", which these images choose" if result["chosen_by"] == HELD_OUT else ", the last"
+        chosen = ", which these images choose" if result["chosen_by"] == best_epoch.HELD_OUT else ", the last"
         figures = (
             f"top-1 on the held-out images {result['val_top1']:.2f} in epoch {result['val_best_epoch']}{chosen}; on a "
             f"test set {NOT_MEASURED}"
@@ -184,7 +159,7 @@ def _scores(history: list[dict[str, Any]], by: str) -> dict[str, Any]:
     scores: dict[str, Any] = {} if tested else dict.fromkeys(none)
     for name in history[-1]:
         if name == "val_top1":
-            best = chosen(history, by)
+            best = best_epoch.chosen(history, by)
             scores |= {f"val_best_{key}": best.get(key) for key in ("top1", "mean_per_class", "epoch")}
             scores["val_top1"] = best["val_top1"]
             continue

@@ -15,7 +15,7 @@ import pytest
 
 from common import datasets
 from common.datasets import SPECS, splits, sun397
-from common.datasets import __main__ as listing
+from common.datasets import __main__ as program
 from common.errors import UserError
 from tests.conftest import ROOT
 from tests.helpers.datasets_on_disk import TEST, TRAIN, WRITERS, Written, accept_checksums
@@ -455,12 +455,12 @@ def test_sun397_of_its_full_size_lists_each_folder_a_few_times(tmp_path, monkeyp
     assert len(labeled) + len(unlabeled) == len(data.train)
 
 
-# The listing
+# The program
 
 
 def test_listing_names_every_dataset(on_disk, capsys):
     root, _ = on_disk("DTD")
-    listing.main(listing.parse_args([str(root)]))
+    program.main(program.parse_args([str(root)]))
     rows = capsys.readouterr().out.splitlines()
     for name in SPECS:
         assert any(row.startswith(name) for row in rows)
@@ -482,14 +482,14 @@ def test_documentation_has_the_known_figures():
 
 def test_check_lists_what_cannot_be_read(copied, capsys):
     root = copied("DTD")
-    listing.main(listing.parse_args([str(root), "--check", "DTD", "--any-counts"]))
+    program.main(program.parse_args([str(root), "--check", "DTD", "--any-counts"]))
     assert "all 24 images can be read" in capsys.readouterr().out
     victim = next((root / "dtd/dtd/images").rglob("*.jpg"))
     victim.write_bytes(b"")
     with pytest.raises(UserError, match="1 images of DTD"):
-        listing.main(listing.parse_args([str(root), "--check", "DTD", "--any-counts"]))
+        program.main(program.parse_args([str(root), "--check", "DTD", "--any-counts"]))
     assert str(victim) in capsys.readouterr().out
     with pytest.raises(UserError, match="DTD has 3 classes"):
-        listing.main(listing.parse_args([str(root), "--check", "DTD"]))
+        program.main(program.parse_args([str(root), "--check", "DTD"]))
     with pytest.raises(UserError, match="Food101 is not under"):
-        listing.main(listing.parse_args([str(root), "--check", "Food101"]))
+        program.main(program.parse_args([str(root), "--check", "Food101"]))

@@ -11,7 +11,7 @@ from common.datasets import Data, splits
 from common.datasets.images import ImageSet
 from common.errors import UserError
 from common.loading.loaders import TrainLoader
-from common.records import results
+from common.records import best_epoch, results
 from common.run import Run
 from common.training import evaluate
 from tests.conftest import SMALL, assert_same_run, final_state, read_rows, train_small
@@ -94,12 +94,11 @@ def test_an_oracle_keeps_an_image_of_every_class():
         splits.hold_out(*oracle, images, 3, 0)
 
 
-def test_the_epoch_is_the_latest_of_the_best_by_hand():
+def test_the_scores_of_the_chosen_epoch_by_hand():
     rows = [{"epoch": i, "top1": top1, "mean_per_class": 9.0, "val_top1": val} for i, (top1, val) in enumerate(
         [(50.0, 60.0), (90.0, 70.0), (70.0, 80.0), (60.0, 80.0), (80.0, 75.0)], 1
     )]  # fmt: skip
-    assert [results.chosen(rows, by)["epoch"] for by in (results.HELD_OUT, results.TEST, results.LAST)] == [4, 2, 5]
-    assert results._scores(rows, results.HELD_OUT) == {
+    assert results._scores(rows, best_epoch.HELD_OUT) == {
         "best_top1": 90.0, "last_top1": 80.0, "best_mean_per_class": 9.0, "last_mean_per_class": 9.0, "best_epoch": 2,
         "val_best_top1": 60.0, "val_best_mean_per_class": 9.0, "val_best_epoch": 4, "val_top1": 80.0,
     }  # fmt: skip

@@ -15,8 +15,7 @@ from PIL import Image
 
 import erm
 import predict
-from common.datasets import listing, walk
-from common.datasets.images import ImageSet
+from common.datasets import walk
 from common.errors import Interrupted, UserError
 from tests.run.test_resume import at_call
 
@@ -186,40 +185,3 @@ def test_a_folder_of_images_is_no_folder_for_a_run(root, tmp_path, log):
     with pytest.raises(UserError, match=r"--log '.*' holds images, '.*\.png' for one: choose another --log"):
         train(root, "--log", str(tmp_path / log))
     assert not list(tmp_path.rglob("args.json"))
-
-
-# The listing
-
-
-def test_a_listing_reads_what_it_does_not_know(tmp_path, monkeypatch):
-    names = ["small.png", "large.png", "with\nnewline,and comma.png", os.fsdecode(b"latin-\xe4.png")]
-    for name in names:
-        (tmp_path / name).write_bytes(os.urandom(50_000 if name == "large.png" else 12 * 1024))
-    images = ImageSet([str(tmp_path / name) for name in names] + [str(tmp_path / "gone.png")], [0, 1, -1, 0, 0])
-    found = listing.read({"train": images}, ["a", "b"], tmp_path, {})
-    assert [entry.label for entry in found.values()] == ["a", "b", "", "a", "a"]
-    assert found["gone.png"].content == ""
-    (tmp_path / "x.csv").write_bytes(listing.to_csv(found))
-    assert listing.from_csv(tmp_path / "x.csv") == found
-    large = tmp_path / "large.png"
-    for position in (0, 25_000, 49_999):
-        content = bytearray(large.read_bytes())
-        content[position] ^= 1
-        large.write_bytes(content)
-        changed = listing.read({"train": images}, ["a", "b"], tmp_path, found)
-        assert listing.differences(found, changed) == ["1 is of another content ('large.png')"]
-        assert listing.sha256(changed) != listing.sha256(found)
-        found = changed
-    for name in names:
-        os.utime(tmp_path / name, ns=(0, 0))
-    touched = listing.read({"train": images}, ["a", "b"], tmp_path, found)
-    assert listing.sha256(touched) == listing.sha256(found)
-    monkeypatch.setattr("builtins.open", lambda *args, **kwargs: pytest.fail("read again"))
-    assert listing.read({"train": images}, ["a", "b"], tmp_path, touched) == touched
-
-
-@pytest.mark.parametrize("text", ["", "path\n", "path,set,class,bytes,modified,content\nx,train,a,b,c,d\n"])
-def test_a_damaged_listing_is_refused_in_a_line(tmp_path, text):
-    (tmp_path / "images.csv").write_text(text)
-    with pytest.raises(UserError, match=r"images.csv' cannot be read \(.*\): remove it, or choose another --log"):
-        listing.from_csv(tmp_path / "images.csv")

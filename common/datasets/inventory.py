@@ -1,8 +1,8 @@
-"""What files of images hold: names, classes, sizes, and enough of their contents to notice another image.
+"""An inventory of image files: their names, classes, sizes, and enough of their contents to notice a changed image.
 
-Of a file of up to 12 KiB all bytes count, of a larger one its size and three pieces: the first, the middle and the last
-4 KiB. Reading them takes as long for photographs as for thumbnails. Where a listing is there already, a file of the
-same size and time of modification is taken for the same, and not read again.
+Of a file of up to 12 KiB all bytes are read. Of a larger one the size counts, and three pieces of 4 KiB: the first, the
+middle and the last. So reading takes as long for photographs as for thumbnails. With an earlier inventory at hand, a
+file of the same size and modification time is assumed unchanged and is not read again.
 """
 
 import csv
@@ -25,11 +25,11 @@ class Entry(NamedTuple):
     """One file.
 
     Attributes:
-        part: `train` or `test`.
-        label: its class; empty where nobody knows it.
+        part: the set it belongs to, `train` or `test`.
+        label: its class name; empty if unknown.
         size: in bytes.
-        modified: when, in nanoseconds. It says nothing of the image: a copy has another.
-        content: the beginning of a SHA-256, see the module; empty where the file cannot be read.
+        modified: modification time in nanoseconds. It is no part of the fingerprint, since a copy has another.
+        content: the first 16 digits of a SHA-256, see the module; empty if the file cannot be read.
     """
 
     part: str
@@ -39,17 +39,17 @@ class Entry(NamedTuple):
     content: str
 
 
-Listing = dict[str, Entry]  # path below the root -> its file
+Inventory = dict[str, Entry]  # path below the root -> its file
 
 
-def read(parts: dict[str, ImageSet], classes: Sequence[str], root: Path, known: Listing) -> Listing:
-    """Look at all files of some sets of images.
+def read(parts: dict[str, ImageSet], classes: Sequence[str], root: Path, known: Inventory) -> Inventory:
+    """Take the inventory of some sets of images.
 
     Args:
-        parts: name -> set; sets in memory have no files.
+        parts: name -> set. Sets in memory have no files, and are left out.
         classes: the class names; labels are indices into them.
-        root: the folder below which the files are.
-        known: a listing of before.
+        root: the folder that the names are relative to.
+        known: an earlier inventory, or an empty one.
     """
     found = [
         (part, str(path), classes[label] if label >= 0 else "")
@@ -75,7 +75,7 @@ def _look_at_all(jobs: Sequence[tuple[str, Entry | None]]) -> list[tuple[int, in
 
 
 def _look(path: str, known: Entry | None) -> tuple[int, int, str]:
-    """Size, time and content of a file."""
+    """Size, modification time and content of a file; zeros and an empty text if it cannot be read."""
     try:
         status = os.stat(path)
         size, modified = status.st_size, status.st_mtime_ns
@@ -90,21 +90,21 @@ def _look(path: str, known: Entry | None) -> tuple[int, int, str]:
                     stream.seek(start)
                     digest.update(stream.read(PIECE))
         return size, modified, digest.hexdigest()[:16]
-    except OSError:  # who decodes it will say what is wrong
+    except OSError:  # the loader reports it when it decodes the file
         return 0, 0, ""
 
 
-def sha256(listing: Listing) -> str:
-    """Fingerprint of all but the times of modification."""
+def sha256(inventory: Inventory) -> str:
+    """Fingerprint of everything but the modification times."""
     digest = hashlib.sha256()
-    for name, entry in listing.items():
+    for name, entry in inventory.items():
         fields = (name, entry.part, entry.label, str(entry.size), entry.content)
         digest.update(b"\0".join(map(os.fsencode, fields)) + b"\0")
     return digest.hexdigest()
 
 
-def differences(before: Listing, now: Listing) -> list[str]:
-    """What has changed, as `2 have another class ('train/cat/1.png' for one)`; empty where nothing has."""
+def differences(before: Inventory, now: Inventory) -> list[str]:
+    """What has changed, such as `2 are of another class ('train/cat/1.png' for one)`; empty if nothing has."""
     both = [name for name in now if name in before]
     kinds = {
         "new": [name for name in now if name not in before],
@@ -122,20 +122,20 @@ def differences(before: Listing, now: Listing) -> list[str]:
     ]
 
 
-def to_csv(listing: Listing) -> bytes:
-    """The listing as a table, for a person, too."""
+def to_csv(inventory: Inventory) -> bytes:
+    """The inventory as a CSV table, which people can read, too."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(COLUMNS)
-    writer.writerows((name, *entry) for name, entry in listing.items())
+    writer.writerows((name, *entry) for name, entry in inventory.items())
     return text.getvalue().encode(errors="surrogateescape")
 
 
-def from_csv(file: Path) -> Listing:
-    """What `to_csv` wrote.
+def from_csv(file: Path) -> Inventory:
+    """Read what `to_csv` wrote.
 
     Raises:
-        UserError: it cannot be read, or is no such table.
+        UserError: the file cannot be read, or is not such a table.
     """
     try:
         text = file.read_text(encoding="utf-8", errors="surrogateescape")

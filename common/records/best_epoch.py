@@ -1,0 +1,59 @@
+"""Which epoch's network `best.pth` holds, and which images choose it."""
+
+import logging
+from typing import Any
+
+logger = logging.getLogger("common")
+
+HELD_OUT, TEST, LAST = "held-out images", "test images", "last epoch"  # what chooses
+FEWEST = 10  # held-out images of a class that tell epochs apart; measured in docs/choosing.md
+
+
+def chooser(held_out: int, fold: bool, tested: int) -> str:
+    """What chooses the epoch: `HELD_OUT`, `TEST` or `LAST`.
+
+    Args:
+        held_out: number of held-out images.
+        fold: whether the held-out images are one part of `--val-fold`. They are few, so they measure and do not choose.
+        tested: number of test images.
+    """
+    if fold or not (held_out or tested):
+        return LAST
+    return HELD_OUT if held_out else TEST
+
+
+def chosen(history: list[dict[str, Any]], by: str) -> dict[str, Any]:
+    """The row of the chosen epoch.
+
+    Of equally good epochs, held-out images choose the latest. The test set chooses the first, as in the published
+    table.
+
+    Args:
+        history: rows of `metrics.jsonl`, one per epoch.
+        by: see `chooser`.
+    """
+    if by == HELD_OUT:
+        return max(reversed(history), key=lambda row: row["val_top1"])
+    return max(history, key=lambda row: row["top1"]) if by == TEST else history[-1]
+
+
+def announce(by: str, held_out: int, per_class: int, tested: int) -> None:
+    """Log what will choose the epoch, with a warning where the held-out images are too few for that.
+
+    Args:
+        by: see `chooser`.
+        held_out, tested: numbers of images.
+        per_class: `--val-per-class`.
+    """
+    if by == HELD_OUT:
+        logger.info(f"best.pth is of the epoch that is best on the {held_out:,} held-out images")
+        if per_class < FEWEST:
+            logger.warning(
+                f"WARNING: {per_class} held-out images of a class tell epochs apart hardly better than chance: take "
+                f"{FEWEST} or more, or use --checkpoint latest"
+            )
+    elif by == TEST:
+        logger.info("best.pth is of the epoch that is best on the test images")
+    else:
+        measured = "" if held_out or tested else ", for nothing is measured: no image is for that"
+        logger.info(f"best.pth is of the last epoch{measured}")
