@@ -28,7 +28,8 @@ import timm
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from common import cli, datasets
+import export
+from common import cli, datasets, trained
 from common.datasets import Data
 from common.datasets.images import one_size
 from common.errors import UserError
@@ -114,6 +115,19 @@ def training(shared: list[str], method: str, epochs: int, steps: int) -> list[st
     return [*shared, *METHODS[method].split(), "--epochs", str(epochs), "-i", str(steps // epochs)]
 
 
+def refuse_unexportable(folder: Path) -> None:
+    """Export the network of a finished run, but write nothing: better now than after all trainings.
+
+    Raises:
+        UserError: timm's own format cannot hold the network, as with this project's Wide ResNets.
+    """
+    run = trained.load(folder, "best")
+    try:
+        export.timm_files(run, *export.plain_network(run))
+    except UserError:
+        raise UserError(f"-a {run.args.arch}: timm's own format cannot hold it: choose another, {ARCH} say") from None
+
+
 def measure(work: Work, shared: list[str], images: int) -> planning.Costs:
     """How long a step of each method takes, and the rest of a run: of a few steps each.
 
@@ -127,6 +141,8 @@ def measure(work: Work, shared: list[str], images: int) -> planning.Costs:
             result = work.run(method, *training(shared, method, 1, MEASURED), "--log", log)
             step[method] = result["seconds"] / MEASURED
             rest.append(max(work.seconds - before - result["seconds"], 0.0))
+            if len(step) == 1:
+                refuse_unexportable(log)
         # A step has two or more passes of 32 images, forwards and backwards, which is three times as much as forwards.
         end = 2 * max(rest) + min(step.values()) / 6 * images / 32
         work.save(costs={"step": step, "run": max(rest) + min(step.values()), "end": end})

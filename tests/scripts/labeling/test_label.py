@@ -134,6 +134,12 @@ def test_other_arguments_or_a_folder_with_other_files_are_refused(labeled, photo
         call(photos, tmp_path)
 
 
+def test_a_network_that_timm_cannot_hold_is_refused_before_the_trials(photos, small, tmp_path):
+    with pytest.raises(UserError, match=r"^-a wrn_10_1_half: timm's own format cannot hold it: choose another, "):
+        call(photos, tmp_path / "out", "-a", "wrn_10_1_half")
+    assert [file.parent.name for file in (tmp_path / "out" / "runs").rglob("result.json")] == ["fixmatch"]
+
+
 def test_the_time_of_a_run_that_was_killed_counts(tmp_path):
     work = Work(tmp_path / "out", {})
     work.save()
