@@ -1,7 +1,7 @@
-"""From flags to what a script trains with. Only this module, `Run` and `common/trained.py` read `args`.
+"""Turn flags into what a script trains with. Only this module, `Run` and `common/trained.py` read `args`.
 
-A feature that all methods share is a flag in `cli/flags.py` and a line here: no script changes for it. What is called
-from here has explicit parameters.
+A feature that all methods share is a flag in `cli/flags.py` and a line here, so that no script changes for it. The
+functions that are called from here have explicit parameters.
 """
 
 import argparse
@@ -34,7 +34,7 @@ class Images:
     Attributes:
         data: the whole dataset.
         labeled: the images that keep their labels.
-        unlabeled_indices: int64, of `data.train`: which images a method sees without labels.
+        unlabeled_indices: int64, indices into `data.train` of the images that a method sees without labels.
     """
 
     data: Data
@@ -43,7 +43,7 @@ class Images:
 
     @cached_property
     def unlabeled(self) -> ImageSet:
-        """The images without labels. Made when they are asked for: a subset in memory is a copy."""
+        """The images without labels. They are made on first use, since a subset of an array is a copy."""
         everything = len(self.unlabeled_indices) == len(self.data.train)
         return self.data.train if everything else self.data.train.subset(self.unlabeled_indices)
 
@@ -57,19 +57,21 @@ class Images:
 
     @property
     def classes(self) -> list[str]:
-        """The class names; a label is an index into them."""
+        """The class names. A label is an index into them."""
         return self.data.classes
 
 
 def images(run: Run, args: argparse.Namespace, all_labels: bool = False) -> Images:
-    """Read the dataset, draw the labeled images and those that are held out, and tell the run of them.
+    """Read the dataset, draw the labeled and the held-out images, and describe them to the run.
 
     Args:
-        all_labels: every training image that has a label is labeled, but for those that are held out.
+        run: the run.
+        args: the flags.
+        all_labels: label every training image that has a label, except for held-out ones.
 
     Raises:
-        UserError: see `datasets.load`, `splits.split`, `splits.hold_out` and `splits.hold_out_fold`; or `--init-from`
-            names a run of other classes.
+        UserError: see `datasets.load`, `splits.split`, `splits.hold_out` and `splits.hold_out_fold`; or the run of
+            `--init-from` has other classes.
     """
     data = run.read_images()
     number = 0 if all_labels else args.num_samples_per_class
@@ -84,20 +86,20 @@ def images(run: Run, args: argparse.Namespace, all_labels: bool = False) -> Imag
     if args.init_from is not None:
         warm_start.read(args.init_from).refuse_other_classes(data.classes, args.root)
     run.describe(data, labeled, held_out)
-    if getattr(args, "labeled_in_unlabeled", False):  # a supervised method has no such flag
+    if getattr(args, "labeled_in_unlabeled", False):  # supervised methods lack the flag
         unlabeled = np.setdiff1d(np.arange(len(data.train)), held_out)
     labeled_images = data.train.subset(labeled)
     return Images(data, labeled_images.evenly() if args.balanced_batches else labeled_images, unlabeled)
 
 
 def views(spec: Spec, args: argparse.Namespace) -> tuple[Transform, Transform, Transform]:
-    """The weak, the strong and the test view; see `augment.transforms`."""
+    """The transforms for weak, strong and test views; see `augment.transforms`."""
     policy = augment.policy(args.auto_augment, args.norm_mean, args.cutout)
     return augment.transforms(spec, args.train_resizing, args.val_resizing, args.image_size, policy)
 
 
 def loading(run: Run, args: argparse.Namespace) -> dict[str, Any]:
-    """The options that all loaders of a run share. Without flags, processes and memory are what the machine offers."""
+    """The options that all loaders of a run share. Without `-j` and `--cache`, they follow from the machine."""
     workers = limits.workers(sets=3) if args.workers is None else args.workers
     cache = limits.cache(sets=3) if args.cache is None else args.cache
     limits.report(torch.get_num_threads() if run.device.type == "cpu" else 1, workers, cache)
@@ -111,11 +113,13 @@ def loading(run: Run, args: argparse.Namespace) -> dict[str, Any]:
 
 
 def classifier(NetworkClass: type[Network], num_classes: int, args: argparse.Namespace, **own: Any) -> Network:
-    """The network that is trained: a backbone with its adapters, a bottleneck, and a head for so many classes.
+    """The network to train: a backbone, with adapters if wanted, a bottleneck, and a head.
 
     Args:
-        NetworkClass: `ImageClassifier`, or a method's own class that takes the same arguments and those of `own`.
-        own: what the method's network takes besides, by name.
+        NetworkClass: `ImageClassifier`, or a method's own subclass.
+        num_classes: outputs of the head.
+        args: the flags.
+        own: further arguments of the method's class, by name.
 
     Raises:
         UserError: see `backbones.backbone`, `adapters.insert` and `warm_start`.
@@ -137,13 +141,13 @@ def classifier(NetworkClass: type[Network], num_classes: int, args: argparse.Nam
 
 
 def optimizer(model: nn.Module, args: argparse.Namespace) -> Optimizer:
-    """The optimizer of what is trained of a model; see `optim.create`."""
+    """The optimizer for a model's trained parameters; see `optim.create`."""
     return optim.create(
         args.optimizer, model, args.lr, args.wd, args.finetune, args.layer_decay, args.no_decay_on_norms
     )
 
 
 def schedule(optimizer: Optimizer, args: argparse.Namespace) -> LambdaLR:
-    """The learning rate's schedule over all steps of a training; see `optim.schedule`."""
+    """The learning-rate schedule over all steps of a training; see `optim.schedule`."""
     steps = args.epochs * args.iters_per_epoch
     return optim.schedule(optimizer, args.lr_scheduler, args.lr_gamma, args.lr_decay, steps, args.lr_warm_up_steps)

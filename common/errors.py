@@ -2,11 +2,11 @@
 
 
 class UserError(Exception):
-    """Bad input: the message is one line that names the culprit and the remedy. Exit code 2."""
+    """Bad input. The message is one line that names what is wrong and what to do. Exit code 2."""
 
 
 class Interrupted(Exception):  # noqa: N818 (an interruption is no error)
-    """The run was asked to stop by a signal, and saved itself first. Exit code 128 + `signum`."""
+    """A signal asked the run to stop; it saved itself first. Exit code 128 + `signum`."""
 
     def __init__(self, signum: int, message: str):
         super().__init__(message)

@@ -1,4 +1,4 @@
-"""A run: where it resumes, how far it is, what it tests and when it stops. It knows nothing of losses."""
+"""A run: where it resumes, how far it is, what it evaluates, and when it stops. It knows nothing of losses."""
 
 import contextlib
 import copy
@@ -31,34 +31,37 @@ from common.training.guard import Guard
 from common.training.meters import Meters, Metric
 
 logger = logging.getLogger("common")
-FAILED = 1000  # in place of a signal's number: a loader failed
+FAILED = 1000  # in place of a signal number: a loader failed
 
 
 class Run:
     """The bookkeeping of one run.
 
-    The arguments are recorded whole and compared on resume; of them the run itself reads the flags about the folder,
-    the seed, the device and the number of steps.
+    All arguments are recorded, and compared on resume. The run itself reads the flags about the folder, the seed, the
+    device and the number of steps.
 
     Args:
-        rounds: trainings of `--epochs` each, one after the other. Epochs and steps count on; each round has a best
-            network of its own, and the last one's scores are the result.
+        method: the script's name.
+        args: all flags.
+        rounds: number of trainings of `--epochs` each, one after the other. Epochs and steps count on. Each round has
+            a best network of its own, and the last round's scores are the result.
 
     Attributes:
-        folder: where everything is kept.
+        folder: the run's folder.
         device: where to train.
         step: optimizer steps done so far, over all epochs.
         history: the finished epochs' rows of `metrics.jsonl`.
-        seconds: of training and testing until the newest checkpoint, over all resumptions.
-        sessions: with what the training began, and what it went on with; see `results.session`.
-        pretraining_sha256: of the file whose weights it began with: a backbone, or a finished run's network.
-        labeled, held_out, fingerprints: what `describe` was told, and the fingerprints of it.
-        files: of images of your own, what they hold.
-        state: what a checkpoint holds, as `start` was told; with `--ema`, the average, too.
+        seconds: of training and testing until the newest checkpoint, over all sessions.
+        sessions: the conditions of the beginning and of each resumption; see `results.session`.
+        pretraining_sha256: of the file that holds the initial weights: a backbone, or a finished run's network.
+        labeled, held_out, fingerprints: see `describe`.
+        files: the inventory of your own images; empty for other datasets.
+        state: what a checkpoint holds: the `state` given to `start`, and with `--ema` the average.
         average: with `--ema`, the average of the evaluated network's weights.
 
     Raises:
-        UserError: the folder is unwritable, busy, or holds a run with other arguments; the device does not exist.
+        UserError: the folder is not writable, is in use, or holds a run with other arguments; or the device does not
+            exist.
     """
 
     def __init__(self, method: str, args: cli.Arguments, rounds: int = 1):
@@ -84,18 +87,18 @@ class Run:
         self.history: list[dict[str, Any]] = []
         self.sessions: list[dict[str, Any]] = []
         self.pretraining_sha256: str | None = None
-        # Known when the images have been read, see `describe`:
+        # Set by `describe`:
         self.labeled = self.held_out = np.empty(0, dtype=np.int64)
         self.fingerprints: dict[str, str] = {}
         self.files: inventory.Inventory = {}
         self._evaluation: Evaluation | None = None
-        # Known when the networks are made, see `start`:
+        # Set by `start`:
         self.state: dict[str, Any] = {}
         self.average: Average | None = None
         self._evaluated: nn.Module | None = None
         self._beginning: dict[str, Any] = {}  # the state before the first of several rounds
-        self._started = 0.0  # the clock's time at which a training without pauses would have begun
-        self._streams: list[Iterator[Batch]] = []  # until the first step
+        self._started = 0.0  # the time at which an uninterrupted training would have begun
+        self._streams: list[Iterator[Batch]] = []  # made in the first step
         seeding.seed_all(args.seed, "model")
 
     @property
@@ -105,14 +108,14 @@ class Run:
 
     @property
     def resumable(self) -> bool:
-        """Whether there is a checkpoint to go on from: then `start` will load it."""
+        """Whether there is a checkpoint to resume from. If so, `start` will load it."""
         return self.folder.resumable
 
     def read_images(self, resizing: str | None = None) -> Data:
         """The dataset that the flags name.
 
         Args:
-            resizing: in place of `--train-resizing`; `default` does not look for the size of your own images.
+            resizing: overrides `--train-resizing`. With `default`, the size of your own images is not looked up.
 
         Raises:
             UserError: see `datasets.load`.
@@ -123,11 +126,16 @@ class Run:
         return datasets.load(args.data, args.root, *lists, resizing or args.train_resizing, *own)
 
     def describe(self, data: Data, labeled: np.ndarray, held_out: Sequence[int] | np.ndarray = ()) -> None:
-        """Remember the data for the reports: class names, fingerprints, whether the split is official.
+        """Tell the run its data, for evaluation, reports and fingerprints.
 
         Args:
-            labeled, held_out: int64, indices into `data.train`; see `splits`. Images that are held out choose the best
-                epoch in place of the test set.
+            data: the dataset.
+            labeled, held_out: int64, indices into `data.train`; see `splits`. Held-out images choose the best epoch in
+                place of the test set.
+
+        Raises:
+            UserError: `--val-per-class` is given and `held_out` is empty; `--log` is among the images; or the machines
+                of the run have different images.
         """
         self.labeled, self.held_out = labeled, np.asarray(held_out, dtype=np.int64)
         self._evaluation = Evaluation(data, self.held_out)
@@ -151,13 +159,13 @@ class Run:
         return best_epoch.chooser(len(self.held_out), self.args.val_fold is not None, len(self.data.test))
 
     def _look_at_files(self, data: Data) -> inventory.Inventory:
-        """Of images of your own. Any other dataset is the same one wherever it lies."""
+        """The inventory of your own images. (Other datasets are known by their counts and checksums.)"""
         known, root = self.folder.read_files(), Path(self.args.root).expanduser()
         parts = {"train": data.train, "test": data.test}
         return processes.once_per_machine(lambda: inventory.read(parts, data.classes, root, known))
 
     def _refuse_log_among_images(self, data: Data) -> None:
-        """A run's folder is left out where images are looked for: those in it would be gone the next time."""
+        """Refuse a `--log` that holds images of the dataset: run folders are skipped in the next search for images."""
         log = os.path.realpath(self.folder.path)
         folders = {os.path.dirname(path): path for path in [*data.train.images, *data.test.images]}
         for folder, path in folders.items():
@@ -166,7 +174,7 @@ class Run:
 
     @property
     def evaluation(self) -> Evaluation:
-        """The tests on the data that `describe` was given."""
+        """The evaluations on the data that `describe` was given."""
         if self._evaluation is None:
             raise RuntimeError("the run knows no images: call run.describe before run.start")
         return self._evaluation
@@ -176,21 +184,21 @@ class Run:
         """The dataset that `describe` was given."""
         return self.evaluation.data
 
-    # Beginning and going on
+    # Start and resume
 
     def start(self, state: dict[str, Any], evaluated: nn.Module) -> None:
-        """Resume where the folder's run was stopped, or begin a new one. Where it is only tested, do neither.
+        """Resume the run in the folder, or begin a new one. With `--phase test`, do neither.
 
         Args:
             state: name -> object with `state_dict` and `load_state_dict`: all that a checkpoint holds besides the
-                run's own step, history, meters and random generators. The learning rates of the optimizers among them
-                are told where a loss is not finite; several processes average their gradients before their steps.
-            evaluated: the network that is tested after every epoch, kept as `best.pth`, and filled by `--phase test`;
-                the modules that it is made of must be in `state`. With `--ema`, an average of its weights is.
+                run's own step, history, meters and random generators. With several processes, the optimizers among
+                these objects average the gradients before each step.
+            evaluated: the network to test after every epoch and to keep as `best.pth`. Its modules must be in `state`.
+                With `--ema`, the average of its weights is tested and kept instead.
 
         Raises:
-            UserError: the checkpoint does not fit, it and the one before are damaged, all of them are gone, or the
-                labeled images are others.
+            UserError: the checkpoint does not fit; it and the previous one are damaged, or all are gone; or the images
+                differ from the run's.
         """
         self.state, self._evaluated = state, evaluated
         if self.args.ema is not None:
@@ -224,7 +232,7 @@ class Run:
 
     @property
     def _start_file(self) -> str | None:
-        """Whose weights the training begins with."""
+        """The file that holds the initial weights, if it is not timm's."""
         run: str | None = self.args.init_from
         return self.args.pretrained_backbone if run is None else str(warm_start.file(run))
 
@@ -234,7 +242,7 @@ class Run:
         return {key: paths for key, paths in names.items() if paths}
 
     def _begin_alike(self) -> None:
-        """The same weights in all processes, and another stream of random numbers (dropout's) in each."""
+        """Begin with the same weights in all processes, and with different random numbers (for dropout) in each."""
         self._take_weights_from_first()
         key = (processes.rank(),) if processes.rank() else ()
         seeding.seed_all(self.args.seed, "training", *key)
@@ -260,7 +268,7 @@ class Run:
         logger.info(f"resuming '{self.folder.path}' at step {self.step}, epoch {self.epoch + 1}")
 
     def _compare_conditions(self, content: dict[str, Any]) -> None:
-        """Whether the run goes on from the same backbone file, and with the same software. Older runs do not say."""
+        """Refuse another backbone file, and warn of other software. Older runs do not record them."""
         self._compare_backbones(content.get("pretraining_sha256"), self.pretraining_sha256)
         self.sessions = content.get("sessions", [])
         if self.sessions:
@@ -272,23 +280,23 @@ class Run:
                 )
 
     def _compare_backbones(self, before: str | None, now: str | None) -> None:
-        if before not in (None, now):  # older runs do not say
+        if before not in (None, now):  # None: an older run did not record it
             raise UserError(
                 f"'{self.folder.path}' was begun with another file than '{self._start_file}' is now: restore it, or "
                 "choose another --log"
             )
 
     def start_anew(self, *names: str) -> None:
-        """Put parts of the state, and an average of the weights, back to what they were before the first round."""
+        """Reset parts of the state, and the average of weights, to what they were before the first round."""
         for name in (*names, *(["ema"] if self.average is not None else [])):
             self.state[name].load_state_dict(self._beginning[name])
         self._take_weights_from_first()
 
     def save(self) -> None:
-        """Write `latest.pth`; what it was before becomes `previous.pth`.
+        """Write `latest.pth`. The old one becomes `previous.pth`.
 
         Raises:
-            UserError: a loss or a weight is not finite (the last good checkpoint stays), or the disk is full.
+            UserError: a loss or a weight is not finite (then the last good checkpoint stays), or the disk is full.
         """
         self.guard.check_metrics(self.step)
         self.seconds = time.perf_counter() - self._started
@@ -296,7 +304,7 @@ class Run:
         self.guard.check_weights(content, self.step)
         content |= {"step": self.step, "history": self.history, "seconds": self.seconds, "args": vars(self.args)}
         content |= {"sessions": self.sessions, "pretraining_sha256": self.pretraining_sha256}
-        content |= {"classes": self.data.classes, "evaluated": _place(self.tested, self.state)}
+        content |= {"classes": self.data.classes, "evaluated": _key(self.tested, self.state)}
         content |= {"meters": self.meters.state_dict(), "rng": self.generators.state_dict()}
         self.folder.save_latest(content)
         self.guard.saved_step = self.step
@@ -304,19 +312,19 @@ class Run:
     # Training
 
     def epochs(self) -> Iterator[int]:
-        """The numbers, from 0, of the epochs that are not finished. A signal to stop is heeded after a step."""
+        """The numbers, from 0, of the epochs still to do. Signals that stop the run are handled between steps."""
         with self.signals.listening():
             while self.epoch < self.total_epochs:
                 yield self.epoch
 
     @property
     def total_epochs(self) -> int:
-        """Of all rounds."""
+        """Epochs of all rounds."""
         return self.rounds * self.args.epochs
 
     @property
     def total_steps(self) -> int:
-        """Of all epochs of all rounds."""
+        """Steps of all epochs of all rounds."""
         return self.total_epochs * self.args.iters_per_epoch
 
     @property
@@ -326,7 +334,7 @@ class Run:
 
     @property
     def at_round_start(self) -> bool:
-        """False where a round is resumed half-way: what begins a round has then been done."""
+        """Whether a round begins now. False if it is resumed half-way, when its preparations have been made."""
         return self.at_epoch_start and self.epoch % self.args.epochs == 0
 
     @property
@@ -336,19 +344,22 @@ class Run:
 
     @property
     def at_epoch_start(self) -> bool:
-        """False where an epoch is resumed half-way: what begins an epoch has then been done."""
+        """Whether an epoch begins now. False if it is resumed half-way, when its preparations have been made."""
         return self.step == self.epoch * self.args.iters_per_epoch
 
     def steps(self, *loaders: TrainLoader) -> Iterator[tuple[Batch, ...]]:
-        """One batch of each loader for every step that the epoch still lacks. A round has the same loaders throughout.
+        """One batch of each loader for every remaining step of the epoch.
 
-        A batch's `indices` are positions in the images of its loader, the same in every epoch and process: what a
-        method keeps for each image it finds by them.
+        A batch's `indices` are positions in the images of its loader. They are the same in every epoch and process, so
+        a method can keep a row for each image.
+
+        Args:
+            loaders: the same ones in all epochs of a round.
 
         Raises:
-            UserError: the loss is not finite, a checkpoint cannot be written, or a batch cannot be made; in the last
-                case the steps so far were saved.
-            Interrupted: a signal came; the step was completed and saved.
+            UserError: a loss is not finite; a checkpoint cannot be written; or a batch cannot be made (then the steps
+                so far are saved).
+            Interrupted: a signal came; the current step was completed and saved.
         """
         if self.at_round_start and processes.is_first():
             self._show_views(loaders)
@@ -372,7 +383,7 @@ class Run:
         self._stop_if_asked()
 
     def _next_batches(self) -> tuple[Batch, ...]:
-        """One batch of each stream. Before each step, the processes agree whether to stop."""
+        """One batch of each stream. Before that, the processes agree whether to stop."""
         batches: tuple[Batch, ...] = ()
         failure = None
         try:
@@ -394,10 +405,10 @@ class Run:
         self.folder.save_sheet(parts)
 
     def update(self, metrics: dict[str, Metric]) -> None:
-        """Add a step's metrics to the epoch's averages; does not wait for the device.
+        """Add a step's metrics to the epoch's averages. Does not wait for the device.
 
         Args:
-            metrics: the same names in every step of an epoch; see `Meters`.
+            metrics: name -> metric, with the same names in every step of an epoch; see `Meters`.
         """
         self.meters.update(metrics, self.step + 1)
 
@@ -410,23 +421,26 @@ class Run:
 
     @property
     def tested(self) -> nn.Module:
-        """The network that is reported and kept: the evaluated one, or the average of its weights."""
+        """The network that is scored and kept: the evaluated one, or with `--ema` the average of its weights."""
         return self.evaluated if self.average is None else self.average.network
 
     def evaluate(self, loader: TestLoader) -> dict[str, float]:
-        """The scores of the evaluated network; see `evaluate.evaluate`. The last time, count its confusions, too.
+        """The scores of the evaluated network; see `evaluate.evaluate`. The last evaluation also counts confusions.
 
-        With `--ema` they are the average's, and those of the network itself stand beside them as `raw_*`; those of the
-        images that are held out are `val_*`.
+        With `--ema`, they are the average's, and the network's own are added as `raw_*`. Scores on held-out images are
+        `val_*`.
+
+        Args:
+            loader: of the test set.
 
         Raises:
-            UserError: an image cannot be read, or the loader's processes fail; the steps so far were saved.
-            Interrupted: a signal ended the wait for a batch, and the steps so far were saved: the evaluation is made
-                again.
+            UserError: an image cannot be read, or the loader's processes fail. The steps so far are saved.
+            Interrupted: a signal came while waiting for a batch. The steps so far are saved, and the evaluation will be
+                repeated.
         """
         last = self.args.phase == "test" or self.epoch + 1 == self.total_epochs
         raw = None if self.average is None else self.evaluated
-        # Several processes end an evaluation together: the others would wait for this one's part of the sums.
+        # One of several processes cannot stop here alone: the others would wait for its part of the sums.
         may_stop = processes.count() == 1 and self.args.phase == "train"
         failure = None
         try:
@@ -444,8 +458,8 @@ class Run:
         """Append the epoch's row, keep the best network, and save.
 
         Args:
-            scores: of the test set; `top1` chooses the best network, or `val_top1` where images are held out. Where
-                nothing is measured there are none, and the last network is the best.
+            scores: what `evaluate` returned, and others of the script's. `top1`, or with held-out images `val_top1`,
+                chooses the best network. Without scores, the last network is the best.
         """
         self.guard.check_metrics(self.step)
         self.guard.check_scores(scores, self.step)
@@ -475,25 +489,25 @@ class Run:
 
     @property
     def _best_epoch(self) -> int | None:
-        """Counted from 1: the best one so far of the last finished epoch's round."""
+        """The best epoch so far, counted from 1, within the round of the last finished epoch."""
         if not self.history:
             return None
         round_start = (self.epoch - 1) // self.args.epochs * self.args.epochs
         return best_epoch.chosen(self.history[round_start:], self.chosen_by)["epoch"]
 
     def _report(self, network: str) -> None:
-        """Of the last epoch before its checkpoint, which says that there is nothing left to do."""
+        """Write the report. After the last epoch this must precede its checkpoint, which marks the training as done."""
         self.evaluation.report(self.folder, f"{self.method} on {self.args.data}, {self.args.arch}: {network}")
 
     def _stop_if_asked(self, failure: str | None = None) -> None:
-        """Save and end if any process was asked to, or could not make its batch."""
+        """Save and stop if any process got a signal, or could not make its batch."""
         code = processes.largest(FAILED if failure else self.signals.received)
         if code:
             self._stop(code, failure)
 
     def _stop(self, code: int, failure: str | None) -> NoReturn:
-        """Save and end, because of a signal of that number, or because a loader `FAILED`."""
-        self._streams = []  # ends their workers, which hold memory and open files
+        """Save and stop, because of signal number `code`, or because a loader `FAILED`."""
+        self._streams = []  # ends the workers, which hold memory and open files
         continues = f"the same command continues{', without --overwrite' if self.args.overwrite else ''}"
         if code != FAILED:
             self.save()
@@ -508,7 +522,7 @@ class Run:
     # Results
 
     def finish(self) -> dict[str, Any]:
-        """Write `result.json`; its content is returned and shown."""
+        """Write `result.json`, print its summary, and return its content."""
         result = results.result(
             self.method,
             vars(self.args),
@@ -527,11 +541,11 @@ class Run:
         """Print a finished run's result, and return it.
 
         Raises:
-            UserError: it is of other images of your own, or of another backbone file, than there are now.
+            UserError: your own images, or the backbone file, have changed since.
         """
         if datasets.SPECS[self.args.data].counts is None:
             older = not self.folder.read_files()
-            data = self.read_images(None if older else "default")  # names and contents tell more than the size
+            data = self.read_images(None if older else "default")  # the inventory tells more than the images' size
             self._refuse_log_among_images(data)
             files = self._look_at_files(data)
             now = {"data_sha256": data.sha256} if older else {"content_sha256": inventory.sha256(files)}
@@ -551,12 +565,12 @@ class Run:
         return result
 
     def test(self, loader: TestLoader) -> dict[str, float]:
-        """Load `--checkpoint` into the evaluated network, and print and return its scores."""
+        """Load `--checkpoint` into the evaluated network; print and return its scores."""
         content, path = self.folder.load(self.args.checkpoint)
         self.folder.compare_tested(content, path, self.data.classes, self.fingerprints, self.files, self.args.root)
         networks: dict[str, Any] = {name: x for name, x in self.state.items() if isinstance(x, nn.Module)}
         if self.args.checkpoint == "best":
-            # It holds no raw one.
+            # best.pth holds the tested network only, not the raw one.
             networks, self._evaluated, self.average = {"model": Merged(self.tested)}, self.tested, None
         checkpoint.restore(networks, content, path)
         scores = self.evaluate(loader)
@@ -567,18 +581,18 @@ class Run:
         try:
             epoch = content.get("epoch", len(content.get("history", ())))
             self._report(f"{path.name}, epoch {epoch}")
-        except UserError as error:  # the folder may be another's, and not ours to write to
+        except UserError as error:  # we may not be allowed to write to the folder
             logger.warning(str(error))
         return scores
 
 
 @processes.by_first
 def _sha256_of_first(file: str) -> str:
-    """The file's, as the first process has it: the others take its weights."""
+    """SHA-256 of the first process's file, whose weights all processes get."""
     return backbone_files.sha256(file)
 
 
-def _place(network: nn.Module, state: dict[str, Any]) -> str | None:
-    """The dotted name under which a state holds a network, `model` or `teacher.network` say; None where it does not."""
+def _key(network: nn.Module, state: dict[str, Any]) -> str | None:
+    """The dotted name under which a state holds a network, such as `teacher.network`; None if it does not."""
     modules = (item.named_modules(prefix=name) for name, item in state.items() if isinstance(item, nn.Module))
     return next((name for named in modules for name, module in named if module is network), None)

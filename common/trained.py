@@ -1,4 +1,4 @@
-"""Load the network of a run from the run's folder, for programs that use it and do not train it."""
+"""Load the network of a run from the run's folder, for programs that use it without training."""
 
 import argparse
 import os
@@ -18,23 +18,22 @@ from common.records import best_epoch
 from common.records.folder import read_json
 from common.system import checkpoint
 
-NEUTRAL = {"no_pool": False, "drop_path": None}  # flags that change nothing in eval mode
-PARTS = ("backbone.", "bottleneck.", "head.")  # of the network that is tested; a method may train others beside them
+NEUTRAL = {"no_pool": False, "drop_path": None}  # flags that have no effect in eval mode
+PARTS = ("backbone.", "bottleneck.", "head.")  # of the tested network; a method may train others besides
 
 
 class Trained(NamedTuple):
-    """What a run has learned, and what its network takes.
+    """The network of a run, and how to use it.
 
     Attributes:
-        model: the network that is tested, in eval mode, on the CPU; without what its method trains beside it.
-        classes: the names of its outputs, in their order.
-        args: of the run: `data`, `arch`, `bottleneck_dim`, `precision`, and the preprocessing (`train_resizing`,
+        model: the tested network, in eval mode, on the CPU; without further heads of its method.
+        classes: the names of its outputs, in order.
+        args: the run's flags: `data`, `arch`, `bottleneck_dim`, `precision`, and the preprocessing (`train_resizing`,
             `val_resizing`, `image_size`, `norm_mean`, `norm_std`, `exif_orientation`), among others.
         method: the script's name.
         file: the checkpoint.
-        epoch: of the checkpoint, counted from 1; None where an older file does not say.
-        chosen_by: what chose that epoch, `held-out images`, `test images` or `last epoch`; None where an older file
-            does not say.
+        epoch: of the checkpoint, counted from 1; None if an older file does not say.
+        chosen_by: what chose that epoch, see `best_epoch.chooser`; None if an older file does not say.
     """
 
     model: ImageClassifier
@@ -47,7 +46,7 @@ class Trained(NamedTuple):
 
     @property
     def origin(self) -> str:
-        """Which epoch it is of and why, in words."""
+        """The file, its epoch and what chose it, in words."""
         if self.epoch is None:
             return f"'{self.file}'"
         chosen = {None: "", best_epoch.LAST: ", the last"}.get(self.chosen_by, f", chosen by the {self.chosen_by}")
@@ -55,18 +54,18 @@ class Trained(NamedTuple):
 
 
 class Known(NamedTuple):
-    """What a run knew of images of one's own.
+    """The labels that a run had for your own images.
 
     Attributes:
-        root: their folder, absolute; None where the run was trained on a dataset.
-        labels: path below the root -> class, of those that were labeled or held out.
+        root: their folder, absolute; None if the run was trained on another dataset.
+        labels: path below the root -> class, of the labeled and the held-out images.
     """
 
     root: Path | None
     labels: dict[str, str]
 
     def below(self, path: str) -> str | None:
-        """A file's path below the root, by its name or by where links lead; None where it is not there."""
+        """A file's path below the root, as named or after following links; None if it is not below the root."""
         if self.root is None:
             return None
         inner = os.path.relpath(path, self.root)
@@ -75,15 +74,15 @@ class Known(NamedTuple):
         return None if inner.partition(os.sep)[0] == os.pardir else inner
 
     def is_for_testing(self, inner: str) -> bool:
-        """Whether a path below the root is in one of its folders of test images."""
+        """Whether a path below the root is in a folder of test images."""
         return inner.partition(os.sep)[0] in image_folder.TESTED
 
 
 def known(folder: Path) -> Known:
-    """Which images a run had labels for. Older runs do not name them.
+    """The images that a run had labels for. Older runs do not record them.
 
     Raises:
-        UserError: one of its files is damaged.
+        UserError: one of the run's files is damaged.
     """
     args = read_json(folder / "args.json", "name the folder of another run").get("args")
     root, data = (args.get(key) for key in ("root", "data")) if isinstance(args, dict) else (None, None)
@@ -98,9 +97,9 @@ def known(folder: Path) -> Known:
 
 
 def load(folder: Path, name: Literal["best", "latest"]) -> Trained:
-    """Read a run's network. No code of the files is run.
+    """Read a run's network, without running code from its files.
 
-    Nothing is downloaded, unless it is the latest checkpoint of a frozen backbone, which is not in there.
+    Nothing is downloaded, except for `latest` of a run with adapters: it lacks the frozen weights.
 
     Args:
         folder: `--log` of the run.
@@ -176,7 +175,7 @@ EXPECTED = {
 
 
 def _weights(content: dict[str, Any], file: Path) -> dict[str, Tensor]:
-    """The tested network's weights: all of `model` in best.pth, or the part of latest.pth that it names."""
+    """The tested network's weights: `model` in best.pth, or the entry of latest.pth that `evaluated` names."""
     name = content.get("evaluated", "model")
     if name is None:
         raise UserError(f"checkpoint '{file}' does not hold the tested network in one piece: use --checkpoint best")

@@ -1,7 +1,8 @@
 """Wide ResNets for 32-pixel images, which timm lacks, registered with timm so that `-a` finds them.
 
-`export.py` and docs/own_images.md name this file to other programs: `import common.wide_resnet` makes its networks
-known to timm. So it stays where it is, needs torch and timm alone, and keeps the names of its networks and tensors.
+Other programs import this file to load exported networks: `import common.wide_resnet` registers them with timm, as
+`export.py` and docs/own_images.md say. So the file must stay here, need only torch and timm, and keep the names of its
+networks and tensors.
 
 Paper: Zagoruyko and Komodakis, Wide Residual Networks, BMVC 2016, arXiv:1605.07146.
 """
@@ -16,11 +17,11 @@ from torch.nn import functional as F
 
 
 class WideBlock(nn.Module):
-    """The paper's basic block: BN-ReLU-conv twice, pre-activation; the shortcut is a 1 x 1 conv where shapes differ.
+    """The paper's basic block: BN-ReLU-conv twice, pre-activation. If shapes differ, the shortcut is a 1 x 1 conv.
 
     Args:
         leaky: see `WideResNet`.
-        raw: both branches take the input as it comes, without norm and activation.
+        raw: both branches take the input without norm and activation.
     """
 
     def __init__(self, in_channels: int, out_channels: int, stride: int, leaky: bool = False, raw: bool = False):
@@ -44,7 +45,7 @@ def activation(leaky: bool) -> Callable[[Tensor], Tensor]:
 
 
 def norm(channels: int, leaky: bool) -> nn.BatchNorm2d:
-    """PyTorch's own, or one with slow running statistics."""
+    """PyTorch's default BatchNorm, or for `leaky` one with slow running statistics."""
     return nn.BatchNorm2d(channels, eps=1e-3, momentum=1e-3) if leaky else nn.BatchNorm2d(channels)
 
 
@@ -54,13 +55,14 @@ class WideResNet(nn.Module):
     Args:
         depth: 6n + 4.
         width: the factor k of WRN-depth-k.
-        num_classes: 0 gives the pooled features [B, 64 * width] in place of logits.
-        stem_stride: of the first convolution; 2 halves the resolution everywhere, for a quarter of the work.
-        strides: of the stages; a fourth one has a stage of 128 times `width` channels.
-        leaky: as semi-supervised training from scratch has it (TorchSSL, whose figures are the ones that are compared
-            with): leaky ReLU of slope 0.1, biases in the convolutions, BatchNorm with eps 0.001 and running statistics
-            that move by 0.001 a step. The first block of every stage but the first convolves its input raw; the norms
-            that TorchSSL's code has there, and does not use, are left out.
+        num_classes: number of logits; 0 returns the pooled features [B, 64 * width] instead.
+        in_chans: channels of the images.
+        stem_stride: of the first convolution. 2 halves the resolution everywhere, for a quarter of the work.
+        strides: of the stages. A fourth stride adds a stage with 128 times `width` channels.
+        leaky: the form of semi-supervised training from scratch, as in TorchSSL, whose figures we compare with: leaky
+            ReLU of slope 0.1, biases in the convolutions, BatchNorm with eps 0.001 and momentum 0.001. The first block
+            of every stage but the first takes its input raw. TorchSSL's code also has norms there that it does not
+            use; they are left out.
     """
 
     def __init__(
@@ -76,7 +78,7 @@ class WideResNet(nn.Module):
         super().__init__()
         channels = [16, *(16 * width * 2**s for s in range(len(strides)))]
         self.num_features = self.head_hidden_size = channels[-1]
-        self.pretrained_cfg = {"input_size": (3, 32, 32), "classifier": "fc"}  # as timm's own models have
+        self.pretrained_cfg = {"input_size": (3, 32, 32), "classifier": "fc"}  # like timm's models
         self.conv1 = nn.Conv2d(in_chans, channels[0], 3, stem_stride, padding=1, bias=leaky)
         self.layers = nn.Sequential(
             *(
@@ -129,13 +131,13 @@ def wrn_28_8(pretrained: bool = False, num_classes: int = 1000, in_chans: int = 
 
 @register_model
 def wrn_28_2_leaky(pretrained: bool = False, num_classes: int = 1000, in_chans: int = 3, **options: Any) -> WideResNet:
-    """WRN-28-2 as semi-supervised training has it on CIFAR-10 and SVHN, 1.5 million parameters."""
+    """WRN-28-2 as in semi-supervised training on CIFAR-10 and SVHN, 1.5 million parameters."""
     return WideResNet(28, 2, num_classes, in_chans, leaky=True)
 
 
 @register_model
 def wrn_28_8_leaky(pretrained: bool = False, num_classes: int = 1000, in_chans: int = 3, **options: Any) -> WideResNet:
-    """WRN-28-8 as semi-supervised training has it on CIFAR-100, 23 million parameters."""
+    """WRN-28-8 as in semi-supervised training on CIFAR-100, 23 million parameters."""
     return WideResNet(28, 8, num_classes, in_chans, leaky=True)
 
 
@@ -149,5 +151,5 @@ def wrn_37_2_leaky(pretrained: bool = False, num_classes: int = 1000, in_chans: 
 def wrn_10_1_half_leaky(
     pretrained: bool = False, num_classes: int = 1000, in_chans: int = 3, **options: Any
 ) -> WideResNet:
-    """`wrn_10_1_half` with leaky ReLU, biases and slower BatchNorm, as the larger leaky networks have."""
+    """`wrn_10_1_half` with leaky ReLU, biases and slower BatchNorm, like the larger leaky networks."""
     return WideResNet(10, 1, num_classes, in_chans, stem_stride=2, leaky=True)

@@ -1,12 +1,12 @@
 """The command line that all scripts share. What a flag does belongs in `common/build.py`, not here.
 
-values     what a flag's value may be
+values     the types of flags' values
 flags      the shared flags
-resolve    what the flags that were not given stand for
-arguments  the parser and its namespace
-resume     what may differ between a run and the command that goes on with it, and what need not be repeated
-parsing    a script's flags, and what it makes of a command line
-launching  from an error to a line and an exit code
+resolve    the values of flags that were not given
+arguments  the classes of parser and namespace
+resume     which flags may differ when a run is resumed, and which need not be repeated when it is tested
+parsing    make a script's parser, and parse a command line
+launching  run a script: errors become a line and an exit code
 """
 
 from common.cli.arguments import Arguments, Parser

@@ -1,4 +1,4 @@
-"""The parser that all programs share, and the namespace that it fills."""
+"""The parser class of all programs, and the namespace that it fills."""
 
 import argparse
 import difflib
@@ -10,20 +10,20 @@ from common.errors import UserError
 
 
 class Arguments(argparse.Namespace):
-    """The parsed flags; `vars()` gives them all. Their parser stays in a slot, out of `vars()`."""
+    """The parsed flags. `vars()` gives all of them, and not their parser, which is in a slot."""
 
     __slots__ = ("parser",)
 
 
 class Parser(argparse.ArgumentParser):
-    """argparse, but a bad command line is a `UserError`, and says which flag may have been meant.
+    """argparse's parser, but a bad command line is a `UserError` that suggests the flag that was meant.
 
     Args:
-        shown: names of the flags that `--help` shows; `--help-all` shows the others, too. Empty: there are few flags,
-            and `--help` shows all.
+        shown: names of the flags that `--help` shows; `--help-all` shows all. If empty, `--help` shows all flags, and
+            there is no `--help-all`.
         example: a command, for `--help`.
-        kwargs: as argparse takes them. Where there is `--help-all`, the description ends it, and its first paragraph
-            begins `--help`.
+        kwargs: arguments of argparse's parser. `--help-all` ends with the description, and `--help` begins with its
+            first paragraph.
     """
 
     def __init__(self, *, shown: Collection[str] = (), example: str = "", **kwargs: Any):
@@ -60,7 +60,7 @@ class Parser(argparse.ArgumentParser):
         return formatter.format_help()
 
     def format_all(self) -> str:
-        """What `--help-all` prints: the groups of flags, and then the description."""
+        """What `--help-all` prints: all groups of flags, then the description."""
         formatter = self._beginning("")
         for group in self._action_groups:
             formatter.start_section(group.title)
@@ -77,7 +77,7 @@ class Parser(argparse.ArgumentParser):
 
 
 class Formatter(argparse.RawDescriptionHelpFormatter):
-    """Shorter lines: `-b, --batch-size B` in place of `-b B, --batch-size B`, and X for a value without a name."""
+    """Prints `-b, --batch-size B` instead of `-b B, --batch-size B`, and X for a value without a name."""
 
     def __init__(self, prog: str):
         super().__init__(prog, max_help_position=28)
@@ -93,7 +93,7 @@ class Formatter(argparse.RawDescriptionHelpFormatter):
 
 
 class _HelpAll(argparse.Action):
-    """`--help-all`: print all there is to say, and exit."""
+    """`--help-all`: print the full help and exit."""
 
     def __init__(self, **kwargs: Any):
         super().__init__(**kwargs, nargs=0, default=argparse.SUPPRESS)
@@ -105,7 +105,7 @@ class _HelpAll(argparse.Action):
 
 
 def _nearest(flag: str, known: Sequence[str]) -> str | None:
-    """The flag that begins so, or is spelled nearly so."""
+    """The only known flag that begins with `flag`, or the one with the most similar spelling; None if there is none."""
     longer = [other for other in known if other.startswith(flag)]
     near = difflib.get_close_matches(flag.replace("_", "-"), known, n=1, cutoff=0.75)
     return longer[0] if len(longer) == 1 else next(iter(near), None)

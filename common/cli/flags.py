@@ -23,8 +23,8 @@ from common.loading import augment
 from common.networks.classifier import PRECISIONS
 
 BOTTLENECK_DIM = 1024
-METHOD = "method"  # the title of the group that a script adds
-# What `--help` shows of the shared flags; `--help-all` has the others.
+METHOD = "method"  # the title of a script's own group
+# The shared flags that `--help` shows; `--help-all` shows all.
 SHOWN = """root data num_samples_per_class labeled_list val_per_class arch finetune pretrained_backbone batch_size lr
     epochs iters_per_epoch seed log help_all""".split()
 
@@ -77,7 +77,7 @@ def add_data(p: ArgumentParser) -> None:
 
 
 def _add_exceptions(g: _ArgumentGroup) -> None:
-    """Flags for what is not as the dataset itself has it."""
+    """Flags for exceptions from what the dataset defines."""
     g.add_argument(
         "--val-fold",
         type=fold,
@@ -90,7 +90,7 @@ def _add_exceptions(g: _ArgumentGroup) -> None:
 
 
 def _add_images(g: _ArgumentGroup) -> None:
-    """Which images are read, and how."""
+    """Flags for which images are read, and how."""
     g.add_argument(
         "--any-counts", action="store_true", help="accept other numbers of classes and images than the known ones"
     )
@@ -207,7 +207,7 @@ def add_model(p: ArgumentParser, joint_passes: bool) -> None:
 
 
 def _add_adaptation(g: _ArgumentGroup) -> None:
-    """How a backbone is trained further."""
+    """Flags for how a pretrained backbone is trained further."""
     g.add_argument(
         "--drop-path",
         type=number(float, lambda x: 0 <= x < 1, "a number of 0 or more and below 1"),
@@ -277,7 +277,7 @@ def add_optimization(p: ArgumentParser, unlabeled: bool, schedule: bool, strong_
 
 
 def _add_rate(g: _ArgumentGroup, schedule: bool) -> None:
-    """The optimizer and its learning rate."""
+    """Flags of the optimizer and its learning rate."""
     g.add_argument(
         "--optimizer",
         choices=("sgd", "adamw"),
@@ -313,7 +313,7 @@ def _add_rate(g: _ArgumentGroup, schedule: bool) -> None:
 
 
 def _add_weights(g: _ArgumentGroup) -> None:
-    """Weight decay, and the average of the weights."""
+    """Flags of weight decay and of the average of weights."""
     g.add_argument(
         "--wd", "--weight-decay", type=non_negative, default=0.0005, help="weight decay of everything (default: 0.0005)"
     )

@@ -1,4 +1,4 @@
-"""The one place where an error becomes a line and an exit code."""
+"""Run a script. This is the only place where an error becomes a line and an exit code."""
 
 import io
 import signal
@@ -13,12 +13,14 @@ from common.system import console, limits, memory, processes
 
 
 def launch(parse_args: Callable[[], Any], main: Callable[[Any], Any]) -> None:
-    """Run a script. Bad input is one line on stderr and exit code 2; a signal's exit code is 128 + its number.
+    """Run a script. Bad input ends with one line on stderr and exit code 2, a signal with 128 + its number.
 
-    A program whose output is no longer read, as by `| head -1`, ends with SIGPIPE's code and says nothing. (A training
-    goes on; see `progress.log_to`.)
+    If nobody reads a program's output any more, as after `| head -1`, it ends silently with SIGPIPE's code. (A training
+    goes on; see `progress.log_to`.) Characters that the terminal cannot encode are printed as numbers.
 
-    What the terminal's encoding lacks, in the name of a file or a class, is printed as its number.
+    Args:
+        parse_args: makes the arguments from `sys.argv`.
+        main: takes them.
     """
     code, line = 0, None
     for stream in (sys.stdout, sys.stderr):
@@ -31,7 +33,7 @@ def launch(parse_args: Callable[[], Any], main: Callable[[Any], Any]) -> None:
     except console.ReaderGone as gone:
         code = gone.code
     except UserError as error:
-        code, line = 2, "error: " + str(error).replace("\n", "\\n")  # the name of a file may have one
+        code, line = 2, "error: " + str(error).replace("\n", "\\n")  # a file name may contain one
     except Interrupted as interruption:
         code, line = 128 + interruption.signum, str(interruption)
     except (RuntimeError, MemoryError, OSError) as error:
@@ -40,7 +42,7 @@ def launch(parse_args: Callable[[], Any], main: Callable[[Any], Any]) -> None:
             raise
         sizes = "--batch-size" if isinstance(error, torch.OutOfMemoryError) else "--batch-size, --image-size or network"
         code, line = 2, f"error: {reason}: take a smaller {sizes}, or a device with more memory"
-    except KeyboardInterrupt:  # before the first step or after the last: the run heeds signals itself in between
+    except KeyboardInterrupt:  # before the first step or after the last; in between, the run handles signals
         code, line = 128 + signal.SIGINT, "stopped by SIGINT, with nothing new to save: the same command continues"
     console.give_up_if_broken()
     processes.leave(code, line)

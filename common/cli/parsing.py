@@ -1,4 +1,4 @@
-"""The flags of a script, and what it makes of a command line."""
+"""Make a script's parser, and parse a command line."""
 
 import sys
 from collections.abc import Sequence
@@ -24,10 +24,10 @@ def parser(
         method: the script's name; the default of `--log` is `logs/<method>`.
         doc: the script's docstring.
         unlabeled: whether the method draws batches of unlabeled images.
-        schedule: whether it follows one of the schedules `exp` and `cos`.
-        strong_labeled: whether the strong views of labeled images have a loss of their own, and it a weight.
-        joint_passes: whether its views may share a pass; see `classifier.passes`.
-        example: flags that the method requires, for the command that `--help` shows.
+        schedule: whether it uses `--lr-scheduler`.
+        strong_labeled: whether strong views of labeled images have a loss with a weight.
+        joint_passes: whether its views may share a forward pass; see `classifier.passes`.
+        example: flags that the method requires, for the example in `--help`.
     """
     words = f"python {method}.py data -d CIFAR100 -a resnet50 --finetune {example} --log logs/{method}/cifar100"
     p = Parser(
@@ -46,10 +46,11 @@ def parser(
 
 
 def parse(p: Parser, argv: Sequence[str] | None) -> Arguments:
-    """Parse, and fill in what depends on the dataset's name. Reads no file but that of a run that is tested.
+    """Parse a command line, and fill in the flags that were not given. With `--phase test`, the run's are taken.
 
     Raises:
-        UserError: a flag is unknown, out of range, or at odds with the dataset; or there is no run to test.
+        UserError: a flag is unknown, out of range, or contradicts another flag or the dataset; or there is no run to
+            test.
     """
     resume.take_flags_of_tested(p, sys.argv[1:] if argv is None else argv)
     args = p.parse_args(argv, namespace=Arguments())
@@ -57,6 +58,6 @@ def parse(p: Parser, argv: Sequence[str] | None) -> Arguments:
     resolve(args)
     frozen = args.lora or args.adapter
     if args.phase == "test" and (args.checkpoint == "best" or not frozen):
-        # The checkpoint holds all the weights: nothing is downloaded or looked for.
+        # The checkpoint holds all weights, so no others are downloaded or read.
         args.scratch, args.pretrained_backbone, args.init_from = True, None, None
     return args

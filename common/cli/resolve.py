@@ -1,6 +1,6 @@
-"""What the flags that were not given stand for. No file is read.
+"""Fill in the flags that were not given. Reads no file.
 
-In this order, for later ones ask earlier ones:
+The order matters, since later values depend on earlier ones:
  1. --num-samples-per-class: 4, or all with --labeled-list.
  2. --train-resizing, --val-resizing: the dataset's.
  3. --image-size: under native resizing the dataset's; else the pretrained backbone's own, else 224.
@@ -8,7 +8,7 @@ In this order, for later ones ask earlier ones:
  5. --cutout: half a side with --auto-augment classic, else none.
  6. --bottleneck-dim: 0 with --no-bottleneck.
  7. --split-seed: the seed. 8. --unlabeled-batch-size: --batch-size.
-What stays None means that something else decides: --drop-path the model, --device the machine.
+Flags that stay None are decided elsewhere: --drop-path by the model, --device by the machine.
 """
 
 import argparse
@@ -22,10 +22,13 @@ from common.networks import backbones
 
 
 def resolve(args: argparse.Namespace) -> None:
-    """Replace the flags that are None by the values they stand for; the module says in which order.
+    """Replace flags that are None by their values, in the order given above.
+
+    Args:
+        args: changed in place.
 
     Raises:
-        UserError: see `parse`.
+        UserError: see `parsing.parse`.
     """
     if args.data not in datasets.SPECS:
         raise UserError(f"unknown dataset '{args.data}': choose from {', '.join(datasets.SPECS)}")
@@ -63,7 +66,7 @@ def _refuse_contradictions(args: argparse.Namespace, spec: datasets.Spec) -> Non
 
 
 def _resolve_views(args: argparse.Namespace, spec: datasets.Spec) -> None:
-    own = spec.counts is None  # then the size of the images is looked up when they are
+    own = spec.counts is None  # then the images' size is looked up when they are read
     for flag in ("train_resizing", "val_resizing"):
         if getattr(args, flag) is None:
             setattr(args, flag, spec.resizing)

@@ -1,6 +1,6 @@
-"""Which flags may differ when a run is resumed; all others must be those of the run that is there.
+"""Which flags may differ when a run is resumed. All others must be the same as in the run.
 
-What else is compared: the images and labels in `records/folder.py`; the backbone file, versions and the device in
+Other things are compared elsewhere: images and labels in `records/folder.py`; backbone file, versions and device in
 `run.py`.
 """
 
@@ -15,32 +15,36 @@ from common.cli.arguments import Arguments, Parser
 from common.cli.resolve import resolve
 from common.errors import UserError
 
-# These flags may differ when a run is resumed: none of them can change a number, as far as devices agree. Whether
-# another root holds the same images is told by their fingerprint.
+# These flags may differ: none of them can change a number, as far as devices agree. Whether another root holds the same
+# images is checked by fingerprint.
 FREE = {"root", "log", "workers", "cache", "print_freq", "phase", "checkpoint", "device", "overwrite", "tensorboard"}
 START = {"scratch", "pretrained_backbone", "init_from"}  # where the weights come from before they are trained
 
 
 def completed(args: Arguments, saved: dict[str, Any]) -> argparse.Namespace:
-    """A saved run's arguments, and the defaults of those flags of `args`' parser that are younger than it.
+    """A saved run's arguments, completed by the defaults of flags that did not exist then.
+
+    Args:
+        args: present arguments, with their parser.
+        saved: the saved arguments.
 
     Raises:
-        UserError, TypeError, ValueError: the arguments are none that a run wrote.
+        UserError, TypeError, ValueError: `saved` is not what a run wrote.
     """
     before = argparse.Namespace(**{key: args.parser.get_default(key) for key in vars(args)} | saved)
     resolve(before)
-    if isinstance(before.labeled_list, str):  # older runs kept a `~` as it was
+    if isinstance(before.labeled_list, str):  # older runs recorded `~` as it was
         before.labeled_list = os.path.expanduser(before.labeled_list)
     return before
 
 
 def differences(args: Arguments, saved: dict[str, Any]) -> list[str]:
-    """The flags that can change a number and differ from those of a saved run, as `--lr 0.01 (was 0.03)`.
+    """The flags that can change a number and differ from those of a saved run, such as `--lr 0.01 (was 0.03)`.
 
-    A flag that the saved run does not know, because it is younger, takes its default there.
+    If a flag did not exist when the run was saved, its default counts as the run's value.
 
     Raises:
-        UserError: the arguments are none that a run wrote.
+        UserError: `saved` is not what a run wrote.
     """
     before = _completed_or_refused(args, saved)
     free = FREE | START if args.phase == "test" else FREE
@@ -61,10 +65,11 @@ def _completed_or_refused(args: Arguments, saved: dict[str, Any]) -> argparse.Na
 
 
 def take_flags_of_tested(p: Parser, argv: Sequence[str]) -> None:
-    """With `--phase test`, the flags of the run in `--log` become the defaults of a parser: none must be repeated.
+    """With `--phase test`, make the flags of the run in `--log` the parser's defaults, so that none must be repeated.
 
     Raises:
-        UserError: the arguments are none that a run wrote, or some are missing and there is no run.
+        UserError: the folder's arguments are not what a run wrote; or there is no run, and the command is too short
+            without it.
     """
     asked = Parser(add_help=False, allow_abbrev=False)
     asked.add_argument("--phase")
@@ -74,9 +79,8 @@ def take_flags_of_tested(p: Parser, argv: Sequence[str]) -> None:
         return
     file = Path(known.log).expanduser() / "args.json"
     saved = _saved(file)
-    if (
-        saved is None
-    ):  # whoever opens the folder says what is wrong with it, unless the command is too short to get there
+    if saved is None:
+        # `Folder` will say what is wrong, but only if the command has the required flags and gets that far.
         if not os.path.isfile(file) and not any(word.startswith(("-d", "--data")) for word in argv):
             raise UserError(f"'{known.log}' holds no run to test: train first, or name its folder with --log")
         return
@@ -84,7 +88,7 @@ def take_flags_of_tested(p: Parser, argv: Sequence[str]) -> None:
     blank.parser, blank.log = p, known.log
     _completed_or_refused(blank, saved)
     start = {f"--{name.replace('_', '-')}" for name in START}
-    other = START if start & {word.partition("=")[0] for word in argv} else set()  # one of them rules the others out
+    other = START if start & {word.partition("=")[0] for word in argv} else set()  # the given one replaces the run's
     for action in p._actions:
         if action.dest in saved.keys() - FREE - other | ({"root"} & saved.keys()):
             action.default, action.required = saved[action.dest], False
@@ -93,7 +97,7 @@ def take_flags_of_tested(p: Parser, argv: Sequence[str]) -> None:
 
 
 def _saved(file: Path) -> dict[str, Any] | None:
-    """The arguments in an args.json; None where there are none."""
+    """The arguments in an args.json; None if there are none."""
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):

@@ -1,4 +1,4 @@
-"""What a flag's value may be: functions from its text, for `add_argument(type=...)`. A wrong text is one line."""
+"""Types of flags' values, for `add_argument(type=...)`. A bad value becomes a one-line error."""
 
 import argparse
 import math
@@ -9,9 +9,9 @@ from typing import Any, Literal
 
 
 def path(text: str) -> str:
-    """A file or folder; `~` is the home folder also where the shell does not see it, as in `--log=~/runs`.
+    """The path of a file or folder. `~` is expanded even where the shell does not, as in `--log=~/runs`.
 
-    An empty path, from a variable that the shell does not know, would silently mean the current folder.
+    An empty path is refused: it comes from an unset variable, and would silently mean the current folder.
     """
     if not text:
         raise argparse.ArgumentTypeError("must be the name of a file or folder, got ''")
@@ -19,28 +19,34 @@ def path(text: str) -> str:
 
 
 def filepath(text: str) -> Path:
-    """As `path`, and gives a `Path`: for programs that record no arguments."""
+    """Like `path`, but returns a `Path`, for programs that do not record their arguments as JSON."""
     return Path(path(text))
 
 
 def number_or_all(text: str) -> int | Literal["all"]:
-    """A number of labels per class, or all."""
+    """A number of labels per class, or `all`."""
     return "all" if text == "all" else _number_or_all(text)
 
 
 def fold(text: str) -> str:
-    """Which part of how many, as `1/5`."""
+    """A part of several, such as `1/5`."""
     number, _, folds = text.partition("/")
     if not (number.isdecimal() and folds.isdecimal() and 1 <= int(number) <= int(folds) and 2 <= int(folds) < 1000):
         raise argparse.ArgumentTypeError(f"must be a part of two or more, 1/5 say, got '{text}'")
     return f"{int(number)}/{int(folds)}"
 
 
-LARGEST = {int: 2**32, float: 3e38}  # what PyTorch's own integers and float32 can hold, with something to spare
+LARGEST = {int: 2**32, float: 3e38}  # well within PyTorch's int64 and float32
 
 
 def number(convert: type, accepts: Callable[[Any], bool], what: str) -> Callable[[str], Any]:
-    """A type of numbers: those of `int` or `float` that are accepted. `what` says which, after `must be`."""
+    """A type for numbers.
+
+    Args:
+        convert: `int` or `float`.
+        accepts: whether a value is in range.
+        what: the range in words, to follow `must be` in a message.
+    """
 
     def parse_number(text: str) -> Any:
         try:

@@ -30,7 +30,7 @@ from common.system import processes
 
 __all__ = ["SPECS", "Counts", "Data", "Spec", "load"]
 
-LOOKED_AT = 1000  # images whose EXIF orientation is looked up: on a network's disk each takes a while
+LOOKED_AT = 1000  # images whose EXIF orientation is looked up: on a network disk each takes a while
 
 logger = logging.getLogger(__name__)
 
@@ -50,17 +50,16 @@ def load(
 
     Args:
         any_counts: accept other numbers of classes and images than the known ones.
-        generated_split: split SUN397 ourselves instead of by the official lists.
-        labeled_list: draw labels from the images that this file lists (ImageFolder).
-        resizing: of the training images; all but `default` need images of one size, which is looked up where it is
-            not known.
-        flip: whether a mirrored image is still an image of its class, where the dataset does not say no itself.
-        min_confidence: rows of the list whose confidence is lower leave their images unlabeled.
-        exif_orientation: turn images of one's own as their EXIF orientation says.
+        generated_split: split SUN397 without the official lists.
+        labeled_list: take labels from this list (ImageFolder).
+        resizing: `--train-resizing`. All but `default` need images of one size, which is looked up if it is not known.
+        flip: False: a mirrored image is no image of its class. (Some datasets say so themselves.)
+        min_confidence: rows of the list with a lower confidence leave their images unlabeled.
+        exif_orientation: turn your own images as their EXIF orientation says.
 
     Raises:
-        UserError: the name is unknown; files are missing, broken or not to be had; the counts differ; there is no
-            generated split, or no list; or the images are not of one size.
+        UserError: the name is unknown; files are missing, broken or cannot be downloaded; the counts differ; the
+            dataset has no generated split, or takes no list; or the images are not of one size.
     """
     if name not in SPECS:
         raise UserError(f"unknown dataset '{name}': choose from {', '.join(SPECS)}")
@@ -80,7 +79,7 @@ def load(
         logger.warning(f"{name}: the split is generated, NOT official; numbers compare with its own kind only")
     for images in (data.train, data.test):
         _check_files(images)
-    if spec.counts is None:  # published datasets are what their tables were made with
+    if spec.counts is None:  # published datasets stay as they were for the tables
         _tell_of_turned([*data.train.images, *data.test.images], exif_orientation)
         data = replace(data, train=data.train.oriented(exif_orientation), test=data.test.oriented(exif_orientation))
     data = _with_fingerprints(_check_counts(name, data, any_counts), root)
@@ -90,7 +89,7 @@ def load(
 
 
 def _tell_of_turned(paths: Sequence[str], exif_orientation: bool) -> None:
-    """Cameras and telephones store a photograph as their chip lay, and note how it is to be turned."""
+    """Log how many images have an EXIF orientation: cameras store photographs unturned, and note how to turn them."""
     looked_at = paths[:: -(-len(paths) // LOOKED_AT)] if paths else []
     number = processes.once_per_machine(lambda: len(turned(looked_at)))
     if number:
@@ -125,7 +124,7 @@ def _provide(name: str, spec: Spec, root: Path) -> None:
 
 
 def _check_files(images: ImageSet) -> None:
-    """Raise an error if an image is missing: the dataset was not unpacked to the end. Each folder is listed once."""
+    """Refuse a dataset with missing images, as after an interrupted unpacking. Each folder is listed once."""
     if isinstance(images.images, np.ndarray):
         return
     by_folder: dict[str, list[str]] = {}

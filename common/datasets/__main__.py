@@ -66,10 +66,10 @@ def main(args: argparse.Namespace) -> None:
 
 
 def check_list(root: Path, file: Path) -> None:
-    """Print what is wrong with the lines of a list; then, which images below the root cannot be read.
+    """Print the broken lines of a list. If there are any, also print which images below the root cannot be read.
 
     Raises:
-        UserError: something is wrong with a line.
+        UserError: a line is broken.
     """
     problems = image_folder.list_problems(root, file)
     if not problems:
@@ -82,7 +82,7 @@ def check_list(root: Path, file: Path) -> None:
 
 
 def check_images(images: ImageSet) -> list[str]:
-    """Decode every image; what is wrong with those that cannot be, in their order."""
+    """Decode every image. Returns an error message for each that cannot be decoded, in order."""
 
     def problem(index: int) -> str | None:
         try:
@@ -91,15 +91,15 @@ def check_images(images: ImageSet) -> list[str]:
             return str(error)
         return None
 
-    if isinstance(images.images, np.ndarray):  # decoded when they were read
+    if isinstance(images.images, np.ndarray):  # they were decoded when they were read
         return []
-    with ThreadPoolExecutor(os.cpu_count()) as pool:  # Pillow decodes outside of Python's lock
+    with ThreadPoolExecutor(os.cpu_count()) as pool:  # Pillow releases Python's lock while it decodes
         found = tqdm(pool.map(problem, range(len(images))), total=len(images), unit=" images", disable=None)
         return [text for text in found if text is not None]
 
 
 def print_table(root: Path | None) -> None:
-    """One dataset a row: what is known of it, and whether it is under `root`."""
+    """Print one row per dataset: what is known of it, and whether it is under `root`."""
     header = ["dataset", "classes", "train", "test", "download", "present", "license", "source"]
     rows = [header] + [_row(name, spec, spec.counts, root) for name, spec in SPECS.items() if spec.counts]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]

@@ -1,8 +1,8 @@
-"""Caltech101: 101 categories and the background, with a split of our own making, for there is no official one.
+"""Caltech101: 101 categories and the background. There is no official split, so we define one.
 
 caltech101/101_ObjectCategories/CLASS/*.jpg
 
-The folder of the background also holds a file that is no image (`tmp`).
+The folder of the background also holds a file that is not an image (`tmp`).
 """
 
 import hashlib
@@ -13,13 +13,13 @@ from torchvision.datasets import ImageFolder
 from common.datasets.from_torchvision import construct, ordered
 from common.datasets.images import ImageSet
 
-NUM_TRAIN = 30  # per class, as is the custom
+NUM_TRAIN = 30  # per class, as is customary
 
 
 def load(root: Path) -> dict:
-    """102 classes ordered by their lower-cased names. Of each, the first 30 images by `hash_order` are for training.
+    """102 classes, ordered by lower-cased name. The first 30 images of each, by `hash_order`, are for training.
 
-    The smallest class has 31 images, hence one test image: read the mean over classes with care.
+    The smallest class has 31 images, and so only one test image: read the mean over classes with care.
     """
     folder = root / "caltech101" / "101_ObjectCategories"
     found = construct(ImageFolder, folder)
@@ -38,5 +38,5 @@ def load(root: Path) -> dict:
 
 
 def hash_order(paths: list[str]) -> list[str]:
-    """Relative POSIX paths by their SHA-1: as good as random, and the same everywhere."""
+    """Sort relative POSIX paths by their SHA-1: as good as random, and the same on every machine."""
     return sorted(paths, key=lambda path: hashlib.sha1(path.encode(), usedforsecurity=False).hexdigest())

@@ -1,4 +1,4 @@
-"""Names of classes that a typing error may have made."""
+"""Warn of class names that may be typing errors, and compare the class names of a run with a dataset's."""
 
 import logging
 import re
@@ -12,14 +12,15 @@ import numpy as np
 logger = logging.getLogger(__name__)
 
 SHOWN = 3  # of each kind of warning
-LETTERS = 4  # words that are shorter differ by one letter too often: cat, bat, rat
+LETTERS = 4  # shorter words often differ by one letter without an error: cat, bat, rat
 
 
 def warn(classes: Sequence[str], train_labels: np.ndarray, test_labels: np.ndarray) -> None:
-    """Warn of names that look alike, and of classes that are never tested.
+    """Warn of names that look alike, and of classes without test images.
 
     Args:
-        train_labels, test_labels: int64, indices into `classes`; -1 where a class is not known.
+        classes: the class names.
+        train_labels, test_labels: int64, indices into `classes`; -1 if unknown.
     """
     numbers = np.bincount(train_labels[train_labels >= 0], minlength=len(classes))
     tested = np.bincount(test_labels[test_labels >= 0], minlength=len(classes))
@@ -51,20 +52,21 @@ def _warn_of_untested(classes: Sequence[str], untested: list[int], near: Sequenc
 
 
 def alike_key(name: str) -> str:
-    """A key, equal for names that a reader can hardly tell apart: case, spaces at the ends, forms of an umlaut."""
+    """A key that ignores what readers hardly see: case, spaces at the ends, and the two encodings of an umlaut."""
     return unicodedata.normalize("NFC", unicodedata.normalize("NFC", name).casefold().strip())
 
 
 def apart(a: str, b: str) -> tuple[str, str]:
-    """Two names in quotes, with their characters' numbers where they would look the same."""
+    """Two names in quotes. If they would look the same, special characters are shown by number."""
     same = unicodedata.normalize("NFC", a) == unicodedata.normalize("NFC", b)
     return (ascii(a), ascii(b)) if same else (f"'{a}'", f"'{b}'")
 
 
 def _pairs(classes: Sequence[str]) -> list[tuple[int, int]]:
-    """Pairs whose names, case aside, are equal, or differ by one letter added, lost or replaced, or by two swapped.
+    """Pairs of classes whose names, case aside, are equal or one edit apart: a letter added, lost, replaced or swapped.
 
-    Such names are equal once a letter is taken from each, so that only those that are need to be compared.
+    Such names become equal if a letter is removed from each or from one. So only names that share such a shorter form
+    are compared.
     """
     shorter: dict[str, set[int]] = {}
     keys = [alike_key(name) for name in classes]
@@ -83,7 +85,7 @@ def _is_one_edit(a: str, b: str) -> bool:
 
 
 def _may_be_typed(a: str, b: str, letters: int = LETTERS) -> bool:
-    """Whether a typing error may be the difference: in a long word, in no number, not as in `type A` and `type B`."""
+    """Whether a typing error may explain the difference. Not in short words or numbers: `type A` and `type B`."""
     words_a, words_b = (re.findall(r"[^\W\d_]+|[\d_\W]", alike_key(name)) for name in (a, b))
     changed = [word for pair in zip(words_a, words_b, strict=False) if pair[0] != pair[1] for word in pair]
     return len(words_a) == len(words_b) and all(word.isalpha() and len(word) >= letters for word in changed)
@@ -93,8 +95,8 @@ def first_difference(trained: Any, here: Sequence[str]) -> str:
     """How the names of a network's outputs differ from those of a dataset, as `number 2 is 'cat' there and 'dog' here`.
 
     Args:
-        trained: what a checkpoint holds, a list of names or nonsense.
-        here: the dataset's.
+        trained: what the checkpoint holds as class names. It may be anything.
+        here: the dataset's class names.
     """
     names = [str(name) for name in trained] if isinstance(trained, list) else []
     if len(names) != len(here):

@@ -15,10 +15,10 @@ from common.errors import UserError
 
 
 def load(root: Path) -> dict:
-    """5,994 training and 5,794 test images; the lists are joined by the image's id, not by line.
+    """5,994 training and 5,794 test images. The lists are joined by image id, not by line.
 
     Raises:
-        UserError: a list is missing or malformed, or lacks an image that another one has.
+        UserError: a list is missing or malformed, or lacks an image that another list has.
     """
     folder = root / "CUB_200_2011"
     paths, labels, is_train, names = (
@@ -43,7 +43,7 @@ def load(root: Path) -> dict:
 
 
 def _read_table(path: Path) -> dict[str, str]:
-    """Lines `ID VALUE`, as a dictionary."""
+    """Read lines `ID VALUE` into a dictionary."""
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
         table = dict(line.split(" ", 1) for line in lines if line)

@@ -17,10 +17,10 @@ SIZE = 32
 def load(root: Path) -> dict:
     """Every third sample is a test image (2, 5, 8, ... in scikit-learn's order: 599); the other 1,198 are for training.
 
-    The 8 x 8 images of 17 grey levels become 32 x 32 pixels of 8 bits (bicubic), so that networks and augmentations
-    made for CIFAR fit. Mirrored digits are not digits: they are never flipped. `root` is not used.
+    The 8 x 8 images with 17 grey levels are enlarged to 32 x 32 pixels of 8 bits (bicubic), so that networks and
+    augmentations for CIFAR fit. They are never flipped. `root` is not used.
     """
-    from sklearn.datasets import load_digits  # takes a second that the other datasets need not pay
+    from sklearn.datasets import load_digits  # takes a second, which other datasets save
 
     digits = load_digits()
     images = np.stack([_enlarge(image) for image in digits.images])

@@ -1,8 +1,8 @@
-"""Downloads that are whole or absent: fetched and unpacked aside, verified, and only then renamed into place.
+"""Downloads that are complete or absent: fetched, verified and unpacked in a folder of their own, then renamed.
 
-Everything happens in `ROOT/.NAME.download`, under the lock `ROOT/.NAME.lock`, so that the jobs of an array that start
-together download once. A broken download resumes where it stopped, in this run or in the next. A file that already
-lies in ROOT under its own name, for machines without a network, is used instead of the network.
+All of it happens in `ROOT/.NAME.download`, under the lock `ROOT/.NAME.lock`: jobs that start together download once. A
+broken download resumes where it stopped, in this run or in the next one. For machines without a network, a file that
+lies in ROOT under its own name is used instead.
 """
 
 import contextlib
@@ -31,12 +31,12 @@ from common.errors import UserError
 
 logger = logging.getLogger(__name__)
 
-ATTEMPTS = 5  # in a row that bring not one byte
-WAIT = 1.0  # seconds after the first of them; doubled after each
+ATTEMPTS = 5  # in a row without a single byte, then we give up
+WAIT = 1.0  # seconds after the first failure; doubled after each
 TIMEOUT = 60.0  # seconds without a byte
 CHUNK = 1 << 20  # bytes
 
-# What a connection that breaks raises, wherever it breaks. Errors of the disk are not among them.
+# What a broken connection can raise. Errors of the disk are not among them.
 BROKEN_CONNECTION = (urllib.error.URLError, HTTPException, ConnectionError, TimeoutError, ssl.SSLError)
 BROKEN_ARCHIVE = (tarfile.TarError, zipfile.BadZipFile, gzip.BadGzipFile, zlib.error, EOFError)
 
@@ -47,9 +47,9 @@ class File:
 
     Attributes:
         url: where it is.
-        checksum: `md5:<hex>` or `sha256:<hex>` of the file; `gunzip+sha256:<hex>` of what it holds unzipped.
-        folder: below the root, where it is unpacked (.tar.gz, .tgz, .zip, .gz) or put (everything else).
-        inner: path below `folder` of an archive in this archive, to be unpacked there as well.
+        checksum: `md5:<hex>` or `sha256:<hex>` of the file; `gunzip+sha256:<hex>` of its unzipped content.
+        folder: path below the root to which it is unpacked (.tar.gz, .tgz, .zip, .gz) or copied (everything else).
+        inner: path below `folder` of an archive within this archive, which is unpacked there as well.
     """
 
     url: str
@@ -63,16 +63,16 @@ class File:
 
 
 def fetch(name: str, root: Path, files: Sequence[File], paths: Sequence[str]) -> None:
-    """Make sure that all `paths` are there, downloading what is missing. What is there is never touched.
+    """Download a dataset unless all its `paths` exist. What exists is never changed.
 
     Args:
-        name: the dataset's.
-        root: the folder that holds the datasets; made where it does not exist.
+        name: the dataset's name.
+        root: the folder that holds the datasets; made if it does not exist.
         files: what to download.
-        paths: below the root: what the unpacked files must hold, and what is kept of them.
+        paths: paths below the root that the unpacked files must contain. Only these are kept.
 
     Raises:
-        UserError: a file cannot be had, or is not what it should be; the root is not writable, or full.
+        UserError: a file cannot be downloaded, or has a wrong checksum; the root is not writable, or the disk is full.
     """
     if is_present(root, paths):
         return
@@ -83,7 +83,7 @@ def fetch(name: str, root: Path, files: Sequence[File], paths: Sequence[str]) ->
                 return
             staging = root / f".{name}.download"
             unpacked = staging / "unpacked"
-            shutil.rmtree(unpacked, ignore_errors=True)  # an earlier job may have been stopped half-way
+            shutil.rmtree(unpacked, ignore_errors=True)  # an earlier job may have been interrupted
             unpacked.mkdir(parents=True)
             for file in files:
                 _unpack_file(file, _obtain(file, root, staging), unpacked)
@@ -120,21 +120,21 @@ def _move(unpacked: Path, root: Path, paths: Sequence[str], name: str) -> None:
         target = root / path
         if not target.exists():
             target.parent.mkdir(parents=True, exist_ok=True)
-            os.replace(unpacked / path, target)  # whole or not at all, even if the machine stops here
+            os.replace(unpacked / path, target)  # atomic, even if the machine stops here
 
 
 # One file
 
 
 def _obtain(file: File, root: Path, staging: Path) -> Path:
-    """The path of the verified file, downloaded where nobody has put it into the root."""
+    """The path of the verified file: the one that somebody put into the root, or a downloaded one."""
     by_hand, target, part = root / file.name, staging / file.name, staging / f"{file.name}.part"
     if by_hand.is_file():
         found = checksum(by_hand, file.checksum)
         if found == file.checksum:
             return by_hand
         logger.warning(f"'{by_hand}' is not used: its checksum is {found}, not {file.checksum}")
-    if target.is_file():  # renamed after it was verified
+    if target.is_file():  # it was verified before it got this name
         return target
     pieced = part.exists()
     logger.info(f"downloading {file.url}")
@@ -156,7 +156,7 @@ def _obtain(file: File, root: Path, staging: Path) -> Path:
 
 
 def checksum(path: Path, like: str) -> str:
-    """The checksum of a file in the notation of `like` (see `File`); a damaged .gz has the checksum `damaged`."""
+    """The checksum of a file in the notation of `like` (see `File`). For a damaged .gz it is `damaged`."""
     kind = like.partition(":")[0]
     unzip, _, algorithm = kind.rpartition("+")
     try:
@@ -168,7 +168,7 @@ def checksum(path: Path, like: str) -> str:
 
 
 def _download(url: str, part: Path, root: Path) -> None:
-    """Download to `part`, going on from what it holds; patient with hosts that falter."""
+    """Download to `part`, continuing after the bytes that it holds. Retries when the connection breaks."""
     failures = 0
     problem: Exception
     while True:
@@ -176,7 +176,7 @@ def _download(url: str, part: Path, root: Path) -> None:
         try:
             return _receive(url, part)
         except urllib.error.HTTPError as error:
-            if error.code == 416:  # the part is no part of this file
+            if error.code == 416:  # `part` is not the beginning of this file
                 part.unlink(missing_ok=True)
             elif error.code < 500 and error.code not in (408, 429):
                 raise UserError(_cannot(url, error, root)) from None
@@ -191,7 +191,7 @@ def _download(url: str, part: Path, root: Path) -> None:
 
 
 def _receive(url: str, part: Path) -> None:
-    """One request. Appends where the server can resume, starts anew where it cannot.
+    """Make one request. Appends if the server can resume, starts anew if it cannot.
 
     Raises:
         BROKEN_CONNECTION: the connection broke, or ended before the last byte.
@@ -204,7 +204,7 @@ def _receive(url: str, part: Path) -> None:
     try:
         response = urllib.request.urlopen(request, timeout=TIMEOUT)  # noqa: S310
     except urllib.error.HTTPError as error:
-        error.close()  # it is the response, too
+        error.close()  # the error is also the response
         if error.code == 416 and error.headers.get("Content-Range", "").endswith(f"/{have}"):
             return  # nothing was missing
         raise
@@ -258,10 +258,10 @@ def _unpack_file(file: File, path: Path, unpacked: Path) -> None:
 
 
 def unpack(path: Path, folder: Path) -> None:
-    """Unpack a .tar.gz, .tgz, .zip or .gz into `folder`; any other file is copied there.
+    """Unpack a .tar.gz, .tgz, .zip or .gz into `folder`. Any other file is copied there.
 
     Raises:
-        UserError: a member would land outside of `folder`, or is neither a file nor a folder nor a link within.
+        UserError: a member would land outside of `folder`, or is neither a file, nor a folder, nor a link within it.
         BROKEN_ARCHIVE: the archive is damaged.
     """
     folder.mkdir(parents=True, exist_ok=True)

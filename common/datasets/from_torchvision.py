@@ -1,6 +1,6 @@
-"""The datasets that torchvision reads. Only this module uses its private attributes; torchvision never downloads here.
+"""The datasets that torchvision reads. It never downloads them here. Only this module uses its private attributes.
 
-Files are ordered by (label, relative path), arrays as their source has them: neither order depends on the machine.
+Files are ordered by (label, relative path), arrays as in their source. So the order does not depend on the machine.
 """
 
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ from torchvision import datasets as tv
 from common.datasets.images import ImageSet
 from common.errors import UserError
 
-# What torchvision raises for files that are missing or not what they should be.
+# What torchvision raises for missing or damaged files.
 NOT_WHOLE = (
     *(OSError, RuntimeError, ValueError, TypeError, LookupError, AttributeError, EOFError, AssertionError),
     MatReadError,
@@ -22,7 +22,12 @@ NOT_WHOLE = (
 
 
 def construct(dataset: type, root: Path, **options: Any) -> Any:
-    """An object of torchvision's class.
+    """Construct a dataset of torchvision.
+
+    Args:
+        dataset: torchvision's class.
+        root: its first argument.
+        options: further arguments.
 
     Raises:
         UserError: the files under `root` are incomplete or damaged.
@@ -38,7 +43,7 @@ def construct(dataset: type, root: Path, **options: Any) -> Any:
 
 
 def ordered(paths: Sequence[str | Path], labels: Sequence[int]) -> ImageSet:
-    """Files below one root by (label, path), whatever order they come in."""
+    """Files below one root, sorted by (label, path)."""
     samples = sorted(zip(map(int, labels), map(str, paths), strict=True))
     return ImageSet([path for _, path in samples], [label for label, _ in samples])
 
@@ -52,7 +57,7 @@ def concatenated(first: ImageSet, second: ImageSet) -> ImageSet:
 
 
 def load_food101(root: Path) -> dict:
-    """750 training images per class, deliberately not cleaned, and 250 test images."""
+    """750 training images per class, which the authors did not clean on purpose, and 250 test images."""
     return _files(*(construct(tv.Food101, root, split=split) for split in ("train", "test")))
 
 
@@ -81,7 +86,7 @@ def load_pets(root: Path) -> dict:
 
 
 def load_flowers(root: Path) -> dict:
-    """Labels are drawn from the training images, 10 per class; the validation images are unlabeled ones."""
+    """Labels are drawn from the training images, 10 per class. The validation images are always unlabeled."""
     train, val, test = (construct(tv.Flowers102, root, split=split) for split in ("train", "val", "test"))
     candidates, extra = (ordered(part._image_files, part._labels) for part in (train, val))
     data = _files(train, test)
@@ -89,7 +94,7 @@ def load_flowers(root: Path) -> dict:
 
 
 def _files(train: Any, test: Any, attribute: str = "_image_files") -> dict:
-    if train.classes != test.classes:  # some are gathered from the lists of images
+    if train.classes != test.classes:  # torchvision gathers some from the lists of images
         differing = sorted(set(train.classes) ^ set(test.classes))
         raise UserError(
             f"{type(train).__name__} under '{train.root}' has '{differing[0]}' in the list of one split only: "
@@ -116,7 +121,7 @@ def load_cifar100(root: Path) -> dict:
 
 
 def load_fashion_mnist(root: Path) -> dict:
-    """Grey articles of clothing, in the order of the official files."""
+    """Grey images of clothing, in the order of the official files."""
     train, test = (construct(tv.FashionMNIST, root, train=is_train) for is_train in (True, False))
     return {
         "classes": list(train.classes),
@@ -126,7 +131,7 @@ def load_fashion_mnist(root: Path) -> dict:
 
 
 def load_svhn(root: Path) -> dict:
-    """House numbers without the easier `extra` images. Label 0 is the digit 0 (10 in the files)."""
+    """House numbers without the easier `extra` images. The digit 0 has the label 0 (10 in the files)."""
     train, test = (construct(tv.SVHN, root, split=split) for split in ("train", "test"))
     return {
         "classes": [str(digit) for digit in range(10)],
@@ -136,14 +141,14 @@ def load_svhn(root: Path) -> dict:
 
 
 def load_svhn_extra(root: Path) -> dict:
-    """House numbers, those of `load_svhn` and after them the 531,131 easier ones: labels are drawn from all."""
+    """The house numbers of `load_svhn`, then the 531,131 easier `extra` images. Labels are drawn from all."""
     data, extra = load_svhn(root), construct(tv.SVHN, root, split="extra")
     images = np.concatenate([data["train"].images, _channels_last(extra.data)])
     return data | {"train": ImageSet(images, np.concatenate([data["train"].labels, extra.labels]))}
 
 
 def load_stl10(root: Path) -> dict:
-    """5,000 images that labels are drawn from, then 100,000 that have none."""
+    """5,000 training images that labels are drawn from, then 100,000 without labels."""
     train, test = (construct(tv.STL10, root, split=split) for split in ("train+unlabeled", "test"))
     return {
         "classes": ["airplane", "bird", "car", "cat", "deer", "dog", "horse", "monkey", "ship", "truck"],

@@ -4,8 +4,8 @@ ROOT/train/CLASS/*      training images, one folder per class (sub-folders allow
 ROOT/test/CLASS/*       optional: test images (or ROOT/val)
 ROOT/unlabeled/**       optional: more unlabeled images, in any folders
 
-With a list of the labeled images (`--labeled-list`), the training images are all those below ROOT, in any folders or in
-none, but for the folders test and val.
+With a list of the labeled images (`--labeled-list`), all images below ROOT are training images, in any folders or none,
+except for those in ROOT/test and ROOT/val.
 """
 
 import logging
@@ -19,7 +19,7 @@ from common.datasets.labeled_list import class_of
 from common.datasets.walk import EXTENSIONS, Skipped, class_folders, count_unused, images_in
 from common.errors import UserError
 
-TESTED = ("test", "val")
+TESTED = ("test", "val")  # folders of ROOT with test images
 
 logger = logging.getLogger(__name__)
 
@@ -27,10 +27,10 @@ logger = logging.getLogger(__name__)
 def load(root: Path) -> dict:
     """Classes are the folders of `train` in alphabetical order; images are ordered by (class, relative path).
 
-    Hidden files and folders are left out. One warning names everything else that is not used.
+    Hidden files and folders are ignored. One warning names everything else that is not used.
 
     Raises:
-        UserError: a folder is missing, empty or not readable, there is one class only, or `test` has one that `train`
+        UserError: a folder is missing, empty or not readable; there is only one class; `test` has a class that `train`
             lacks; or a link leads nowhere.
     """
     train_dir = root / "train"
@@ -55,19 +55,20 @@ def load(root: Path) -> dict:
 
 
 def load_listed(root: Path, file: Path, min_confidence: float | None = None) -> dict:
-    """Labels come from the images that `file` lists; all other images below `root` are unlabeled.
+    """Labels come from the list `file`; all other images below `root` are unlabeled.
 
-    Classes are those of the list in alphabetical order. The listed images come first, ordered by (class, path), the
-    others follow, ordered by path; of those in `train/CLASS` the class is known, though only for the meters.
+    Classes are those of the list, in alphabetical order. The listed images come first, ordered by (class, path). The
+    others follow, ordered by path. If they are in `train/CLASS`, their class is known, but only for the metrics.
 
     Args:
-        file: CSV, one image a line: its path and its class, which may be left out where the image is in `train/CLASS`.
-            A first line may name the columns `path`, `class` and `confidence`, in any order, among others that are not
-            read; then `;` and tabs separate, too. See `labeled_list.read`.
-        min_confidence: rows whose confidence is lower leave their images unlabeled.
+        root: the folder that holds the images.
+        file: a CSV file with one image per line: its path and its class. The class may be omitted if the image is in
+            `train/CLASS`. A first line may name the columns `path`, `class` and `confidence`, in any order and among
+            others, which are ignored. With such a line, `;` or tabs may separate, too. See `labeled_list.read`.
+        min_confidence: rows with a lower confidence leave their images unlabeled.
 
     Raises:
-        UserError: as `load`; or a line is broken, by its number.
+        UserError: as `load`; or a line is broken, which is named by its number.
     """
     found, listed, test_dir, skipped = _read_list(root, file, min_confidence)
     if listed.problems:
@@ -79,7 +80,7 @@ def load_listed(root: Path, file: Path, min_confidence: float | None = None) -> 
         raise UserError(f"'{file}' has one class, '{classes[0]}': add images of others to it")
     tested = _test_images(test_dir, classes, skipped, f"'{file}'")
     skipped.refuse_broken_links()
-    skipped.kinds.pop(file.suffix.lower(), None)  # it may well lie there itself
+    skipped.kinds.pop(file.suffix.lower(), None)  # the list itself may lie there
     skipped.warn(root)
     number = {name: c for c, name in enumerate(classes)}
     labeled = sorted((number[name], path) for path, name in listed.labels.items())
@@ -94,10 +95,10 @@ def load_listed(root: Path, file: Path, min_confidence: float | None = None) -> 
 
 
 def list_problems(root: Path, file: Path) -> list[str]:
-    """What is wrong with a list, a text for each broken line.
+    """An error message for each broken line of a list.
 
     Raises:
-        UserError: it cannot be read at all, or a folder is missing.
+        UserError: the list cannot be read at all, or a folder is missing.
     """
     return _read_list(root, file, None)[1].problems
 
@@ -120,7 +121,7 @@ def _refuse_missing(folders: Sequence[Path], needs: str) -> None:
     for folder in folders:
         if os.path.islink(folder) and not os.path.exists(folder):
             Skipped(links=[str(folder)]).refuse_broken_links()
-        if not os.path.isdir(folder):  # as Path's own, but false for names that are too long
+        if not os.path.isdir(folder):  # unlike Path.is_dir, no error for names that are too long
             similar = _similar(folder)
             raise UserError(f"folder '{folder}' is missing{similar}: {needs}")
 
@@ -133,10 +134,10 @@ def _similar(folder: Path) -> str:
 
 
 def _test_folder(root: Path) -> Path | None:
-    """ROOT/test, or else ROOT/val; None where there is neither.
+    """ROOT/test, or else ROOT/val; None if there is neither.
 
     Raises:
-        UserError: a link leads nowhere, as to a disk that is not mounted; or a folder is called `Test`, say.
+        UserError: it is a link that leads nowhere, as to an unmounted disk; or its name is spelled otherwise (`Test`).
     """
     for folder in (root / "test", root / "val"):
         if os.path.lexists(folder):
@@ -149,7 +150,7 @@ def _test_folder(root: Path) -> Path | None:
 
 
 def _test_images(folder: Path | None, classes: list[str], skipped: Skipped, source: str) -> list[tuple[str, int]]:
-    """The (path, class) of the test images; none without a folder for them."""
+    """The (path, class) of the test images; empty if there is no folder for them."""
     return [] if folder is None else _labeled_images(folder, classes, skipped, class_folders(folder, skipped), source)
 
 
@@ -176,7 +177,7 @@ def _refuse_unknown(folder: Path, name: str, classes: Sequence[str], source: str
 
 
 def _tell_of_deep_classes(train_dir: Path, paths: Sequence[str], classes: Sequence[str]) -> None:
-    """A folder too many around the classes would make one class of them."""
+    """Log if all images lie deeper than in class folders: one folder too many would merge all classes into one."""
     below = [os.path.relpath(path, train_dir).split(os.sep) for path in paths]
     if all(len(parts) > 2 for parts in below):
         folders = sorted({parts[1] for parts in below})

@@ -12,16 +12,16 @@ from PIL import Image
 
 from common.errors import UserError
 
-# What Pillow raises for files that are not, or no longer, images; tests/long/damaged_images.py looks for more.
-# SyntaxError is its word for a broken PNG, RuntimeError comes from AVIF, ZeroDivisionError from an animation without
-# time, and AttributeError from a header that was read in part.
+# What Pillow raises for files that are not images, or damaged ones; tests/long/damaged_images.py looks for more.
+# SyntaxError means a broken PNG. RuntimeError comes from AVIF, ZeroDivisionError from an animation without duration,
+# and AttributeError from a truncated header.
 UNREADABLE = (
     *(OSError, SyntaxError, ValueError, EOFError, RuntimeError, ZeroDivisionError, AttributeError),
     *(struct.error, Image.DecompressionBombError),
 )
 
 ORIENTATION = 0x0112  # the EXIF tag
-UPRIGHT = {  # what undoes the tag's values; 1 is upright
+UPRIGHT = {  # value of the tag -> how to turn the image upright; 1 is upright
     **{2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180, 4: Image.Transpose.FLIP_TOP_BOTTOM},
     **{5: Image.Transpose.TRANSPOSE, 6: Image.Transpose.ROTATE_270, 7: Image.Transpose.TRANSVERSE},
     8: Image.Transpose.ROTATE_90,
@@ -34,7 +34,7 @@ class ImageSet:
 
     Args:
         images: N file paths, or a uint8 array [N, H, W] (grey) or [N, H, W, 3] (RGB).
-        labels: N class indices; -1 where the class is not known.
+        labels: N class indices; -1 if unknown.
         upright: turn images as their EXIF orientation says.
 
     Attributes:
@@ -53,14 +53,15 @@ class ImageSet:
         return len(self.labels)
 
     def name(self, index: int) -> str:
-        """The image's file, without its folders; its number, where there is none."""
+        """The image's file name without its folders; for an array, its number."""
         return f"#{index}" if isinstance(self.images, np.ndarray) else os.path.basename(self.images[index])
 
     def load(self, index: int, least: int | None = None) -> Image.Image:
-        """The image as RGB, the first one of an animation; grey becomes three equal channels, transparency is dropped.
+        """The image as RGB. Grey becomes three equal channels, and transparency is dropped. Of an animation, frame one.
 
         Args:
-            least: a JPEG may be decoded to a smaller size, as long as both sides have so many pixels: that is faster.
+            index: the image's position in the set.
+            least: decode a JPEG at a reduced size, with both sides of at least so many pixels. That is faster.
 
         Raises:
             UserError: the file is missing or cannot be decoded.
@@ -71,7 +72,7 @@ class ImageSet:
         try:
             with Image.open(path) as image:
                 if least is not None:
-                    image.draft(None, (least, least))  # None: the mode stays
+                    image.draft(None, (least, least))  # None keeps the mode
                 return _to_upright_rgb(image) if self.upright else _to_rgb(image)
         except FileNotFoundError:
             raise UserError(f"image '{path}' is missing: restore it, or remove it from the dataset's lists") from None
@@ -80,7 +81,7 @@ class ImageSet:
             raise UserError(f"image '{path}' cannot be read ({reason}): replace or remove it") from None
 
     def thumbnail(self, index: int, side: int) -> Image.Image:
-        """The image as RGB, upright, at most `side` pixels wide and high: for a person. A smaller one stays as it is.
+        """The image as RGB, upright, and at most `side` pixels wide and high, for people to look at. Never enlarged.
 
         Raises:
             UserError: see `load`.
@@ -90,7 +91,7 @@ class ImageSet:
         return image
 
     def sha256(self, root: Path) -> str:
-        """Fingerprint of the whole set, wherever `root` is: of its paths below it, or its pixels, and its labels."""
+        """Fingerprint of labels and of paths relative to `root` (of pixels, for an array)."""
         digest = hashlib.sha256(self.labels.tobytes())
         if isinstance(self.images, np.ndarray):
             digest.update(np.ascontiguousarray(self.images).data)
@@ -99,17 +100,17 @@ class ImageSet:
         return digest.hexdigest()
 
     def below(self, root: Path, indices: Sequence[int]) -> list[str]:
-        """The files at `indices` as paths below `root`; none, where the images are an array."""
+        """The files at `indices` as paths below `root`; an empty list if the images are an array."""
         if isinstance(self.images, np.ndarray):
             return []
         return [os.path.relpath(self.images[i], root) for i in indices]
 
     def oriented(self, upright: bool) -> "ImageSet":
-        """The same images, turned as their EXIF orientation says or left as they are stored."""
+        """The same images, turned as their EXIF orientation says, or as they are stored."""
         return ImageSet(self.images, self.labels, upright)
 
     def evenly(self) -> "ImageSet":
-        """The same images, of which a `TrainLoader` draws all classes equally often. Each must have a label."""
+        """The same images, from which a `TrainLoader` draws all classes equally often. Each must have a label."""
         even = ImageSet(self.images, self.labels, self.upright)
         even.balanced = True
         return even
@@ -128,10 +129,14 @@ class ImageSet:
 def one_size(paths: Sequence[str | Path], needed_by: str) -> int:
     """The side in pixels of images that are squares of one size. Reads only their headers.
 
+    Args:
+        paths: of the images.
+        needed_by: the flag that needs squares of one size, for messages.
+
     Raises:
         UserError: an image is not a square, is of another size than the first, or cannot be read.
     """
-    with ThreadPoolExecutor() as pool:  # on a network's disk it is the waiting that counts
+    with ThreadPoolExecutor() as pool:  # a network disk is mostly waiting
         sizes = list(pool.map(_size, paths))
     width, height = sizes[0]
     for path, size in zip(paths, sizes, strict=True):
@@ -158,7 +163,7 @@ def _is_turned(path: str | Path) -> bool:
         with Image.open(path) as image:
             return image.format != "TIFF" and image.getexif().get(ORIENTATION) in UPRIGHT
     except UNREADABLE:
-        return False  # named when it is drawn
+        return False  # reported when it is loaded
 
 
 def _size(path: str | Path) -> tuple[int, int]:
@@ -171,18 +176,18 @@ def _size(path: str | Path) -> tuple[int, int]:
 
 
 def _to_upright_rgb(image: Image.Image) -> Image.Image:
-    image.load()  # Pillow turns a TIFF now, and drops its tag
+    image.load()  # Pillow turns a TIFF itself, and drops its tag
     method = UPRIGHT.get(image.getexif().get(ORIENTATION, 1))
     rgb = _to_rgb(image)
     return rgb if method is None else rgb.transpose(method)
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
-    # Pillow turns grey images of more than 8 bits into RGB by clipping them at 255: nearly all white.
+    # Pillow converts grey images of more than 8 bits to RGB by clipping at 255, which makes them nearly white.
     if image.mode.startswith("I;16") or (image.mode == "I" and image.format in ("PNG", "PPM")):
         image = Image.fromarray(np.rint(np.asarray(image, dtype=np.float64) / 257).astype(np.uint8))
     elif image.mode in ("I", "F"):
         raise ValueError("pixels of 32 bits, whose range is not known: save it with 8 or 16 bits")
     elif image.mode == "P" and "transparency" in image.info:
-        image = image.convert("RGBA")  # directly, Pillow would warn
+        image = image.convert("RGBA")  # converting directly, Pillow would warn
     return image.convert("RGB")

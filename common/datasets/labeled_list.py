@@ -15,20 +15,20 @@ from common.datasets import class_names
 from common.datasets.walk import EXTENSIONS
 from common.errors import UserError
 
-COLUMNS = ("path", "class", "confidence")  # those that are read; of these the first is needed
+COLUMNS = ("path", "class", "confidence")  # the columns that are read; only `path` is required
 SEPARATORS = (",", ";", "\t")
-ERROR = "error:"  # how predict.py begins the confidence of an image that it could not read
+ERROR = "error:"  # predict.py writes this into the confidence of an unreadable image
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass
 class Listed:
-    """What a list says.
+    """The content of a list.
 
     Attributes:
         labels: path below the root -> class, in the list's order.
-        problems: what is wrong, a text for each broken line.
+        problems: an error message for each broken line.
     """
 
     labels: dict[str, str] = field(default_factory=dict)
@@ -36,7 +36,7 @@ class Listed:
 
 
 class _BrokenError(Exception):
-    """A line that cannot be used; says why."""
+    """A line cannot be used; the message says why."""
 
 
 def read(
@@ -44,13 +44,15 @@ def read(
 ) -> Listed:
     """Read a list.
 
-    Paths are below `root`, or absolute, or as seen from the current folder, as predict.py writes them; the first of
-    these that names an image counts.
+    A path may be relative to `root`, absolute, or relative to the current folder, as predict.py writes it. The first of
+    these readings that names an image counts.
 
     Args:
-        found: path below the root -> the path to open, of all images that may be labeled.
-        tested: the folders of the root whose images are for testing.
-        min_confidence: rows whose confidence is lower leave their images unlabeled. A row without one never does.
+        file: the list.
+        root: the folder that holds the images.
+        found: all images that may be labeled: path below the root -> path to open.
+        tested: names of the folders of `root` with test images.
+        min_confidence: rows with a lower confidence leave their images unlabeled. Rows without a confidence are labels.
 
     Raises:
         UserError: the file cannot be read, has no known columns, or lists nothing.
@@ -69,7 +71,7 @@ def read(
                 reader.take(listed.labels, line, row)
             except _BrokenError as problem:
                 listed.problems.append(f"'{file}', line {line}: {problem}")
-    except csv.Error as error:  # the reader cannot find the next line
+    except csv.Error as error:  # the reader cannot continue
         line = table.reader.line_num
         listed.problems.append(f"'{file}', line {line}: {error}: close the quotes that are open, or remove them")
     if not listed.labels and not listed.problems:
@@ -81,11 +83,11 @@ def read(
 
 
 class _Table:
-    """The lines of a CSV file, and what their columns are.
+    """The rows of a CSV file, and the meaning of its columns.
 
     Attributes:
         columns: name -> index.
-        has_header: whether the first line names the columns; otherwise they are a path and a class.
+        has_header: whether the first line names the columns. Otherwise they are path and class.
     """
 
     def __init__(self, file: Path):
@@ -107,7 +109,7 @@ class _Table:
         self.reader = csv.reader(io.StringIO(text), delimiter=separator, strict=True)
 
     def rows(self) -> Iterator[tuple[int, list[str]]]:
-        """The numbers and the words of the lines that are neither empty nor a header."""
+        """Line number and cells of every row that is neither empty nor a header."""
         for row in self.reader:
             words = [word.strip() for word in row]
             if any(words) and _words(words, fold=True) not in (self.header, ["path"], ["path", "class"]):
@@ -116,7 +118,7 @@ class _Table:
 
 def _text(file: Path) -> str:
     try:
-        return file.expanduser().read_text(encoding="utf-8-sig")  # spreadsheets put a mark in front
+        return file.expanduser().read_text(encoding="utf-8-sig")  # spreadsheets write a byte order mark
     except UnicodeDecodeError:
         raise UserError(f"'{file}' is not UTF-8: save it as 'CSV UTF-8', or name another --labeled-list") from None
     except OSError as error:
@@ -124,7 +126,7 @@ def _text(file: Path) -> str:
 
 
 def _words(row: Sequence[str], fold: bool = False) -> list[str]:
-    """Without spaces around them, and without empty ones at the end."""
+    """The cells without spaces around them, and without empty cells at the end."""
     words = [word.strip().casefold() if fold else word.strip() for word in row]
     while words and not words[-1]:
         words.pop()
@@ -132,7 +134,7 @@ def _words(row: Sequence[str], fold: bool = False) -> list[str]:
 
 
 class _Reader:
-    """Takes one row after the other; remembers what earlier ones said."""
+    """Reads one row after the other, and finds duplicates and contradictions among them."""
 
     def __init__(
         self,
@@ -150,7 +152,7 @@ class _Reader:
         self.first_line: int | None = None
 
     def left_out(self) -> str:
-        """How many rows gave no label, and why."""
+        """How many rows gave no label and why, as text."""
         texts = [
             (self.unsure, f"below --min-confidence {self.min_confidence} are left unlabeled"),
             (self.unread, "could not be read by predict.py"),
@@ -159,10 +161,10 @@ class _Reader:
         return ", ".join(f"{number:,} {text}" for number, text in texts if number)
 
     def take(self, labels: dict[str, str], line: int, row: list[str]) -> None:
-        """Add the row's label.
+        """Add the row's label to `labels`.
 
         Raises:
-            _BrokenError: it has none that can be used.
+            _BrokenError: the row gives no usable label.
         """
         self.first_line = self.first_line or line
         if any(row[len(self.table.header) :]):
@@ -226,11 +228,11 @@ class _Reader:
         return label
 
     def _find(self, name: str) -> str | None:
-        """The image's path below the root."""
+        """The image's path below the root; None if there is no such image."""
         return next((path for path in self._meanings(name) if path in self.found), None)
 
     def _meanings(self, name: str) -> Iterator[str]:
-        """What a path may mean, below the root."""
+        """The readings of a path, each as a path below the root."""
         if name:
             yield os.path.normpath(name)
             yield os.path.relpath(os.path.abspath(name), os.path.abspath(self.root))
@@ -240,7 +242,7 @@ class _Reader:
         paths = [path for path in self._meanings(name) if path.split(os.sep)[0] in self.tested]
         return any(os.path.lexists(self.root / path) for path in paths)
 
-    # What is wrong with a path
+    # Explain what is wrong with a path
 
     def _why(self, name: str, line: int) -> str:
         where = f"'{name}' is none of the images below '{self.root}'"
@@ -273,7 +275,7 @@ class _Reader:
         return f"did you mean {' or '.join(texts)}{more}?"
 
     def _near(self, name: str) -> list[str]:
-        """Images that may have been meant: other letters, other folders, another ending, a typing error."""
+        """Images that may have been meant: another case, folder or ending, or a typing error."""
         base = os.path.basename(name)
         for key in (_plain, lambda path: _plain(os.path.basename(path)), _stem):
             near = [path for path in self.found if key(path) == key(name)]
@@ -306,6 +308,6 @@ def _stem(path: str) -> str:
 
 
 def class_of(path: str) -> str | None:
-    """The class that an image's folder stands for: `train/CLASS/**`."""
+    """The class that an image's folder says, as in `train/CLASS/**`; None elsewhere."""
     first, *rest = path.split(os.sep)
     return rest[0] if first == "train" and len(rest) > 1 else None

@@ -1,4 +1,4 @@
-"""What is known of a dataset before and after it has been read."""
+"""The types for a dataset: `Spec`, what is known before it is read, and `Data`, what was read."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ class Counts(NamedTuple):
 
     Attributes:
         train: training images that labels are drawn from.
-        extra: further training images, which never lend a label.
+        extra: further training images, which are always unlabeled.
     """
 
     classes: int
@@ -32,24 +32,23 @@ class Counts(NamedTuple):
 
 @dataclass(frozen=True)
 class Spec:
-    """What a dataset's name says, without I/O.
+    """What is known of a dataset without reading a file.
 
     Attributes:
-        read: root -> the fields of `Data` after `spec`.
-        counts: the known figures, which are checked (None: any).
-        source: the page that describes it.
-        license: what that page says of use. No legal advice.
+        read: root -> the fields of `Data` after `spec`, as a dictionary.
+        counts: the known numbers, which are checked; None accepts any, and marks your own images.
+        source: URL of the page that describes the dataset.
+        license: what that page says about use. No legal advice.
         size: of the download.
-        paths: below the root: what must be there.
-        files: where these come from (none: there is no automatic source, or no need of one).
-        by_hand: where there is no automatic source, what to put where; `{root}` stands for the root.
-        read_generated: as `read`, but with a split of our own making (`--generated-split`).
-        read_listed: as `read`, but labels come from the images that a file lists (`--labeled-list`), those
-            with a confidence below the number left out.
+        paths: paths below the root that must exist.
+        files: where to download them; empty if they cannot be, or need not be.
+        by_hand: if they cannot be downloaded: what to put where. `{root}` stands for the root.
+        read_generated: as `read`, but without the official split (`--generated-split`).
+        read_listed: as `read`, for a list of labeled images (`--labeled-list`): root, list, least confidence.
         resizing: `default` (crops of photographs) or `cifar` (small images, enlarged).
         mean, std: per channel, of pixels in [0, 1].
-        native_size: side in pixels, where all the images are squares of one size. Of your own images it is known when
-            they have been read, and only where `--train-resizing` asks for it.
+        native_size: side in pixels, if all images are squares of one size. For your own images it is known only once
+            they are read, and only if `--train-resizing` needs it.
         flip: whether a mirrored image is still an image of its class.
     """
 
@@ -78,12 +77,12 @@ class Data:
         spec: what was known before.
         classes: the class names; a label is an index into them.
         train, test: the images. `train` holds all that a method may see, labeled or not.
-        candidates: labels are drawn from the first so many images of `train` (None: from all of them).
-        official_split: whether train and test are as the dataset's authors, or custom, have them.
+        candidates: labels are drawn from the first `candidates` images of `train`; None: from all of them.
+        official_split: whether the split is the one of the dataset's authors, or the customary one.
         any_counts: whether counts other than the known ones were accepted.
-        sha256: fingerprint of the class names and of all images' paths below the root (pixels, where they are in
-            memory) and labels; and of their size, where that was looked up.
-        test_sha256: fingerprint of the test images alone, and their labels.
+        sha256: fingerprint of class names, labels, and the images' paths below the root (their pixels, if they are in
+            memory). The images' size is part of it if it was looked up.
+        test_sha256: fingerprint of the test images and their labels.
     """
 
     spec: Spec
@@ -98,6 +97,6 @@ class Data:
 
     @property
     def counts(self) -> Counts:
-        """The figures as they are here."""
+        """The numbers of this copy."""
         candidates = len(self.train) if self.candidates is None else self.candidates
         return Counts(len(self.classes), candidates, len(self.test), len(self.train) - candidates)

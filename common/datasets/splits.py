@@ -1,4 +1,4 @@
-"""Which training images keep their labels, and which are held out."""
+"""Draw the training images that keep their labels, and those that are held out."""
 
 import hashlib
 import logging
@@ -23,16 +23,16 @@ def split(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Draw the same number of labeled images from every class. All other images are unlabeled.
 
-    The draw is the ancestor's, number for number: one legacy `RandomState`, classes in order, without replacement. It
+    The draw repeats the ancestor's (TLlib) exactly: one legacy `RandomState`, classes in order, without replacement. It
     depends only on the order of the images and on the seed.
 
     Args:
-        labels: int64 [N], the class of every training image; -1 where it is not known.
+        labels: int64 [N], the class of every training image; -1 if unknown.
         classes: the class names.
-        num_per_class: labels to draw per class. With `all`, every candidate's label is used, however many a class has;
-            if that labels every image, the labeled images also serve as the unlabeled ones.
+        num_per_class: labels to draw per class. With `all`, every candidate's label is used. If that labels every
+            image, the labeled images also serve as the unlabeled ones.
         seed: of the draw (`--split-seed`).
-        candidates: draw from the first so many images only (default: all N).
+        candidates: draw from the first `candidates` images only; None: from all N.
 
     Returns:
         (labeled, unlabeled): int64 indices into `labels`; `labeled` class by class, `unlabeled` ascending.
@@ -66,11 +66,11 @@ def split(
 
 
 def tell_of_spare_labels(data: Data, labeled: np.ndarray, held_out: np.ndarray) -> None:
-    """Log that images of one's own have labels that are not used, and how to use them.
+    """Log how many labels of your own images are not used, and how to use them.
 
     Args:
         data: the dataset that was split.
-        labeled, held_out: what `split` and `hold_out` returned.
+        labeled, held_out: int64 indices that `split` and `hold_out` returned.
     """
     spare = int((data.train.labels[: data.candidates] >= 0).sum()) - len(labeled) - len(held_out)
     if spare > 0 and data.spec.counts is None:
@@ -82,30 +82,30 @@ def tell_of_spare_labels(data: Data, labeled: np.ndarray, held_out: np.ndarray) 
 def hold_out(
     labeled: np.ndarray, unlabeled: np.ndarray, data: Data, number: int, seed: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Keep some images of every class out of the training. They choose the epoch, so that the test set does not.
+    """Hold some images of every class out of the training. They choose the epoch in place of the test set.
 
-    They are drawn from the images that have a label which `split` did not draw, so that the labeled images are the same
-    with and without them. If every label was drawn, they are taken from the labeled images.
+    They are drawn from images whose label `split` did not draw. So the labeled images are the same with and without
+    them. If `split` drew every label, they are taken from the labeled images.
 
     Args:
-        labeled, unlabeled: what `split` returned. No labeled images at all means that every label is trained on.
+        labeled, unlabeled: what `split` returned. An empty `labeled` means that every label is trained on.
         data: the dataset that was split.
         number: images to hold out per class; 0 holds none out.
         seed: of the draw (`--split-seed`).
 
     Returns:
-        (labeled, unlabeled, held_out): int64 indices. Neither of the first two contains any of the third, which is
+        (labeled, unlabeled, held_out): int64 indices. Neither of the first two contains a held-out image. `held_out` is
         ordered class by class.
 
     Raises:
-        UserError: a class has too few images, or none would be left to train on.
+        UserError: a class has too few images, or would keep none to train on.
     """
     if number == 0:
         return labeled, unlabeled, np.empty(0, dtype=np.int64)
     labels = data.train.labels
     has_label = np.flatnonzero(labels[: data.candidates] >= 0)
     pool = np.setdiff1d(has_label, labeled)
-    trained_on = len(pool) == 0 or len(labeled) == 0  # whether the pool's labels are those of the training
+    trained_on = len(pool) == 0 or len(labeled) == 0  # whether the pool's labels are otherwise trained on
     if len(pool) == 0:
         pool = np.sort(labeled)
     rng = np.random.default_rng(seeding.derive(seed, "held out"))
@@ -125,15 +125,16 @@ def hold_out(
 def hold_out_fold(
     labeled: np.ndarray, unlabeled: np.ndarray, data: Data, number: int, folds: int, seed: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Keep one of some equal parts of the labeled images out of the training. Over all parts, each is kept out once.
+    """Hold one of several equal parts (folds) of the labeled images out of the training.
 
-    A class is spread over the parts as evenly as its number of labels allows. The only label of a class always stays.
+    Over all parts, each image is held out once. A class is spread over the parts as evenly as its number of labels
+    allows. If a class has only one label, it always stays in the training.
 
     Args:
         labeled, unlabeled: int64 indices.
         data: the dataset that was split.
-        number: of the part, from 1 to `folds`.
-        folds: how many parts there are, 2 or more.
+        number: which part, from 1 to `folds`.
+        folds: number of parts, 2 or more.
         seed: of the draw (`--split-seed`); the same for all parts.
 
     Returns:
@@ -165,7 +166,7 @@ def _refuse_too_few(name: str, number: int, least: int, why: str) -> None:
 
 
 def _report_imbalance(classes: Sequence[str], numbers: Sequence[int]) -> None:
-    """Log the smallest and the largest class, where their numbers of labels differ."""
+    """Log the numbers of labels of the smallest and the largest class, if they differ."""
     least, most = int(np.argmin(numbers)), int(np.argmax(numbers))
     if numbers[least] < numbers[most]:
         logger.info(
@@ -174,5 +175,5 @@ def _report_imbalance(classes: Sequence[str], numbers: Sequence[int]) -> None:
 
 
 def sha256(labeled: np.ndarray) -> str:
-    """Fingerprint of a split: SHA-256 of the sorted indices joined by commas."""
+    """Fingerprint of a split: SHA-256 of the sorted indices, joined by commas."""
     return hashlib.sha256(",".join(map(str, np.sort(labeled).tolist())).encode()).hexdigest()

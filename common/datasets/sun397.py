@@ -1,6 +1,6 @@
-"""SUN397: scenes. The host of the images and of the official lists is gone, so both come by hand.
+"""SUN397: scenes. The host of the images and of the official lists is gone, so both must be provided by hand.
 
-torchvision's class is not used: it knows no split, and takes its order from the file system.
+torchvision's class is not used: it has no split, and its order depends on the file system.
 
 SUN397/ClassName.txt                            `/a/abbey`, in label order; some are nested (`/b/bakery/shop`)
 SUN397/LETTER/CLASS[/SUBCLASS]/sun_*.jpg
@@ -22,7 +22,7 @@ def load(root: Path) -> dict:
     """The official partition 1: 50 training and 50 test images per class.
 
     Raises:
-        UserError: there are no lists of partition 1, or they do not fit the classes.
+        UserError: the lists of partition 1 are missing, or do not fit the classes.
     """
     partitions, names = _partitions(root), _class_names(root)
     train, test = (_read_lines(partitions / file) for file in ("Training_01.txt", "Testing_01.txt"))
@@ -30,7 +30,7 @@ def load(root: Path) -> dict:
 
 
 def load_generated(root: Path) -> dict:
-    """Not an official split: of each class, in `hash_order`, 50 training images, then 50 test images.
+    """A split that is not official: of each class, in `hash_order`, 50 training images, then 50 test images.
 
     Raises:
         UserError: a class has no folder.
@@ -51,7 +51,7 @@ def load_generated(root: Path) -> dict:
 
 
 def _class_names(root: Path) -> list[str]:
-    """The classes' folders below `SUN397/` in label order, e.g. `b/bakery/shop`."""
+    """The classes' folders below `SUN397/` in label order, such as `b/bakery/shop`."""
     return _read_lines(root / "SUN397" / "ClassName.txt")
 
 
@@ -71,7 +71,7 @@ def _partitions(root: Path) -> Path:
 
 
 def _read_lines(path: Path) -> list[str]:
-    """Paths below `SUN397/`; in the file they begin with a slash."""
+    """Read paths below `SUN397/`. In the file they begin with a slash."""
     try:
         lines = path.read_text(encoding="utf-8").split()
     except (OSError, ValueError) as error:

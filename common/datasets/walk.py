@@ -1,4 +1,4 @@
-"""The images in a folder of one's own, and a record of everything in it that is not used."""
+"""Find the images in a folder, and record everything in it that is not used."""
 
 import logging
 import os
@@ -14,24 +14,24 @@ from torchvision.datasets.folder import IMG_EXTENSIONS
 from common.errors import UserError
 
 EXTENSIONS = (*IMG_EXTENSIONS, ".gif", ".jfif", ".avif")
-# Folders that operating systems and network disks put beside the images: thumbnails, deleted files.
+# Folders that operating systems and network disks create: thumbnails, deleted files.
 SYSTEM_FOLDERS = {"__MACOSX", "@eaDir", "#recycle", "@Recycle", "$RECYCLE.BIN", "System Volume Information"}
 SYSTEM_FOLDERS |= {"@Recently-Snapshot", "lost+found"}
-RUN_FILES = {"args.json", "labeled.json"}  # a folder that holds both is a run's
-COUNTED = 10_000  # images of a folder that is not read are counted up to here
+RUN_FILES = {"args.json", "labeled.json"}  # a folder that holds both is a run folder
+COUNTED = 10_000  # stop counting the images of an unused folder here
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass
 class Skipped:
-    """What lies in a folder and is not used.
+    """Counts what lies in a folder and is not used.
 
     Attributes:
-        kinds: files that are no images, by their ending in lower case, or by name where there is none.
-        images: images that are not used, by where they are.
-        folders: system folders, by name, and those of runs.
-        links: links to images or folders that do not exist.
+        kinds: files that are not images, by their lower-case ending, or by name if they have none.
+        images: unused images, by where they are.
+        folders: system folders, by name, and run folders.
+        links: paths of links to images or folders that do not exist.
     """
 
     kinds: Counter[str] = field(default_factory=Counter)
@@ -40,7 +40,7 @@ class Skipped:
     links: list[str] = field(default_factory=list)
 
     def warn(self, root: Path) -> None:
-        """Name everything in one warning, so that no image is missed in silence."""
+        """Name everything in one warning, so that no image is silently ignored."""
         found = {
             "images that are not used": _listed(self.images),
             "files that are not taken for images": _listed(self.kinds),
@@ -52,7 +52,7 @@ class Skipped:
             logger.warning(f"'{root}' has {' and '.join(texts)}: they are skipped")
 
     def refuse_broken_links(self) -> None:
-        """A class behind a link to a disk that is not mounted must not be missed.
+        """Refuse links that lead nowhere: a class on an unmounted disk must not go missing.
 
         Raises:
             UserError: there is such a link.
@@ -76,22 +76,23 @@ def images_in(
     leave_out: Sequence[str] = (),
     onerror: Callable[[OSError], object] | None = None,
 ) -> Iterator[str]:
-    """The images in a folder and all folders below it, each folder once, however many links lead to it.
+    """The images in a folder and all folders below it. Each folder is visited once, even if several links lead to it.
 
-    Hidden files and folders, system folders and the folders of runs are left out.
+    Hidden files and folders, system folders and run folders are left out.
 
     Args:
-        skipped: is told of everything else that is not used.
-        leave_out: names of sub-folders of `folder` that are not looked into.
-        onerror: told of folders that cannot be read; by default a `UserError`.
+        folder: where to begin.
+        skipped: counts everything else that is not used.
+        leave_out: names of sub-folders of `folder` to skip.
+        onerror: called for folders that cannot be read; by default a `UserError` is raised.
     """
     seen, waiting = set(), [os.fspath(folder)]
     while waiting:
         parent = waiting.pop()
-        place = os.path.realpath(parent)
-        if place in seen:
+        real_path = os.path.realpath(parent)
+        if real_path in seen:
             continue
-        seen.add(place)
+        seen.add(real_path)
         try:
             entries = _entries(parent)
         except OSError as error:
@@ -99,7 +100,7 @@ def images_in(
             continue
         is_top = parent == os.fspath(folder)
         if not is_top and {entry.name for entry in entries} >= RUN_FILES:
-            skipped.folders["of runs"] += 1  # what training writes, views.png for one, is nothing to train on
+            skipped.folders["of runs"] += 1  # the pictures that a run draws are no training data
             continue
         folders, images = sort_out(entries, skipped)
         yield from images
@@ -117,7 +118,7 @@ def sort_out(entries: Sequence[os.DirEntry], skipped: Skipped) -> tuple[list[tup
     for entry in entries:
         is_image = entry.name.lower().endswith(EXTENSIONS)
         if entry.name.startswith("."):
-            if is_image and not entry.name.startswith("._"):  # a Mac's record beside every file
+            if is_image and not entry.name.startswith("._"):  # macOS writes one for every file
                 skipped.images["hidden"] += 1
         elif _is(entry.is_dir):
             if entry.name in SYSTEM_FOLDERS:
@@ -129,7 +130,7 @@ def sort_out(entries: Sequence[os.DirEntry], skipped: Skipped) -> tuple[list[tup
                 images.append(entry.path)
             else:
                 skipped.kinds[_kind(entry.name)] += 1
-        elif entry.is_symlink() and (is_image or not os.path.splitext(entry.name)[1]):  # may have been a folder
+        elif entry.is_symlink() and (is_image or not os.path.splitext(entry.name)[1]):  # or to a folder
             skipped.links.append(entry.path)
             images += [entry.path] if is_image else []
         else:
@@ -140,7 +141,7 @@ def sort_out(entries: Sequence[os.DirEntry], skipped: Skipped) -> tuple[list[tup
 def _is(kind: Callable[[], bool]) -> bool:
     try:
         return kind()
-    except OSError:  # links in a circle, a disk that is gone
+    except OSError:  # circular links, or an unmounted disk
         return False
 
 
@@ -149,7 +150,7 @@ def _kind(name: str) -> str:
 
 
 def class_folders(folder: Path, skipped: Skipped) -> list[str]:
-    """The names of a folder's sub-folders, in alphabetical order; what else lies in it is told to `skipped`.
+    """The names of a folder's sub-folders, in alphabetical order. `skipped` counts everything else in it.
 
     Raises:
         UserError: the folder cannot be read.
@@ -164,12 +165,12 @@ def class_folders(folder: Path, skipped: Skipped) -> list[str]:
 
 
 def is_run(folder: str | Path) -> bool:
-    """Whether the images in a folder are those that a run draws, and no data."""
+    """Whether a folder is a run folder, whose images are drawings and not data."""
     return all(os.path.isfile(os.path.join(folder, name)) for name in RUN_FILES)
 
 
 def count_unused(root: Path, used: Sequence[str], skipped: Skipped) -> None:
-    """Tell `skipped` of the images below `root` that are not in one of its folders `used`."""
+    """Count in `skipped` the images below `root` that are not in one of its folders `used`."""
     folders, images = sort_out(_entries(root), unread := Skipped())
     if images:
         skipped.images[f"directly in '{root.name or root}'"] += len(images)
@@ -185,7 +186,7 @@ def count_unused(root: Path, used: Sequence[str], skipped: Skipped) -> None:
 
 
 def _meant(name: str) -> str:
-    """Other spellings of `unlabeled` are a hope that is not fulfilled."""
+    """A hint for folders whose name is probably a misspelled `unlabeled`."""
     return ", which is not 'unlabeled'" if name.casefold().startswith(("unlabel", "unlabl")) else ""
 
 

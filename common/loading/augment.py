@@ -1,4 +1,4 @@
-"""Weak, strong and test transforms of PIL images, and the normaliser that makes float tensors of their results.
+"""Weak, strong and test transforms of Pillow images, and the normaliser that turns their results into floats.
 
 A transform returns uint8; `Normalizer` turns a batch into floats on the device. Transforms draw from the global CPU
 generators, which the loaders seed anew for every view.
@@ -27,7 +27,7 @@ Operation = Callable[[Image.Image], Image.Image]
 
 
 class Transform(T.Compose):
-    """Transforms in sequence: RGB image -> uint8 [3, H, W]. The sheet of samples shows its name."""
+    """Transforms in sequence: RGB image -> uint8 [3, H, W]. Its name is shown in views.png."""
 
     def __init__(self, name: str, steps: list):
         super().__init__([*steps, as_tensor])
@@ -45,24 +45,25 @@ def transforms(
         native:  the same crop, not enlarged.
     strong: weak, then the operations of `strong` at the final size.
     test, by `val_resizing`:
-        default: squashed to a square of 256/224 of the size, centre crop.
-        cifar:   resized to the size.
-        native:  as it is.
+        default: squashed to a square of 256/224 of `image_size`, then a centre crop.
+        cifar:   resized to `image_size`.
+        native:  unchanged.
 
     Args:
-        spec: of the dataset: its own image size, and whether it may be flipped.
-        image_size: in pixels.
+        spec: of the dataset: its image size, and whether images may be flipped.
+        train_resizing, val_resizing: one of `RESIZINGS` each.
+        image_size: side of the views in pixels.
         strong: see `policy`.
 
     Raises:
-        UserError: native resizing, and the images have another size.
+        UserError: resizing is native, and the images have another size than `image_size`.
     """
     if val_resizing == "native" and image_size != spec.native_size:
         raise UserError(
             f"--image-size {image_size} contradicts native resizing: the images have {spec.native_size} pixels; give it"
         )
     flip = [T.RandomHorizontalFlip()] if spec.flip else []
-    size: Any = spec.native_size  # without it, resizing is default
+    size: Any = spec.native_size  # None only if resizing is default
     if train_resizing == "default":
         weak = [T.RandomResizedCrop(image_size, scale=(0.2, 1.0), interpolation=BILINEAR), *flip]
     elif train_resizing == "cifar":
@@ -99,21 +100,21 @@ def as_image(pixels: Image.Image | np.ndarray) -> Image.Image:
 def as_tensor(image: Image.Image | np.ndarray) -> Tensor:
     """RGB image -> uint8 [3, H, W].
 
-    As torchvision's pil_to_tensor, without its checks: they took a tenth of the time of a pair of small views.
+    Like torchvision's pil_to_tensor, but without its checks, which took a tenth of the time of a pair of small views.
     """
     return torch.from_numpy(np.array(image)).permute(2, 0, 1)
 
 
 class ReflectCrop:
-    """A random crop with reflected padding, then a random flip. Same draws and same pixels as torchvision's.
+    """A random crop with reflected padding, then a random flip: the same draws and pixels as torchvision's.
 
-    torchvision's RandomCrop and RandomHorizontalFlip took most of the time of a small view: they pad all four sides,
-    although a crop shows two of them at most, and copy the image several times.
+    torchvision's RandomCrop and RandomHorizontalFlip took most of the time of a small view. They pad all four sides,
+    although a crop shows at most two of them, and copy the image several times.
 
     Args:
-        size: of the crop, in pixels.
-        padding: in pixels, on every side.
-        flip: whether half of the crops are mirrored.
+        size: side of the crop in pixels.
+        padding: on every side, in pixels.
+        flip: mirror half of the crops.
     """
 
     def __init__(self, size: int, padding: int, flip: bool = False):
@@ -135,7 +136,7 @@ class ReflectCrop:
 
 @functools.cache
 def _mirrored_positions(length: int, padding: int) -> np.ndarray:
-    """For each row of the padded image, the row of the image that it shows: [length + 2 padding]."""
+    """For each row (or column) of the padded image, the one of the image that it shows: int [length + 2 padding]."""
     return np.pad(np.arange(length), padding, mode="reflect")
 
 
@@ -143,10 +144,10 @@ def policy(auto_augment: str, norm_mean: Sequence[float], cutout: float) -> list
     """The operations that turn a weak view into a strong one.
 
     Args:
-        auto_augment: timm's string, such as `rand-m10-n2-mstd2`; or `classic`, see `classic.Classic`.
-        norm_mean: RandAugment's geometric operations and Cutout fill with this colour (per channel, of pixels in
-            [0, 1]).
-        cutout: largest side of Cutout's square, as a share of the image's; 0 for none.
+        auto_augment: a RandAugment string of timm, such as `rand-m10-n2-mstd2`; or `classic`, see `classic.Classic`.
+        norm_mean: the colour, per channel and from 0 to 1, with which RandAugment's geometric operations and Cutout
+            fill.
+        cutout: largest side of Cutout's square, as a fraction of the image's side; 0 for no Cutout.
 
     Raises:
         UserError: unknown `auto_augment`.
@@ -157,10 +158,14 @@ def policy(auto_augment: str, norm_mean: Sequence[float], cutout: float) -> list
 
 
 def rand_augment(config: str, fill: Sequence[int]) -> RandAugment:
-    """timm's RandAugment (arXiv:1909.13719), made safe against Pillow 13.
+    """timm's RandAugment (arXiv:1909.13719), with a `posterize` that works with Pillow 13.
+
+    Args:
+        config: such as `rand-m10-n2-mstd2`.
+        fill: colour, 0 to 255 per channel.
 
     Raises:
-        UserError: the string does not describe a RandAugment.
+        UserError: `config` does not describe a RandAugment.
     """
     if not re.fullmatch(r"rand(-((m|n|mmax|inc)\d+|(p|mstd)\d+(\.\d+)?))*", config):
         raise UserError(f"--auto-augment '{config}' is not a RandAugment string such as rand-m10-n2-mstd2, nor classic")
@@ -183,8 +188,11 @@ def posterize(image: Image.Image, bits: int, **kwargs: Any) -> Image.Image:
 class Normalizer(nn.Module):
     """uint8 [B, 3, H, W] -> float32 of the same shape, channels_last in memory.
 
-    Bit-equal to ToTensor + Normalize on any device. The table of all values is computed on the CPU, since `x / 255` on
-    CUDA rounds differently.
+    Bit-equal to ToTensor + Normalize on any device: all 256 values of each channel are computed on the CPU and looked
+    up, since `x / 255` rounds differently on CUDA.
+
+    Args:
+        mean, std: per channel, of pixels in [0, 1].
     """
 
     table: Tensor
@@ -196,7 +204,7 @@ class Normalizer(nn.Module):
         levels = torch.arange(256, dtype=torch.uint8).div(255)
         table = [(levels - m) / s for m, s in zip(mean, std, strict=True)]
         self.register_buffer("table", torch.cat(table))
-        self.register_buffer("starts", 256 * torch.arange(len(table), dtype=torch.int32))  # of each channel in it
+        self.register_buffer("starts", 256 * torch.arange(len(table), dtype=torch.int32))  # of each channel in `table`
 
     def forward(self, images: Tensor) -> Tensor:
         indices = images.permute(0, 2, 3, 1).contiguous() + self.starts

@@ -1,7 +1,8 @@
 """The strong augmentation of papers on training from scratch: random operations with random magnitudes, and Cutout.
 
-It is RandAugment (arXiv:1909.13719) with magnitudes drawn evenly instead of one magnitude for all. The form is
-TorchSSL's, because published figures are its: nearest-neighbour resampling, and black where the image is moved away.
+It is RandAugment (arXiv:1909.13719) with magnitudes drawn uniformly instead of one magnitude for all operations. The
+details are TorchSSL's, whose published figures we compare with: nearest-neighbour resampling, and black outside of a
+moved image.
 
 Pillow builds its lookup tables value by value in Python. For a small image that takes longer than everything else, so
 three operations use NumPy: the same pixels, two to four times as fast.
@@ -20,7 +21,7 @@ CHANNELS = 256 * np.arange(3, dtype=np.uint16)  # the index at which each channe
 
 
 def autocontrast(image: Image.Image) -> Image.Image:
-    """Each channel's darkest value becomes 0 and its brightest 255; a channel of one value stays as it is."""
+    """Each channel's darkest value becomes 0 and its brightest 255. A channel of a single value is unchanged."""
     table = np.concatenate([_stretched(low, high) for low, high in _extrema(image)])
     return Image.fromarray(table[np.asarray(image) + CHANNELS])
 
@@ -41,12 +42,12 @@ def posterize(image: Image.Image, bits: int) -> Image.Image:
 
 
 def solarize(image: Image.Image, threshold: float) -> Image.Image:
-    """Invert the values that are not below the threshold."""
+    """Invert all values from the threshold upwards."""
     pixels = np.asarray(image)
     return Image.fromarray(np.where(pixels < threshold, pixels, 255 - pixels))
 
 
-# name -> (operation on an image and a magnitude, the least magnitude, the largest)
+# name -> (operation on an image and a magnitude, smallest magnitude, largest magnitude)
 OPERATIONS = {
     "AutoContrast": (lambda image, _: autocontrast(image), 0, 0),
     "Brightness": (lambda image, v: ImageEnhance.Brightness(image).enhance(v), 0.05, 0.95),
@@ -54,8 +55,8 @@ OPERATIONS = {
     "Contrast": (lambda image, v: ImageEnhance.Contrast(image).enhance(v), 0.05, 0.95),
     "Equalize": (lambda image, _: ImageOps.equalize(image), 0, 0),
     "Identity": (lambda image, _: image, 0, 0),
-    "Posterize": (lambda image, v: posterize(image, int(v)), 4, 8),  # bits that are kept
-    "Rotate": (lambda image, v: image.rotate(v), -30, 30),  # degrees, against the clock
+    "Posterize": (lambda image, v: posterize(image, int(v)), 4, 8),  # bits to keep
+    "Rotate": (lambda image, v: image.rotate(v), -30, 30),  # degrees, counter-clockwise
     "Sharpness": (lambda image, v: ImageEnhance.Sharpness(image).enhance(v), 0.05, 0.95),
     "ShearX": (lambda image, v: image.transform(image.size, AFFINE, (1, v, 0, 0, 1, 0)), -0.3, 0.3),
     "ShearY": (lambda image, v: image.transform(image.size, AFFINE, (1, 0, 0, v, 1, 0)), -0.3, 0.3),
@@ -68,7 +69,7 @@ OPERATIONS = {
 class Classic:
     """RGB image -> RGB image: `number` operations one after the other, each with a random magnitude.
 
-    The operations are drawn with replacement; each is always applied.
+    The operations are drawn with replacement, and each drawn one is applied.
     """
 
     def __init__(self, number: int = 3):
@@ -81,13 +82,13 @@ class Classic:
 
 
 class Cutout:
-    """RGB image -> RGB image with a square of one colour at a random place (arXiv:1708.04552).
+    """RGB image -> RGB image with a square of one colour at a random position (arXiv:1708.04552).
 
-    The square's centre is anywhere in the image; what lies outside of the image is cut off.
+    The square's centre is anywhere in the image. Parts outside of the image are cut off.
 
     Args:
-        share: the square's side is drawn evenly from 0 to this share of the image's width.
-        fill: colour, 0 to 255.
+        share: the square's side is drawn uniformly from 0 to this fraction of the image's width.
+        fill: colour, 0 to 255 per channel.
     """
 
     def __init__(self, share: float, fill: Sequence[int]):
@@ -98,5 +99,5 @@ class Cutout:
         left = int(max(0, random.uniform(0, image.width) - side / 2))
         top = int(max(0, random.uniform(0, image.height) - side / 2))
         image = image.copy()
-        ImageDraw.Draw(image).rectangle((left, top, int(left + side), int(top + side)), self.fill)  # the ends included
+        ImageDraw.Draw(image).rectangle((left, top, int(left + side), int(top + side)), self.fill)  # both ends included
         return image

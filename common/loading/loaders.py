@@ -1,12 +1,12 @@
 """Endless training batches and repeatable test batches.
 
 The law: a training batch depends on (seed, stream, step) alone. Neither the number of workers nor an interruption
-changes a byte, and nothing is drawn from the main process's generators. Several processes share the batch that one
+changes a byte, and nothing is drawn from the main process's generators. Several processes divide the batch that one
 process would have.
 
-What makes it fast is measured in docs/performance.md. Workers live as long as their loader and send one uint8 tensor
-per batch. Photographs are decoded once where they fit into memory, and test images are resized once. On CUDA, the next
-batch is copied while the network trains on this one.
+docs/performance.md has measurements of what makes it fast. Workers live as long as their loader, and send one uint8
+tensor per batch. Photographs are decoded once if they fit into memory, and test images are resized once. On CUDA, the
+next batch is copied while the network trains on the current one.
 """
 
 import contextlib
@@ -43,9 +43,9 @@ class Batch(NamedTuple):
 
     Attributes:
         views: one float32 [B, 3, H, W] per transform, normalised.
-        labels: int64 [B]; of unlabeled images they are for the meters only, and -1 where unknown.
-        indices: int64 [B], each image's position in the loader's set. They are distinct within a batch, so that a
-            method may write to a row of its own for each: `bank[indices] = ...`. (Not so in balanced labeled batches.)
+        labels: int64 [B]; of unlabeled images for the metrics only, and -1 if unknown.
+        indices: int64 [B], each image's position in the loader's set. They are distinct within a batch, so a method may
+            write one row for each: `bank[indices] = ...`. (They may repeat in balanced labeled batches.)
     """
 
     views: tuple[Tensor, ...]
@@ -59,27 +59,27 @@ class TrainLoader:
     A batch never spans two passes, so its indices are distinct. If the set is smaller than a batch, every batch is the
     whole set.
 
-    Of `images.evenly()` a batch holds all classes equally often, or one image more of some than of others; these take
-    turns. Every class goes through its images in passes of its own, so that small classes repeat theirs.
+    From `images.evenly()`, a batch holds all classes equally often. If the batch size is not divisible by their number,
+    some classes have one image more, and they take turns. Each class goes through its images in its own passes, so a
+    small class repeats its images more often.
 
     Args:
         images: the set to draw from.
-        transforms: one per view, all to one size; views of an image are independent draws.
-        batch_size: images per batch.
-        stream: name of the set, for the random streams (`labeled`, `unlabeled`).
-        seed: of the run.
-        workers: how many processes make the views; they live as long as the iterator of `batches`.
-        cache: MiB for all processes of a machine. If the decoded images take no more, the files are decoded once,
-            before the workers start.
+        transforms: one per view, all to one size. The views of an image are independent draws.
+        batch_size: images per batch of the whole run.
+        stream: name of the set (`labeled`, `unlabeled`), for its random streams and messages.
+        seed: the run's.
+        workers: number of processes that make the views. They live as long as the iterator of `batches`.
+        cache: MiB for all processes of a machine. If the decoded images fit, the files are decoded once, before the
+            workers start.
         normalizer: uint8 -> float32, applied on the device.
         device: where batches go.
 
     Attributes:
-        batch_size: images per batch of the whole run: the argument, or the size of the set where that is smaller.
-            Scripts size their queues and banks by it.
+        batch_size: the argument, or the size of the set if that is smaller. Scripts size their queues and banks by it.
 
     Raises:
-        UserError: the set is empty, or a batch would hold one image, or cannot be divided among the run's processes.
+        UserError: the set is empty; a batch would hold one image; or it cannot be divided among the run's processes.
     """
 
     def __init__(
@@ -131,7 +131,7 @@ class TrainLoader:
         return Batch(tuple(map(self.normalizer, views)), *facts)
 
     def sample(self, number: int) -> tuple[dict[str, Tensor], list[int]]:
-        """The first views of the run, for a person to look at, title -> uint8 [number, 3, H, W]; and the labels."""
+        """The first views of the run, for people to look at: title -> uint8 [number, 3, H, W]; and the labels."""
         keys = next(iter(self._keys(0)))[:number]
         with seeding.preserved():
             views, (labels, _) = _or_raise(_collate([self.views[key] for key in keys]))
@@ -143,14 +143,14 @@ class TestLoader:
     """A set in order, any number of times: batches of images float32 [B, 3, H, W] and labels int64 [B], on the device.
 
     Args:
-        images: the test set, or any other.
-        transform: the only view.
-        workers: how many processes make the views; they end when the whole set is in memory.
-        cache: MiB for all processes of a machine. If the uint8 views take no more, the first pass keeps them.
+        images: the test set, or any other set.
+        transform: makes the only view.
+        workers: number of processes that make the views. They end once the whole set is in memory.
+        cache: MiB for all processes of a machine. If the uint8 views fit, the first pass keeps them.
         normalizer: uint8 -> float32, applied on the device.
         device: where batches go.
         batch_size: images per batch.
-        seed, stream: of the views, where the transform is random; every pass has the same views.
+        seed, stream: of a random transform. Every pass has the same views.
 
     Raises:
         UserError: an image cannot be read (while iterating).
@@ -191,7 +191,7 @@ class TestLoader:
 
     @property
     def order(self) -> Tensor:
-        """int64 [N]: the index in the set of each image, in the order of the batches."""
+        """int64 [N]: each image's index in the set, in the order of the batches."""
         return torch.tensor([index for batch in self.keys for _, _, index in batch], dtype=torch.int64)
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
@@ -205,7 +205,7 @@ class TestLoader:
             labels = torch.from_numpy(numbers)
             yield views, labels
             if self.number * views[0].nbytes <= self.room:
-                # A clone: in shared memory each tensor holds an open file, and pinned it takes a power of two.
+                # A clone: a shared tensor keeps a file open, and a pinned one takes a power of two in bytes.
                 kept.append((views.clone(), labels))
         if kept:
             self.kept, self.loader = kept, None  # ends the workers
@@ -215,9 +215,9 @@ class FileBatch(NamedTuple):
     """Images of a `FileLoader`.
 
     Attributes:
-        images: float32 [B, 3, H, W] on the device, normalised; None where none of the batch could be read.
-        indices: int64 [B], their positions in the set.
-        errors: index -> message, for those images of the batch that cannot be read.
+        images: float32 [B, 3, H, W] on the device, normalised; None if no image of the batch could be read.
+        indices: int64 [B], the images' positions in the set.
+        errors: index -> message, for images of the batch that cannot be read.
     """
 
     images: Tensor | None
@@ -226,10 +226,10 @@ class FileBatch(NamedTuple):
 
 
 class FileLoader:
-    """A set of images in order, in the batches of a `TestLoader`. Images that cannot be read are reported and left out.
+    """A set of images in order, in the batches of a `TestLoader`. Unreadable images are reported and left out.
 
     Args:
-        images: the set; its labels do not matter.
+        images: the set; its labels are not used.
         transform, workers, normalizer, device, batch_size: see `TestLoader`.
     """
 
@@ -280,17 +280,17 @@ def _data_loader(
         persistent_workers=workers > 0,
         collate_fn=Packing(collate) if workers > 0 else collate,
         worker_init_fn=begin,
-        multiprocessing_context="fork" if LINUX and workers > 0 else None,  # decoded images are shared
+        multiprocessing_context="fork" if LINUX and workers > 0 else None,  # forked workers share the decoded images
         pin_memory=device.type == "cuda",
-        generator=torch.Generator(),  # its own: otherwise each iterator draws from the main process's
+        generator=torch.Generator(),  # otherwise each iterator would draw from the main process's generator
     )
     return Reader(loader) if workers > 0 else loader
 
 
 def _read(loader: "DataLoader | Reader") -> Iterator:
-    """The batches that the loader's collate function made. A `UserError` that it returned is raised."""
+    """The batches that the loader's collate function makes. A `UserError` that it returns is raised here."""
     iterator = iter(loader)
-    # Without workers, views are made in this process.
+    # Without workers, the views are made in this process, and would move its generators.
     guard = contextlib.nullcontext if isinstance(loader, Reader) else seeding.preserved
     try:
         while True:
@@ -300,13 +300,13 @@ def _read(loader: "DataLoader | Reader") -> Iterator:
                 return
             yield _or_raise(batch)
     finally:
-        del iterator, loader  # ends the workers now, and not when an error's traceback is freed
+        del iterator, loader  # ends the workers now, not only when an error's traceback is freed
 
 
 def _one_ahead(batches: Iterator[Batch], device: torch.device) -> Iterator[Batch]:
-    """Copy and normalise the next batch on a stream of its own, while the network trains on this one."""
+    """Copy and normalise the next batch on a second CUDA stream, while the network trains on the current batch."""
     side = torch.cuda.Stream(device)
-    side.wait_stream(torch.cuda.current_stream(device))  # the normalizer's table
+    side.wait_stream(torch.cuda.current_stream(device))  # until the normalizer's table is there
 
     def following() -> Batch:
         with torch.cuda.stream(side):
@@ -324,17 +324,17 @@ def _one_ahead(batches: Iterator[Batch], device: torch.device) -> Iterator[Batch
 
 
 class _Views(Dataset):
-    """(step, position, index) -> (views, label, index). For an unreadable image, its UserError is returned."""
+    """(step, position, index) -> (views, label, index). For an unreadable image, a UserError is returned."""
 
     def __init__(self, images: ImageSet, transforms: Sequence[Transform], seed: int, stream: str):
         self.images, self.transforms, self.seed, self.stream = images, transforms, seed, stream
-        self.decoded: list[Image.Image] = []  # all of them, or none
+        self.decoded: list[Image.Image] = []  # all images, or none
 
     def keep_decoded(self, room: int) -> None:
-        """Decode all files now if that takes `room` bytes at most. Forked workers share the memory."""
+        """Decode all files now, if they fit into `room` bytes. Forked workers share that memory."""
         if self.decoded or isinstance(self.images.images, np.ndarray) or not _fit(self.images.images, room):
             return
-        with contextlib.suppress(UserError), ThreadPoolExecutor() as pool:  # a broken file is reported when it is drawn
+        with contextlib.suppress(UserError), ThreadPoolExecutor() as pool:  # a broken file is reported once it is drawn
             self.decoded = list(pool.map(self.images.load, range(len(self.images))))
 
     def __len__(self) -> int:
@@ -345,7 +345,7 @@ class _Views(Dataset):
         try:
             image = self.decoded[index] if self.decoded else self.images.load(index)
         except UserError as error:
-            return error  # if a worker raised it, it would arrive with the worker's traceback
+            return error  # raised in a worker, it would arrive with the worker's traceback in its message
         views = []
         for number, transform in enumerate(self.transforms):
             seeding.seed_cpu(seeding.derive(self.seed, self.stream, step, position, number))
@@ -354,14 +354,14 @@ class _Views(Dataset):
 
 
 class _Passes(Sampler):
-    """The keys of each step's batch, from step `start` on, or of one process's share of them."""
+    """The keys (step, position, index) of each step's batch, from step `start` on; or of one process's share."""
 
     def __init__(
         self, images: ImageSet, batch_size: int, seed: int, stream: str, start: int, share: slice = slice(None)
     ):
         self.images, self.batch_size, self.share = images, batch_size, share
         self.seed, self.stream, self.start = seed, stream, start
-        self.permutations: dict[tuple[str | int, ...], tuple[int, np.ndarray]] = {}  # the newest of each kind
+        self.permutations: dict[tuple[str | int, ...], tuple[int, np.ndarray]] = {}  # the newest number of each kind
 
     def __iter__(self) -> Iterator[list[tuple[int, int, int]]]:
         for step in itertools.count(self.start):
@@ -374,7 +374,7 @@ class _Passes(Sampler):
         return permutation[batch * self.batch_size : (batch + 1) * self.batch_size]
 
     def permutation(self, kind: str, length: int, number: int, *key: int) -> np.ndarray:
-        """The permutation of that number, which is made when the one before is done with."""
+        """Permutation `number` of a kind. Only the newest is kept: steps ask for them in order."""
         current, permutation = self.permutations.get((kind, *key), (-1, None))
         if current != number or permutation is None:
             rng = np.random.default_rng(seeding.derive(self.seed, f"{self.stream} {kind}", *key, number))
@@ -386,9 +386,9 @@ class _Passes(Sampler):
 class _EvenPasses(_Passes):
     """Batches that hold all classes equally often, as nearly as their size allows.
 
-    All draws of all steps are one line of turns: the classes in a fixed order, again and again. So the n-th draw is the
-    (n // C)-th of its class, and where it stands in that class's passes needs no counting. The order is another one
-    whenever a batch ends with a turn; otherwise the same classes would always share a batch.
+    The draws of all steps form one sequence, in which the classes take turns in a fixed order. So draw n is number
+    n // C of its class, which says where it stands in that class's passes without counting. Whenever a batch ends
+    together with a round of turns, a new order is drawn. Otherwise the same classes would always share a batch.
     """
 
     def __init__(self, images: ImageSet, *options: Any):
@@ -398,20 +398,20 @@ class _EvenPasses(_Passes):
 
     def drawn(self, step: int) -> np.ndarray:
         order = self.permutation("order of classes", len(self.classes), step // self.steps_of_an_order)
-        places = range(step * self.batch_size, (step + 1) * self.batch_size)
-        return np.array([self.nth(order[n % len(order)], n // len(order)) for n in places])
+        draws = range(step * self.batch_size, (step + 1) * self.batch_size)
+        return np.array([self.nth(order[n % len(order)], n // len(order)) for n in draws])
 
     def nth(self, c: int, n: int) -> int:
-        """The n-th draw of a class."""
+        """The index of the n-th image drawn of class number `c`."""
         images = self.classes[c]
-        number, place = divmod(n, len(images))
-        return images[self.permutation("class", len(images), number, int(c))[place]]
+        number, position = divmod(n, len(images))
+        return images[self.permutation("class", len(images), number, int(c))[position]]
 
 
 class _InOrder(Sampler):
-    """Every index once, in order, as the keys of `_Views`; the last batch may be smaller.
+    """Every index once, in order, as keys of `_Views`. The last batch may be smaller.
 
-    Of N processes, each takes every N-th batch. Nothing is padded, so that some processes may have one batch less.
+    Each of N processes takes every N-th batch. Nothing is padded, so some processes may have one batch less.
     """
 
     def __init__(self, length: int, batch_size: int):
@@ -429,7 +429,7 @@ class _InOrder(Sampler):
 def _collate(samples: Sequence[Sample | UserError]) -> Collated | UserError:
     """Samples -> uint8 views [V, B, 3, H, W], and labels and indices as int64 [2, B]; or the first error among them.
 
-    All views are one tensor: to hand a tensor to another process costs more than to make a small image.
+    All views are one tensor, because handing a tensor to another process takes longer than making a small view.
     """
     readable = []
     for sample in samples:
@@ -437,13 +437,13 @@ def _collate(samples: Sequence[Sample | UserError]) -> Collated | UserError:
             return sample
         readable.append(sample)
     rows, labels, indices = zip(*readable, strict=True)
-    images = [view.movedim(0, -1) for column in zip(*rows, strict=True) for view in column]  # HWC, as Pillow has them
+    images = [view.movedim(0, -1) for column in zip(*rows, strict=True) for view in column]  # HWC, as in memory
     views = default_collate(images).unflatten(0, (-1, len(samples))).movedim(-1, 2)
     return views, np.array([labels, indices], dtype=np.int64)
 
 
 def _collate_readable(samples: Sequence[Sample | UserError]) -> tuple[Collated | UserError | None, dict[int, str]]:
-    """`_collate` of the samples that could be read, and position in the batch -> message for the others."""
+    """`_collate` of the readable samples, and for the others: position in the batch -> message."""
     errors = {position: str(sample) for position, sample in enumerate(samples) if isinstance(sample, UserError)}
     readable = [sample for sample in samples if not isinstance(sample, UserError)]
     return _collate(readable) if readable else None, errors
@@ -451,17 +451,17 @@ def _collate_readable(samples: Sequence[Sample | UserError]) -> tuple[Collated |
 
 def _or_raise(batch: Any) -> Any:
     if isinstance(batch, UserError):
-        # A copy: the traceback of the original would keep the workers alive.
+        # A new error: the traceback of the original would keep the workers alive.
         raise UserError(f"{batch} (python -m common.datasets ROOT --check NAME lists all such images)")
     return batch
 
 
 def _fit(paths: Sequence[str | Path], room: int) -> bool:
-    """Whether the decoded images take `room` bytes at most. Only their headers are read."""
+    """Whether the decoded images fit into `room` bytes. Only their headers are read."""
     try:
         for path in paths:
             with Image.open(path) as image:
-                room -= 4 * image.width * image.height  # Pillow's RGB has a fourth byte
+                room -= 4 * image.width * image.height  # Pillow stores RGB in four bytes
             if room < 0:
                 return False
     except UNREADABLE:

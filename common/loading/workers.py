@@ -1,10 +1,10 @@
-"""The processes that make a loader's views: how they begin and end, and what is said when they cannot work.
+"""The processes that make a loader's views: how they begin and end, and what is printed if they fail.
 
-The main process decides for all: a worker ignores what the terminal or a scheduler sends to the whole process group,
-ends when its parent asks it to, and does not outlive its parent.
+The main process decides for all. A worker ignores signals that the terminal or a scheduler sends to the whole process
+group, ends if its parent asks it to, and does not outlive its parent.
 
-Whatever goes wrong outside of an image (no shared memory, too many open files, a killed worker) becomes a `UserError`
-that names the cause and the remedy, within seconds. Programming errors keep their traceback.
+A failure that no image causes (no shared memory, too many open files, a killed worker) becomes a `UserError` with cause
+and remedy within seconds. Programming errors keep their traceback.
 """
 
 import contextlib
@@ -28,8 +28,8 @@ from common.errors import UserError
 from common.system import signals
 
 LINUX = sys.platform == "linux"
-NO_THREADS = 71  # the exit code of a worker that could not start a thread
-FAILURES = (OSError, RuntimeError, MemoryError, EOFError)  # what sharing memory between processes can raise
+NO_THREADS = 71  # exit code of a worker that could not start a thread
+FAILURES = (OSError, RuntimeError, MemoryError, EOFError)  # raised when sharing memory between processes fails
 
 
 # In a worker
@@ -44,13 +44,13 @@ def begin(worker: int) -> None:
     """
     for signum in (signal.SIGINT, signal.SIGHUP):
         signal.signal(signum, signal.SIG_IGN)
-    if LINUX:  # macOS cannot tell who sent a signal: there a SIGTERM to the group ends its workers, and so the run
-        signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])  # threads begun from now on inherit this
-        parent = multiprocessing.parent_process().pid  # type: ignore[union-attr]  # getppid() may be the heir's already
+    if LINUX:  # macOS does not tell who sent a signal: there, a SIGTERM to the group ends the workers and the run
+        signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])  # inherited by threads that start from now on
+        parent = multiprocessing.parent_process().pid  # type: ignore[union-attr]  # getppid() is another's if it died
         try:
             threading.Thread(target=_obey, args=(parent,), daemon=True).start()
         except RuntimeError:
-            os._exit(NO_THREADS)  # to send an error, a queue would need a thread
+            os._exit(NO_THREADS)  # sending an error through the queue would need a thread, too
 
 
 def _obey(parent: int) -> None:
@@ -62,9 +62,10 @@ def _obey(parent: int) -> None:
 
 
 class Packing:
-    """A collate function for workers: what `collate` makes, as a `Parcel`; or a `UserError` if it cannot be shared.
+    """A collate function for workers: packs what `collate` makes into a `Parcel`, or returns a `UserError`.
 
-    A queue would pack its items itself, but in a thread whose errors reach nobody: the main process would wait forever.
+    The queue could pack its items itself, but does so in a thread. An error there would be lost, and the main process
+    would wait forever.
     """
 
     def __init__(self, collate: Callable[[list], Any]):
@@ -77,12 +78,12 @@ class Packing:
             cause = explain(error)
             if cause is None:
                 raise
-            sys.stderr = io.StringIO()  # the same cause may fail what Python does at the worker's end
+            sys.stderr = io.StringIO()  # the same cause may print a traceback when the worker exits
             return UserError(cause)
 
 
 class Parcel:
-    """A batch on its way to the main process: tensors in shared memory, and their handles packed as bytes."""
+    """A batch on its way to the main process: tensors in shared memory, their handles as bytes."""
 
     def __init__(self, content: Any):
         self.packed = bytes(ForkingPickler.dumps(content))
@@ -91,7 +92,7 @@ class Parcel:
         """The batch.
 
         Raises:
-            One of `FAILURES`: its tensors cannot be reached.
+            One of `FAILURES`: the shared memory cannot be opened.
         """
         return ForkingPickler.loads(self.packed)
 
@@ -100,7 +101,7 @@ class Parcel:
         try:
             return _pinned(self.open())
         except (ConnectionError, EOFError, FileNotFoundError):
-            return self  # its worker is gone: the main process finds out why
+            return self  # its worker is gone; `Reader` finds out why
 
 
 def _pinned(content: Any) -> Any:
@@ -119,7 +120,7 @@ class WorkerDied(Exception):  # noqa: N818 (raised by a signal handler, and caug
 class Reader:
     """The batches of a `DataLoader` with workers, pass after pass.
 
-    While a batch is awaited, a signal that asks the run to stop may end the wait; see `signals.waiting`.
+    While it waits for a batch, a signal that stops the run may interrupt it; see `signals.waiting`.
 
     Raises:
         UserError: the workers cannot start, cannot send their batches, or one of them has died (while iterating).
@@ -160,9 +161,9 @@ class Reader:
 
     @contextlib.contextmanager
     def _noticing_deaths(self) -> Iterator[None]:
-        """Within, the death of a worker raises at once. PyTorch itself looks every five seconds.
+        """Within the block, the death of a worker raises at once. PyTorch itself checks every five seconds.
 
-        Afterwards the handler of SIGCHLD is as it was before: PyTorch sets one that raises wherever the main process
+        After the block, SIGCHLD has the handler that it had before. PyTorch's own would raise wherever the main process
         is, for example in the middle of a step.
         """
         if not _in_main_thread():
@@ -184,7 +185,7 @@ class Reader:
         return [process.exitcode for process in self.processes if process.exitcode is not None]
 
     def _death(self) -> str | None:
-        """Why a worker has ended, where one has."""
+        """Why a worker has ended; None if none has."""
         code = next(iter(self._dead()), None)
         if code is None:
             return None
@@ -205,7 +206,7 @@ def _in_main_thread() -> bool:
     return threading.current_thread() is threading.main_thread()
 
 
-# What is said
+# Messages
 
 NO_SHARED_MEMORY = (
     "there is not enough shared memory (/dev/shm) for the loader processes: start the container with --ipc=host or "
@@ -221,7 +222,7 @@ LONG_PATH = (
     "-j 0"
 )
 BY_NUMBER = {errno.EMFILE: TOO_MANY_FILES, errno.ENFILE: TOO_MANY_FILES, errno.EAGAIN: TOO_MANY_PROCESSES}
-BY_WORDS = {  # the first one counts; PyTorch and multiprocessing give no numbers
+BY_WORDS = {  # for errors without a number, as of PyTorch and multiprocessing; the first match counts
     "AF_UNIX path too long": LONG_PATH,
     r"Too many open files|\bancdata\b": TOO_MANY_FILES,
     "start new thread": TOO_MANY_PROCESSES,
@@ -231,7 +232,7 @@ BY_WORDS = {  # the first one counts; PyTorch and multiprocessing give no number
 
 
 def explain(error: Exception) -> str | None:
-    """Cause and remedy of one of `FAILURES`, in one line; None if it is not the machine's doing."""
+    """Cause and remedy of one of `FAILURES` in one line; None if the machine is not the cause."""
     if isinstance(error, MemoryError):
         return NO_MEMORY
     number, reason = getattr(error, "errno", None) or 0, " ".join(str(error).split())

@@ -28,17 +28,17 @@ def insert(backbone: nn.Module, image_size: int, lora: int | None = None, adapte
     """Freeze the backbone, and put adapters into it. Without `lora` and `adapter`, do nothing.
 
     Adapters begin without effect: the network's outputs are the same bits as before. Frozen BatchNorms stay in eval
-    mode, so that their statistics are frozen, too. The adapters' weights are drawn from the global generator.
+    mode, so their statistics are frozen, too. The adapters' weights are drawn from the global generator.
 
     Args:
-        backbone: of `backbones.backbone`; changed in place.
+        backbone: what `backbones.backbone` returned; changed in place.
         image_size: side of the images in pixels.
-        lora: the rank of LoRA (arXiv:2106.09685) on the joint query, key and value of every block. Its output is not
-            scaled (alpha is the rank), and its input has a dropout of 0.1.
-        adapter: the width of `AdaptFormer` beside every block's MLP.
+        lora: rank of LoRA (arXiv:2106.09685) on the joint query, key and value layer of every block. Its output is not
+            scaled (alpha equals the rank), and its input has a dropout of 0.1.
+        adapter: width of the `AdaptFormer` next to every block's MLP.
 
     Raises:
-        UserError: LoRA without the package peft; or adapters do not fit into the network, or would do nothing there.
+        UserError: LoRA without the package peft; or adapters do not fit into the network, or would have no effect.
     """
     if not lora and not adapter:
         return
@@ -92,20 +92,20 @@ def _add_adaptformer(backbone: nn.Module, width: int) -> dict[str, nn.Module]:
         shape: Sequence[int] = getattr(norm, "normalized_shape", ())
         if isinstance(mlp, nn.Module) and isinstance(norm, nn.Module) and len(shape) == 1:
             added[f"{name}.mlp"] = block.mlp = AdaptFormer(norm, mlp, shape[0], width)
-            block.norm2 = nn.Identity()  # is within the adapter now
+            block.norm2 = nn.Identity()  # the adapter applies it
     return added
 
 
 class AdaptFormer(nn.Module):
-    """A block's norm and MLP with a bottleneck beside them: x -> MLP(norm(x)) + 0.1 up(dropout(relu(down(x)))).
+    """A block's norm and MLP with a parallel bottleneck: x -> MLP(norm(x)) + 0.1 up(dropout(relu(down(x)))).
 
-    AdaptFormer (arXiv:2205.13535), in the form of its authors' code: the bottleneck reads the tokens as they come, not
-    the norm's output, and has a dropout of 0.1. It begins at zero.
+    AdaptFormer (arXiv:2205.13535), as in its authors' code: the bottleneck reads the tokens before the norm, and has a
+    dropout of 0.1. Its output begins at zero.
 
     Args:
         norm, mlp: of the block.
         dim: width of the tokens [..., dim].
-        width: of the bottleneck.
+        width: width of the bottleneck.
     """
 
     def __init__(self, norm: nn.Module, mlp: nn.Module, dim: int, width: int):
@@ -121,7 +121,7 @@ class AdaptFormer(nn.Module):
 
 
 def _trained_parts(adapter: Any) -> list[nn.Module]:
-    """The layers of an adapter that are trained. The last of them begins at zero."""
+    """The trained layers of an adapter. The weights of the last one begin at zero."""
     if isinstance(adapter, AdaptFormer):
         return [adapter.down, adapter.up]
     return [adapter.lora_A["default"], adapter.lora_B["default"]]
@@ -147,17 +147,20 @@ def _stay_in_eval(module: nn.Module, mode: bool = True) -> nn.Module:
 def _have_effect(
     backbone: nn.Module, adapters: dict[str, nn.Module], images: Tensor, before: Tensor, direction: Tensor
 ) -> bool:
-    """Whether adapters leave the outputs as they are now, and can change them later.
+    """Whether adapters leave the outputs unchanged for now, and can change them once they are trained.
 
-    Not so in networks that read a layer's weights past the adapter around it, or that have their norms elsewhere.
+    They cannot in networks that read a layer's weights directly, past the adapter around it, or that place their norms
+    elsewhere.
 
     Args:
+        adapters: name -> module.
+        images: [2, 3, image_size, image_size].
         before: the outputs without adapters.
-        direction: random, of the same shape. The outputs' product with it must have a gradient in every adapter.
+        direction: random, of the outputs' shape. The outputs' product with it must have a gradient in every adapter.
     """
     try:
         after = backbone(images)
-    except (RuntimeError, ValueError, TypeError, AttributeError) as error:  # tokens that are laid out in another way
+    except (RuntimeError, ValueError, TypeError, AttributeError) as error:  # for example, tokens in another layout
         if memory.shortage(error):
             raise
         return False
@@ -177,14 +180,14 @@ def _sha256(backbone: nn.Module) -> str:
 
 
 class Inserted(nn.Module):
-    """A backbone's record of its adapters. A checkpoint holds it, with a fingerprint, in place of the frozen weights.
+    """A backbone's record of its adapters. In a checkpoint its fingerprint stands in for the frozen weights.
 
-    So the `state_dict` of a network with adapters has one value that is no tensor but a string. Whoever walks through
-    a state has to skip it.
+    So the `state_dict` of a network with adapters has one value that is a string, not a tensor. Code that walks through
+    a state must skip it.
 
     Args:
-        names: of the backbone's state without adapters.
-        fingerprint: of that state.
+        names: names of the backbone's state without adapters.
+        fingerprint: SHA-256 of that state.
         adapters: name -> module.
     """
 
@@ -205,7 +208,7 @@ class Inserted(nn.Module):
             )
 
     def names_here(self) -> dict[str, str]:
-        """The names of the whole state, as `Merged` has it -> the same tensors' names in the backbone with adapters."""
+        """The names of the whole state, see `Merged` -> the same tensors' names in the backbone with adapters."""
         names = {name: self._name_here(name) for name in self.names}
         for adapter in self.adaptformer:
             own = [f"{adapter}.{layer}.{kind}" for layer in ("down", "up") for kind in ("weight", "bias")]
@@ -213,7 +216,7 @@ class Inserted(nn.Module):
         return names
 
     def _name_here(self, name: str) -> str:
-        """The present name of a tensor that the backbone had before: the modules around it have lengthened it."""
+        """The name of a tensor of the plain backbone now that adapters surround it: longer by their names."""
         moved = {f"{layer}.": f"{layer}.base_layer." for layer in self.lora}
         for mlp in self.adaptformer:
             moved |= {f"{mlp.removesuffix('mlp')}norm2.": f"{mlp}.norm.", f"{mlp}.": f"{mlp}.mlp."}
@@ -227,10 +230,10 @@ class Merged:
     """The whole state of a network, frozen weights included, under the names that it has without adapters.
 
     LoRA is merged into the weights that it changes. An AdaptFormer cannot be merged: its weights are added under names
-    of their own. The state of a network without adapters is its own `state_dict`.
+    of their own. For a network without adapters, the state is its own `state_dict`.
 
     Args:
-        network: may hold a backbone that `insert` has changed.
+        network: with or without adapters in its backbone.
     """
 
     def __init__(self, network: nn.Module):
@@ -240,7 +243,7 @@ class Merged:
         }
 
     def _tensors(self) -> dict[str, Tensor]:
-        """The tensors of the network itself under the state's names. LoRA's are not among them."""
+        """The network's own tensors under the state's names, without those of LoRA."""
         own = dict(itertools.chain(self.network.named_parameters(), self.network.named_buffers()))
         tensors = dict(self.network.state_dict())
         for prefix, inserted in self.inserted.items():
@@ -249,7 +252,7 @@ class Merged:
         return tensors
 
     def _lora(self) -> dict[str, Any]:
-        """The names of the weights that LoRA changes -> the layers that change them."""
+        """The names of the weights that LoRA changes -> the LoRA layers."""
         layers = [prefix + name for prefix, inserted in self.inserted.items() for name in inserted.lora]
         return {f"{name}.weight": self.network.get_submodule(name) for name in layers}
 
@@ -262,7 +265,7 @@ class Merged:
 
     @torch.no_grad()
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        """Load a whole state, strictly. LoRA's part is then within the frozen weights, and LoRA itself adds zero.
+        """Load a whole state, strictly. LoRA's part is then in the frozen weights, and LoRA itself is set to add zero.
 
         Raises:
             ValueError: names or shapes differ.

@@ -12,17 +12,17 @@ Network = TypeVar("Network", bound=nn.Module)
 
 
 class Average(nn.Module):
-    """A copy of a network whose parameters follow the network's as an exponential average.
+    """A copy of a network whose parameters are the exponential moving average (EMA) of the network's.
 
     average <- decay * average + (1 - decay) * parameter, from the first weights on (Mean Teachers, arXiv:1703.01780,
-    without that paper's start). Buffers, such as the running statistics of BatchNorm, are copied as they are.
+    without that paper's start). Buffers, such as BatchNorm's running statistics, are copied.
 
-    A method whose algorithm has an average of weights keeps it in its script. Each of them treats buffers and the first
-    steps in its own way, and each formula rounds in its own way, so that sharing this one would change its numbers.
+    A method whose algorithm contains an average of weights keeps it in its script. Each treats buffers and the first
+    steps differently, and each formula rounds differently: sharing this one would change the methods' numbers.
 
     Args:
-        network: is left alone; the copy has no gradients.
-        decay: from 0, where the average is the network itself, to below 1.
+        network: is not changed.
+        decay: from 0 (the average is the network itself) to below 1.
     """
 
     def __init__(self, network: nn.Module, decay: float):
@@ -32,7 +32,7 @@ class Average(nn.Module):
 
     @torch.no_grad()
     def update(self, network: nn.Module) -> None:
-        """Take in the network's weights after a step. Does not wait for the device."""
+        """Update the average after a step. Does not wait for the device."""
         torch._foreach_lerp_(list(self.network.parameters()), list(network.parameters()), 1 - self.decay)
         copy_buffers(network, self.network)
 

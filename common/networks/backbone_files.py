@@ -1,4 +1,4 @@
-"""Backbone files: read without running code, and loaded strictly."""
+"""Backbone files (`--pretrained-backbone`): read without running code, and loaded strictly."""
 
 import hashlib
 import logging
@@ -19,24 +19,24 @@ from common.errors import UserError
 from common.system import checkpoint, memory
 
 logger = logging.getLogger(__name__)
-TimmModel = Any  # an nn.Module with what timm's networks have, such as `pretrained_cfg`
+TimmModel = Any  # an nn.Module with the attributes of timm's networks, such as `pretrained_cfg`
 
-ENTRIES = ("state_dict", "model", "model_state_dict")  # under these names a training's checkpoint holds the weights
-# What pretraining adds to a backbone (masked tokens of DINOv2 and iBOT, heads of SwAV and SimCLR), and tables that
-# older files of Swin hold, which a network works out for itself.
+ENTRIES = ("state_dict", "model", "model_state_dict")  # where training checkpoints hold the weights
+# What pretraining adds to a backbone (mask tokens of DINOv2 and iBOT, heads of SwAV and SimCLR), and tables in older
+# files of Swin, which the network computes itself.
 EXTRAS = re.compile(
     r"^(mask_token|masked_embed)$|^(projection_head|projector|predictor|prototypes)\.|\.(relative_position_index|attn_mask)$"
 )
 
 
 def read_checkpoint(file: str | Path) -> Any:
-    """What a .pth or .safetensors file holds; no code in it is ever run.
+    """Read a .pth or .safetensors file, without running code from it.
 
     Raises:
         UserError: the file is missing, not a checkpoint, or holds more than tensors and plain values.
     """
     file = Path(file)
-    if not os.path.isfile(file):  # as Path's own, but false for names that are too long
+    if not os.path.isfile(file):  # unlike Path.is_file, no error for names that are too long
         what = "is a folder" if os.path.isdir(file) else "does not exist"
         raise UserError(f"file '{file}' {what}: give the path of a .pth or .safetensors file")
     try:
@@ -51,17 +51,17 @@ def read_checkpoint(file: str | Path) -> Any:
 
 
 def read_unchecked(file: Path) -> Any:
-    """What a .pth or .safetensors file holds. Raises a `SafetensorError` or one of `checkpoint.UNREADABLE`."""
+    """Read a .pth or .safetensors file. Raises a `SafetensorError` or one of `checkpoint.UNREADABLE`."""
     return load_file(file) if file.suffix == ".safetensors" else checkpoint.load_safely(file)
 
 
 def read_state_dict(file: str | Path) -> dict[str, Tensor]:
-    """The weights that a .pth or .safetensors file holds, alone or in a training's checkpoint.
+    """The weights in a .pth or .safetensors file, which may be a training checkpoint.
 
-    Of a run of this project they are those of the network that was tested.
+    From a checkpoint of this project, the weights of the tested network are taken.
 
     Raises:
-        UserError: see `read_checkpoint`; or it holds other things than tensors, or a network only in part.
+        UserError: see `read_checkpoint`; or the file holds other things than tensors, or a network only in part.
     """
     content = read_checkpoint(file)
     state = content
@@ -75,7 +75,7 @@ def read_state_dict(file: str | Path) -> dict[str, Tensor]:
 
 
 def _tested_network(content: dict[str, Any], file: str | Path) -> dict[str, Any] | None:
-    """The weights of the tested network in a best.pth or a latest.pth. Only a latest.pth has `step`."""
+    """The weights of the tested network in a best.pth or a latest.pth. Only latest.pth has the entry `step`."""
     flags = content["args"]
     if flags.get("adapter"):
         raise UserError(f"'{file}' is of a run with --adapter, whose parts no other network has: take another run's")
@@ -87,7 +87,7 @@ def _tested_network(content: dict[str, Any], file: str | Path) -> dict[str, Any]
 
 
 def is_plain(value: Any) -> bool:
-    """Whether it is a tensor as weights are: dense, real, not quantized, not on the meta device."""
+    """Whether it is a tensor that can be a weight: dense, real, not quantized, not on the meta device."""
     if not isinstance(value, Tensor) or value.is_meta or value.is_quantized:
         return False
     return value.layout == torch.strided and not value.is_complex()
@@ -96,13 +96,13 @@ def is_plain(value: Any) -> bool:
 def load_backbone(model: nn.Module, file: str | Path) -> None:
     """Load a backbone file strictly: it must hold every tensor of the model.
 
-    The names may have a common prefix, `module.` or `backbone.` say; what stands beside that is left out. So are a
-    classifier and `EXTRAS`, but nothing else may be left over. A ViT's position embeddings are resampled to the
-    model's, where only their number differs.
+    The names may have a common prefix, such as `module.` or `backbone.`; tensors without it are ignored. A classifier
+    and `EXTRAS` are ignored, too. Nothing else may be left over. A ViT's position embeddings are resampled to the
+    model's if only their number differs.
 
     Raises:
-        UserError: see `read_state_dict`; or keys are missing, left over, of other shapes or types, or not finite; or
-            there are several such networks.
+        UserError: see `read_state_dict`; or tensors are missing, left over, of other shapes or types, or not finite; or
+            the file holds several such networks.
     """
     state = read_state_dict(file)
     if any(".encoder_q." in key or key.startswith(("module.encoder_", "module.base_encoder")) for key in state):
@@ -115,18 +115,18 @@ def load_backbone(model: nn.Module, file: str | Path) -> None:
 
 
 def fill(model: nn.Module, state: dict[str, Tensor], file: str | Path) -> None:
-    """Load a state strictly; the position embeddings of a ViT are resampled, where only their number differs.
+    """Load a state strictly. A ViT's position embeddings are resampled if only their number differs.
 
     Args:
-        state: as the model names its tensors.
-        file: where it comes from.
+        state: weights under the model's own names.
+        file: where they come from, for messages.
 
     Raises:
-        UserError: keys are missing, left over, of other shapes or types, or not finite.
+        UserError: tensors are missing, left over, of other shapes or types, or not finite.
     """
     wanted = model.state_dict()
     state = _with_resampled_positions(state, model)
-    # Buffers that count batches came with PyTorch 0.4.1; older files lack them, and they do not change a result.
+    # Files from before PyTorch 0.4.1 lack the buffers that count batches. These do not change a result.
     missing = [key for key in wanted if key not in state and not key.endswith("num_batches_tracked")]
     surplus = [key for key in state if key not in wanted]
     shapes = [key for key in wanted if key in state and state[key].shape != wanted[key].shape]
@@ -148,7 +148,7 @@ def fill(model: nn.Module, state: dict[str, Tensor], file: str | Path) -> None:
 
 
 def _without_prefix(state: dict[str, Tensor], wanted: list[str], file: str | Path) -> dict[str, Tensor]:
-    """The wanted tensors, without the prefix that the file gives them, and all others with the same prefix."""
+    """The tensors that have the file's common prefix, without it; all tensors if there is no such prefix."""
     names = [name for name in wanted if not name.endswith("num_batches_tracked")]
     found = {prefix: sum(prefix + name in state for name in names) for prefix in _prefixes(state, names[0])}
     whole = sorted(prefix for prefix in found if found[prefix] == len(names))
@@ -156,7 +156,7 @@ def _without_prefix(state: dict[str, Tensor], wanted: list[str], file: str | Pat
         return state
     if len(whole) > 1:
         raise UserError(f"'{file}' holds several networks ({_some(whole)}): save the state_dict of one of them")
-    prefix = max(found, key=found.__getitem__)  # where it is not whole, load_backbone says what is missing
+    prefix = max(found, key=found.__getitem__)  # if none is whole, `fill` says what is missing
     outside = [key for key in state if not key.startswith(prefix)]
     beside = f"; {_some(outside)} left out" if outside else ""
     logger.info(f"'{file}': names are taken without their prefix '{prefix}'{beside}")
@@ -183,7 +183,7 @@ def _some(names: list[str]) -> str:
 
 
 def _with_resampled_positions(state: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
-    """The state, with position embeddings resampled to the model's patches if it is of a ViT on another square grid."""
+    """The state, with position embeddings resampled to the model's grid if they are a ViT's on another square grid."""
     if not isinstance(model, VisionTransformer) or model.pos_embed is None or "pos_embed" not in state:
         return state
     found, wanted = state["pos_embed"], model.pos_embed
@@ -192,7 +192,7 @@ def _with_resampled_positions(state: dict[str, Tensor], model: nn.Module) -> dic
         return state
     patches = max(0, found.shape[1] - other_tokens)
     if math.isqrt(patches) ** 2 != patches or not found.is_floating_point():
-        return state  # load_backbone says what is wrong
+        return state  # `fill` says what is wrong
     grid = list(model.patch_embed.grid_size)
     return state | {"pos_embed": resample_abs_pos_embed(found, new_size=grid, num_prefix_tokens=other_tokens)}
 
@@ -201,7 +201,7 @@ def sha256(file: str | Path) -> str:
     """SHA-256 of a file's bytes.
 
     Raises:
-        UserError: it cannot be read.
+        UserError: the file cannot be read.
     """
     try:
         with open(file, "rb") as stream:

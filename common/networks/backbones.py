@@ -1,4 +1,4 @@
-"""Backbones: timm's networks without their classifier, with pretrained or random weights."""
+"""Backbones (`--arch`): timm's networks without their classifier, with pretrained or random weights."""
 
 import contextlib
 import difflib
@@ -20,8 +20,8 @@ from common.wide_resnet import WideResNet  # the import also registers its netwo
 
 logger = logging.getLogger(__name__)
 
-# Bare names mean torchvision's first ImageNet weights, which the published table was made with; timm's own default
-# for `resnet50` is another recipe. A tagged name such as resnet50.a1_in1k is taken as it stands.
+# These bare names mean torchvision's first ImageNet weights, with which the published table was made. timm's own
+# default weights for `resnet50` are of another recipe. A tagged name such as resnet50.a1_in1k means those weights.
 TORCHVISION_V1 = {
     *("resnet18", "resnet34", "resnet50", "resnet101", "resnet152"),
     *("resnext50_32x4d", "resnext101_32x8d", "wide_resnet50_2", "wide_resnet101_2"),
@@ -31,7 +31,7 @@ NO_BRANCHES = "has no residual branches to leave out: drop the flag"
 
 
 def timm_name(arch: str) -> str:
-    """The timm model that `--arch` means. A name that timm has given up becomes its present one.
+    """The timm model that `--arch` means. A deprecated name becomes its present one.
 
     Raises:
         UserError: timm has no such model.
@@ -49,9 +49,9 @@ def timm_name(arch: str) -> str:
 
 
 def weights_name(arch: str) -> str | None:
-    """The tagged name of the pretrained weights that `--arch` means: timm's default ones, where it has no tag.
+    """The tagged name of the pretrained weights that `--arch` means; without a tag, timm's default weights.
 
-    None where timm has no weights for it.
+    None if timm has no weights for it.
 
     Raises:
         UserError: timm has no such model.
@@ -61,10 +61,10 @@ def weights_name(arch: str) -> str | None:
 
 
 def own_config(arch: str, scratch: bool, file: str | None) -> PretrainedCfg | None:
-    """What timm knows of the weights that a backbone starts from: their input size and statistics, among others.
+    """timm's description of the weights that a backbone starts from: their input size, statistics and more.
 
-    None where it knows nothing: of random weights, and of a file, unless a tagged name says which weights it holds.
-    The bare names of torchvision's ResNets have None, too: the published table was made with the dataset's statistics.
+    None for random weights, and for a file, unless a tagged name says which weights the file holds. None for the bare
+    names of torchvision's ResNets, too, since the published table was made with the dataset's statistics.
 
     Raises:
         UserError: timm has no such model.
@@ -88,18 +88,18 @@ def backbone(
 
     Args:
         arch: `--arch`; see `timm_name`.
-        image_size: side of the images in pixels. A network that takes one size alone is made for this one; pretrained
-            position embeddings are resampled to it.
-        normalizer: how images are normalised; a model pretrained otherwise draws a warning.
+        image_size: side of the images in pixels. A network that takes only one size is made for this one, and its
+            pretrained position embeddings are resampled to it.
+        normalizer: how images are normalised. A model that was pretrained with other statistics logs a warning.
         scratch: start from random weights.
-        file: start from this backbone file in place of timm's weights; never touches the network.
-        no_pool: the caller counts on a model that pools its features in its own way, which the ResNets do not.
-        drop_path: rate of the last residual branch that is left out in training (arXiv:1603.09382), falling to 0 at
-            the first one; None: the model's own rate.
+        file: start from this backbone file instead of timm's weights. Then nothing is downloaded.
+        no_pool: refuse models that end in feature maps, such as ResNets.
+        drop_path: stochastic depth (arXiv:1603.09382): the rate at which the last residual branch is dropped in
+            training. It falls linearly to 0 at the first branch. None: the model's own rate.
 
     Raises:
-        UserError: unknown model, one that is no classifier, no such weights, a failed download, an unfit file or image
-            size, `no_pool` refused, no residual branches to leave out.
+        UserError: the model is unknown or gives no pooled features; there are no such weights, or their download fails;
+            the file or the image size does not fit; `no_pool` or `drop_path` does not suit the model.
     """
     name = timm_name(arch)
     download = not scratch and file is None
@@ -129,13 +129,13 @@ def _with_weights(arch: str) -> str:
 
 
 def _of_size(name: str, image_size: int, download: bool, options: dict[str, Any]) -> TimmModel:
-    """The network as timm makes it, if it takes images of this size; otherwise as timm makes it for the size."""
+    """timm's network as it is, if it takes images of this size; otherwise made for the size (`img_size`)."""
     generator = torch.get_rng_state()
     model = _create(name, download, options)
     try:
         model.feature_dim = _feature_dim(model, name, image_size)
         return model
-    except (AssertionError, RuntimeError) as error:  # ViT and Swin are made for one size, Inception takes no small ones
+    except (AssertionError, RuntimeError) as error:  # ViT and Swin take one size only, and Inception no small one
         if memory.shortage(error):
             raise
         size, reason = model.pretrained_cfg["input_size"][-1], str(error).split("\n")[0]
@@ -147,7 +147,7 @@ def _of_size(name: str, image_size: int, download: bool, options: dict[str, Any]
     except (AssertionError, RuntimeError, TypeError, ValueError, ArithmeticError) as error:
         if memory.shortage(error):
             raise
-        # There is no such option, or no such size.
+        # The network has no option `img_size`, or cannot be made for this size.
         raise UserError(
             f"'{name}' cannot take {image_size}-pixel images ({reason}): try --image-size {size}, without native "
             "resizing"
@@ -162,7 +162,7 @@ def _create(name: str, download: bool, options: dict[str, Any]) -> TimmModel:
     except TypeError as error:
         if "drop_path_rate" not in str(error):
             raise
-        if rate == 0:  # as it is without the option
+        if rate == 0:  # the same network as without the option
             return _create(name, download, {key: value for key, value in options.items() if key != "drop_path_rate"})
         raise UserError(f"--drop-path: '{name}' {NO_BRANCHES}") from None
     if rate and not any(isinstance(m, DropPath) for m in model.modules()):
@@ -179,7 +179,7 @@ def _warn_of_other_statistics(model: TimmModel, name: str, normalizer: Normalize
 
 @torch.no_grad()
 def _feature_dim(model: nn.Module, name: str, image_size: int) -> int:
-    """Ask the model itself: timm's `num_features` is not what every family returns."""
+    """D, found by a forward pass: timm's `num_features` is not the output's size in every family."""
     was_training = model.training
     features = model.eval()(torch.zeros(1, 3, image_size, image_size))
     model.train(was_training)

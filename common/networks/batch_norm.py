@@ -1,4 +1,4 @@
-"""BatchNorm over the whole batch, of which each process has a share; and passes that keep its running statistics."""
+"""BatchNorm over the whole batch of several processes, and passes that leave its running statistics alone."""
 
 import contextlib
 from collections.abc import Iterator
@@ -15,16 +15,16 @@ from common.system import processes
 
 
 def over_processes(model: nn.Module) -> None:
-    """Let every BatchNorm of a model take its statistics from all shares of a batch, gradients included.
+    """Synchronise every BatchNorm of a model: its statistics, and their gradients, are those of the whole batch.
 
-    With one process nothing is changed. Parameters, buffers and their names stay as they are. What is frozen, under
-    adapters, takes no statistics and is left alone.
+    With one process nothing is changed. Parameters, buffers and their names stay the same. Frozen BatchNorms (see
+    `adapters`) take no statistics and are left alone.
 
     Args:
-        model: in train mode, but for its frozen parts.
+        model: in train mode, except for its frozen parts.
 
     Raises:
-        UserError: a BatchNorm of a kind that this cannot be done for.
+        UserError: the model has a BatchNorm of another kind than `KINDS`.
     """
     if processes.count() == 1:
         return
@@ -35,19 +35,19 @@ def over_processes(model: nn.Module) -> None:
                 raise UserError(
                     f"the {type(module).__name__} '{name}' cannot take its statistics from several processes: take one"
                 )
-            module.__class__ = kinds[type(module)]  # in place: a copy would need to know each kind's arguments
+            module.__class__ = kinds[type(module)]  # in place: a new module would need each kind's arguments
 
 
 @contextlib.contextmanager
 def frozen_statistics(model: nn.Module, enabled: bool) -> Iterator[None]:
-    """Within it, no pass moves the running statistics of a model's BatchNorms.
+    """Within the block, forward passes do not update the running statistics of a model's BatchNorms.
 
-    In train mode they normalise with the batch's own statistics as ever, and gradients flow through these. Nothing is
-    changed in eval mode, which reads the running statistics.
+    In train mode BatchNorm still normalises with the batch's own statistics, and gradients flow through them. In eval
+    mode it still reads the running statistics.
 
     Args:
         model: any network.
-        enabled: False leaves everything as it is.
+        enabled: False changes nothing.
     """
     norms = [m for m in model.modules() if isinstance(m, _BatchNorm) and m.track_running_stats] if enabled else []
     try:
@@ -60,7 +60,7 @@ def frozen_statistics(model: nn.Module, enabled: bool) -> Iterator[None]:
 
 
 class WholeBatchNorm(nn.BatchNorm2d):
-    """As `torch.nn.SyncBatchNorm`, which refuses the CPU: [B / processes, C, ...]."""
+    """As `torch.nn.SyncBatchNorm`, which refuses the CPU: [B / processes, C, ...] -> the same shape."""
 
     def _check_input_dim(self, x: Tensor) -> None:
         """Accept any number of dimensions."""
@@ -77,7 +77,7 @@ class WholeBatchNormAct(BatchNormAct2d):
 
 
 class _OnGpus:
-    """Looks the NCCL group up when needed: a network that stores a group, as SyncBatchNorm does, cannot be copied."""
+    """Looks the NCCL group up when it is needed. A network that stored it, as in SyncBatchNorm, could not be copied."""
 
     @property
     def process_group(self) -> dist.ProcessGroup | None:
@@ -85,7 +85,7 @@ class _OnGpus:
 
 
 class GpuBatchNorm(_OnGpus, nn.SyncBatchNorm):  # type: ignore[override]
-    """PyTorch's own, whose kernels do in one round what `WholeBatchNorm` does in two."""
+    """PyTorch's own. Its kernels exchange once where `WholeBatchNorm` exchanges twice."""
 
 
 class GpuBatchNormAct(_OnGpus, SyncBatchNormAct):  # type: ignore[override]
@@ -97,7 +97,7 @@ KINDS_ON_GPUS = {nn.BatchNorm1d: GpuBatchNorm, nn.BatchNorm2d: GpuBatchNorm, Bat
 
 
 def _normalize(norm: _BatchNorm, x: Tensor) -> Tensor:
-    """Compute the variance from the differences to the mean, in a second round: E[x^2] - E[x]^2 loses its digits."""
+    """The variance takes a second exchange, of squared differences to the mean: E[x^2] - E[x]^2 loses digits."""
     dims = [0, *range(2, x.ndim)]
     shape = [1, -1] + [1] * (x.ndim - 2)
     wide = x.to(torch.promote_types(x.dtype, torch.float32))

@@ -14,16 +14,17 @@ PRECISIONS = ("float32", "tf32", "bf16")
 class ImageClassifier(nn.Module):
     """backbone -> bottleneck -> head: images [B, 3, H, W] -> float32 logits [B, C].
 
-    Its features, what comes out of the bottleneck, have `feature_dim` dimensions.
-
     Args:
-        backbone: gives features [B, backbone.feature_dim].
+        backbone: images -> features [B, backbone.feature_dim].
         num_classes: C.
         bottleneck_dim: width of the bottleneck (Linear, BatchNorm, ReLU, Dropout 0.5); 0 for none.
-        precision: one of `PRECISIONS`, of backbone and bottleneck. `bf16` is autocast to bfloat16. `tf32` lets CUDA's
-            matrix products round their factors to 10 bits, as its convolutions do in PyTorch's own setting. It holds
-            for the whole process, since the backward pass computes outside of the network, and does nothing on a CPU.
-            Weights and what comes out, features and logits, are float32 in all three.
+        precision: one of `PRECISIONS`, for backbone and bottleneck. `bf16` is autocast to bfloat16. `tf32` lets CUDA's
+            matrix products round their factors to 10 bits, as convolutions do by PyTorch's default. It is set for the
+            whole process, since the backward pass runs outside of the network, and has no effect on a CPU. Weights,
+            features and logits are float32 in all three.
+
+    Attributes:
+        feature_dim: dimensions of the features, which are the bottleneck's output.
     """
 
     def __init__(self, backbone: TimmModel, num_classes: int, bottleneck_dim: int = 1024, precision: str = "float32"):
@@ -64,19 +65,21 @@ def _bottleneck(in_dim: int, out_dim: int) -> nn.Sequential:
 
 
 def passes(model: Callable[[Tensor], Tensor], views: Sequence[Tensor], no_grad: Tensor, joint: bool) -> list[Tensor]:
-    """The logits of several views: a pass for each, one after the other, or one for all.
+    """The logits of several views: one forward pass for each, or one for all.
 
-    Or their features, with `model.features` for a model: a method with a second head needs both of one pass.
-
-    In train mode a pass has BatchNorm statistics of its own. In one for all, the views share them, and so a gradient
-    flows through them from the logits of one view into the features of all.
+    In train mode every pass has BatchNorm statistics of its own. In a joint pass the views share them. So a gradient
+    flows through the statistics from the logits of one view into the features of all.
 
     Args:
-        model: [B, 3, H, W] -> [B, C].
-        views: of any numbers of images.
-        no_grad: the view whose logits are targets, so that no gradient flows back from them. It is found among the
-            views by identity (`is`): pass the same tensor object, not an equal one.
-        joint: one pass for all.
+        model: [B, 3, H, W] -> [B, C]. With `model.features` in its place, features are returned: a method with a second
+            head needs them.
+        views: tensors [B_i, 3, H, W].
+        no_grad: the view whose logits are targets; no gradient flows back from them. It is found among the views by
+            identity (`is`): pass the same tensor object, not an equal one.
+        joint: one pass for all views.
+
+    Returns:
+        For each view [B_i, C].
     """
     if joint:
         logits = model(torch.cat(list(views))).split([len(x) for x in views])

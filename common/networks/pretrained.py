@@ -1,4 +1,4 @@
-"""timm's pretrained weights on their way into a network, and what is said where they cannot be had."""
+"""Download timm's pretrained weights, and explain in one line why that failed."""
 
 import contextlib
 import errno
@@ -32,19 +32,19 @@ def _http_errors() -> tuple[type[Exception], ...]:
 UNREACHABLE: tuple[type[Exception], ...] = (OSError, http.client.HTTPException, *_http_errors())
 FAILED: tuple[type[Exception], ...] = (*UNREACHABLE, *checkpoint.UNREADABLE, SafetensorError)
 NOT_KEPT = {errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS}
-# The hub's client and urllib heed them, in small letters, too.
+# The hub's client and urllib obey these, in lower case, too.
 VARIABLES = ("ALL_PROXY", "HTTPS_PROXY", "HTTP_PROXY", "HF_ENDPOINT", "HF_HUB_OFFLINE")
 
 
 @contextlib.contextmanager
 def of_weights(name: str) -> Iterator[None]:
-    """Within, timm makes the network `name` with its pretrained weights, in one process of each machine first.
+    """Within the block, timm makes the network `name` with pretrained weights; one process of each machine goes first.
 
     Args:
-        name: of timm, with a tag.
+        name: a tagged name of timm.
 
     Raises:
-        UserError: they cannot be downloaded, kept, or read where they are kept.
+        UserError: the weights cannot be downloaded, written to the cache, or read from it.
     """
     try:
         with processes.first_of_machine_first():
@@ -65,7 +65,7 @@ def _explain(error: Exception, name: str) -> NoReturn:
             f"the weights of '{name}' cannot be kept in the cache or read there ({reason}): free some space, change "
             "its permissions, or name another folder in the variables HF_HOME and TORCH_HOME"
         ) from None
-    # A proxy is looked at even where the weights are kept. Without them, reading cannot be what failed.
+    # A bad proxy setting fails even with cached weights. Without any, reading cannot be what failed.
     has_bad_proxy = isinstance(error, ImportError | ValueError) and "proxy" in reason.lower()
     never_came = not files and isinstance(error, ImportError | ValueError | RuntimeError)
     if not (isinstance(error, UNREACHABLE) or has_bad_proxy or never_came):
@@ -81,7 +81,7 @@ def _explain(error: Exception, name: str) -> NoReturn:
 
 
 def _cached(name: str) -> list[Path]:
-    """The files that timm would read the weights from, as far as they have been downloaded."""
+    """The files in the cache that timm would read the weights from."""
     config: Any = get_pretrained_cfg(name)
     if config.hf_hub_id:
         repository = config.hf_hub_id.partition("@")[0]
@@ -96,7 +96,7 @@ def _check(file: Path, name: str) -> None:
     try:
         backbone_files.read_unchecked(file)
     except (*checkpoint.UNREADABLE, SafetensorError) as error:
-        # The hub's files are links; without the link alone, the hub would link to the same damaged file again.
+        # The hub's files are links. Name the target: if only the link is deleted, the hub links to it again.
         raise UserError(
             f"'{file.resolve()}', where the weights of '{name}' are kept, is damaged ({checkpoint.why(error)}): "
             "delete it, and they are downloaded again"

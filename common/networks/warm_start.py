@@ -1,4 +1,4 @@
-"""Beginning with the weights of a finished run, `--init-from`: what it has learned is trained further."""
+"""Start from the network of a finished run (`--init-from`), and train it further."""
 
 import logging
 import os
@@ -20,13 +20,16 @@ BACKBONE = "backbone."
 
 
 def file(run: str) -> Path:
-    """Where a run's tested network is, whole: with frozen weights, and with LoRA merged into them."""
+    """The file with a run's whole tested network: frozen weights included, and LoRA merged into them."""
     return Path(run) / "checkpoints" / "best.pth"
 
 
 @processes.by_first
 def read(run: str) -> "WarmStart":
-    """The network of a finished run, as the first process has it.
+    """Read the network of a finished run. All processes get the first one's.
+
+    A training calls this twice, for the classes and for the weights. That costs a second for each half gigabyte, and
+    spares state between the two.
 
     Raises:
         UserError: the folder holds no finished run, or its network is damaged.
@@ -46,14 +49,14 @@ def read(run: str) -> "WarmStart":
 
 
 class WarmStart(NamedTuple):
-    """What a finished run has learned.
+    """The network of a finished run.
 
     Attributes:
-        run: its folder.
-        weights: of its tested network, under the names that they have without adapters; see `adapters.Merged`.
+        run: the run's folder.
+        weights: of the tested network, under their names without adapters; see `adapters.Merged`.
         classes: the names of its outputs.
-        flags: all its arguments.
-        epoch: of the weights, counted from 1.
+        flags: all arguments of the run.
+        epoch: the epoch that the weights are from, counted from 1.
     """
 
     run: str
@@ -63,7 +66,7 @@ class WarmStart(NamedTuple):
     epoch: int | None
 
     def refuse_other_classes(self, classes: Sequence[str], root: str) -> None:
-        """Raises a `UserError` where the run was trained for others than those of the images in `root`."""
+        """Raise a `UserError` if the run was trained for other classes than those of the images in `root`."""
         if self.classes != list(classes):
             raise UserError(
                 f"--init-from: '{self.run}' was trained for other classes than '{root}' has "
@@ -72,7 +75,7 @@ class WarmStart(NamedTuple):
             )
 
     def refuse_other_network(self, arch: str, adapter: int | None) -> None:
-        """Raises a `UserError` where the run has another backbone, or parts in it that this network lacks."""
+        """Raise a `UserError` if the run has another backbone, or AdaptFormers that this network lacks."""
         own, width = self.flags.get("arch"), self.flags.get("adapter")
         if own != arch:
             raise UserError(f"--init-from: '{self.run}' has --arch {own}, not {arch}: give that, or name another run")
@@ -83,7 +86,7 @@ class WarmStart(NamedTuple):
             )
 
     def warn_of_other_statistics(self, normalizer: Normalizer) -> None:
-        """Log a warning where the run normalised its images otherwise."""
+        """Log a warning if the run normalised its images with other statistics."""
         own = [self.flags.get(flag) for flag in ("norm_mean", "norm_std")]
         if own != [list(normalizer.mean), list(normalizer.std)]:
             logger.warning(
@@ -92,20 +95,20 @@ class WarmStart(NamedTuple):
             )
 
     def fill_backbone(self, backbone: nn.Module) -> None:
-        """Load the backbone, before adapters are put into it.
+        """Load the backbone's weights, before adapters are inserted.
 
         Raises:
-            UserError: it does not fit.
+            UserError: they do not fit.
         """
         own = {name.removeprefix(BACKBONE): x for name, x in self.weights.items() if name.startswith(BACKBONE)}
-        if self.flags.get("adapter"):  # its parts follow when they are inserted
+        if self.flags.get("adapter"):  # the AdaptFormers' weights are loaded by `fill`, once they are inserted
             wanted = backbone.state_dict()
             own = {name: weight for name, weight in own.items() if name in wanted}
         backbone_files.fill(backbone, own, file(self.run))
 
     @torch.no_grad()
     def fill(self, network: nn.Module) -> None:
-        """Load all other parts that the network has in the same shape, each one whole; the others begin anew."""
+        """Load all other parts (head, bottleneck, ...) that fit as a whole. The others begin anew, and are logged."""
         # The state of a backbone with adapters holds their weights and a fingerprint, which is no tensor.
         backbone = "adapters" if adapters.are_in(network) else BACKBONE
         own: dict[str, dict[str, Tensor]] = {}

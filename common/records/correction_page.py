@@ -1,8 +1,8 @@
-"""The page on which a person corrects predictions: one file that needs no server and no network.
+"""The page on which a person corrects predictions: one HTML file that needs no server and no network.
 
-What the page saves is a list for `--labeled-list`. Its script stands in `correction_page.html`. The names of files and
-classes are in a block of data, and the script shows them as text. A policy in the page's head lets a browser run that
-script alone, and load nothing from anywhere.
+The page saves a list for `--labeled-list`. Its template and script are in `correction_page.html`. Names of files and
+classes are in a block of JSON, which the script shows as plain text. A content security policy in the page's head lets
+the browser run this script only, and load nothing from elsewhere.
 """
 
 import base64
@@ -27,11 +27,11 @@ class Shown(NamedTuple):
     """One image of the page.
 
     Attributes:
-        number: of the image, among those that the page is made from.
-        path: as the saved list is to name it.
-        label: the predicted class.
-        confidence: its probability.
-        margin: how much more probable it is than the next class.
+        number: the image's index in the set that the page is made from.
+        path: the path to write into the saved list.
+        label: index of the predicted class.
+        confidence: its probability, from 0 to 1.
+        margin: its probability less that of the next class.
     """
 
     number: int
@@ -52,12 +52,12 @@ def write(
     """Write a page.
 
     Args:
-        file: to be written or replaced.
-        images: files; each is decoded once.
-        shown: the images of the page, in their order.
+        file: where to write it; an existing file is replaced.
+        images: the image files. Each shown one is decoded once.
+        shown: the images of the page, in order.
         classes: the class names.
-        earlier: path and class of images that are not shown and have labels already: the saved list has them, too.
-        title: what is said of the predictions, in a few words.
+        earlier: path and class of images that have labels already. They are not shown, but go into the saved list.
+        title: a few words about the predictions.
 
     Returns:
         The size of the file, in bytes.
@@ -65,7 +65,7 @@ def write(
     Raises:
         UserError: an image cannot be read, or the file cannot be written.
     """
-    with ThreadPoolExecutor() as pool:  # Pillow decodes outside of Python's lock
+    with ThreadPoolExecutor() as pool:  # Pillow releases Python's lock while it decodes
         thumbnails = list(pool.map(lambda one: _thumbnail(images, one.number), shown))
     items = [
         {
@@ -87,7 +87,7 @@ def write(
 
 
 def page(data: dict[str, Any]) -> str:
-    """The page with its data. No name in it can end the block of data, or begin a tag."""
+    """The page with its data. `<`, `>` and `&` are escaped, so no name can end the block of data or begin a tag."""
     template = TEMPLATE.read_text(encoding="utf-8")
     script = re.findall(r"<script>(.*?)</script>", template, re.DOTALL)[0]
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
@@ -97,17 +97,17 @@ def page(data: dict[str, Any]) -> str:
 
 
 def as_listed(path: str) -> str:
-    """A path as a list can name it: spaces around a cell do not count there."""
+    """A path as a list can hold it: `./` in front protects spaces, which lists ignore at the ends of a cell."""
     return path if path == path.strip() else os.path.join(os.curdir, path)
 
 
 def can_be_listed(path: str) -> bool:
-    """Whether a CSV file in UTF-8 can hold the path: it has no bytes that are not UTF-8, and no carriage return."""
+    """Whether a UTF-8 CSV file can hold the path: it is valid UTF-8, without a carriage return."""
     return path.isprintable() or not ("\r" in path or any("\ud800" <= letter <= "\udfff" for letter in path))
 
 
 def _thumbnail(images: ImageSet, index: int) -> str:
     stream, image = io.BytesIO(), images.thumbnail(index, SIDE)
-    is_tiny = max(image.size) < SIDE // 2  # it is shown enlarged, with all that a JPEG adds to it
+    is_tiny = max(image.size) < SIDE // 2  # shown enlarged, which makes JPEG artefacts visible
     image.save(stream, "JPEG", quality=95 if is_tiny else 80, optimize=True)
     return base64.b64encode(stream.getvalue()).decode()

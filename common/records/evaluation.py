@@ -1,4 +1,4 @@
-"""What a run tests, after every epoch and at its end: the scores, and the report of what is confused."""
+"""The evaluations of a run: scores after every epoch, and at its end the report of what the network confuses."""
 
 import statistics
 from typing import Any
@@ -18,13 +18,13 @@ class Evaluation:
     """The tests of one run, all on the same images.
 
     Args:
-        data: the dataset that is tested on.
-        held_out: int64, indices into `data.train`: images that are not trained on, but scored. May be none.
+        data: the dataset.
+        held_out: int64, indices into `data.train`: images that are scored and not trained on. May be empty.
     """
 
     def __init__(self, data: Data, held_out: np.ndarray):
         self.data, self.held_out = data, held_out
-        # What the report is drawn of: the test set, or where there is none the images that are held out.
+        # The images of the report: the test set, or if there is none the held-out images.
         self.reported = data.test if len(data.test) else data.train.subset(self.held_out)
         self._confusion: confusion.Confusion | None = None
         self._val_loader: TestLoader | None = None
@@ -38,13 +38,12 @@ class Evaluation:
         Args:
             loader: of the test set.
             tested: the network.
-            raw: where `tested` is an average of weights: the network whose weights they are. Its scores stand beside
-                the others as `raw_*`.
-            count: whether confusions are counted, too, for `report`, and predictions are kept for `record_held_out`.
+            raw: if `tested` is an average of weights, the network that is averaged. Its scores are added as `raw_*`.
+            count: also count confusions for `report`, and keep predictions for `record_held_out`.
 
         Returns:
-            The scores on the test set, and as `val_top1` and `val_loss` those on the images that are held out; nothing
-            of images that there are none of.
+            The scores on the test set, and on the held-out images as `val_top1` and `val_loss`. A set without images
+            has no scores.
         """
         classes = len(self.data.classes)
         self._confusion = None
@@ -64,17 +63,19 @@ class Evaluation:
         return scores
 
     def _counting(self, loader: TestLoader, count: bool) -> list[confusion.Confusion]:
-        """The counter of an evaluation that is reported."""
+        """A new counter for `report`, if the evaluation is to be counted."""
         if not count:
             return []
         self._confusion = confusion.Confusion(len(self.data.classes), loader.order, loader.device, loader.number)
         return [self._confusion]
 
     def report(self, folder: Folder, title: str) -> None:
-        """Draw what the test that counted confused; nothing where none did: there is no image to test with, or the
-        script has a test of its own.
+        """Draw what the network confused in the last counted evaluation; see `scores`.
+
+        Nothing is drawn if none was counted, because there are no images, or the script evaluates by itself.
 
         Args:
+            folder: where report.png and per_class.csv go.
             title: of the page.
 
         Raises:
@@ -101,7 +102,7 @@ class Evaluation:
         folder.save_report(page, rows)
 
     def record_held_out(self, folder: Folder) -> None:
-        """Write down what the test that counted takes each held-out image for, so that runs can be compared by image.
+        """Write held_out.csv, the predictions of the last counted evaluation, so that runs can be compared by image.
 
         Raises:
             UserError: the folder cannot be written to.

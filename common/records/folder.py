@@ -1,15 +1,15 @@
-"""A run's folder: whose it is, and what is read from it and written to it, all by the first of the run's processes.
+"""The folder of a run (`--log`): its files, and who may use it. Only the first of the run's processes reads and writes.
 
 args.json           all arguments
 log.txt             what was printed
 labeled.json        which images are labeled
-images.csv          of images of one's own: what their files hold
-sources.json        where a run learns from others: which they are, and what they say
+images.csv          inventory of your own images
+sources.json        the runs that this run learns from, if it does, and how far they agree
 views.png           a sheet of augmented samples
 metrics.jsonl       one object per epoch
-tensorboard/        the same, where --tensorboard asks for it
-checkpoints/        latest.pth (everything, to resume from; previous.pth, the one before), best.pth (the model, to use;
-                    next_best.pth, until latest.pth knows of it)
+tensorboard/        the same, with --tensorboard
+checkpoints/        latest.pth (everything, to resume from), previous.pth (the one before), best.pth (the network, to
+                    use), next_best.pth (the next best.pth, until latest.pth records it)
 held_out.csv        index, label and predicted class of every held-out image, after the last epoch
 report.png, per_class.csv   what the network confuses, after the last epoch, or in --phase test
 result.json         written last: its presence means that the run is finished
@@ -38,31 +38,32 @@ from common.system.files import refuse_special, write_whole
 
 logger = logging.getLogger("common")
 
-# All that a run writes, but for log.txt. What says that it is finished comes first, what says whose it is comes last.
+# All files that a run writes except log.txt, in the order of their removal: a folder without result.json is not
+# finished, and one with args.json is still known as a run's.
 FILES = (
     *("result.json", "metrics.jsonl", "labeled.json", "images.csv", "sources.json", "views.png"),
     *("held_out.csv", "report.png", "per_class.csv"),
     "args.json",
 )
 CHECKPOINTS = ("latest.pth", "previous.pth", "best.pth", "next_best.pth", "damaged.pth")
-NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP}  # what some network disks say to a lock
+NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP}  # on network disks that do not support locks
 
 
 class Folder:
     """The folder `--log` of one run.
 
     Args:
-        path: of the folder, which is made where there is none.
+        path: of the folder, which is made if it does not exist.
         method: the script's name.
-        arguments: all of them, to be recorded.
-        differences: takes the recorded arguments of the run that is there; names what is different now, as
+        arguments: all arguments, to be recorded.
+        differences: takes the recorded arguments of an existing run, and names those that differ now, such as
             `--lr 0.01 (was 0.03)`.
-        testing: whether a checkpoint is only tested. Then the folder must hold a run, and no file says otherwise after.
-        overwrite: whether the run that is there is to be discarded, by `discard`.
-        tensorboard: whether TensorBoard's events are written, too.
+        testing: only test a checkpoint. The folder must hold a run, and only its report is written anew.
+        overwrite: an existing run will be removed by `discard`.
+        tensorboard: write TensorBoard events, too.
 
     Raises:
-        UserError: it is unwritable, busy, no run's, or holds a run with other arguments.
+        UserError: the folder is not writable, is in use, or holds other files or a run with other arguments.
     """
 
     def __init__(
@@ -87,7 +88,7 @@ class Folder:
     def _open(self, differences: Callable[[dict[str, Any]], list[str]]) -> None:
         args_file = self.path / "args.json"
         if self.testing:
-            if not os.path.isfile(args_file):  # as Path's own, but false for names that are too long
+            if not os.path.isfile(args_file):  # unlike Path.is_file, no error for names that are too long
                 raise UserError(f"'{self.path}' holds no run to test: train first, or name its folder with --log")
         else:
             self._make_and_lock()
@@ -110,7 +111,7 @@ class Folder:
                 )
 
     def _look_before_discarding(self) -> None:
-        """Remove nothing unless everything that would be removed is known to be the run's."""
+        """Refuse to discard if anything that would be removed cannot be the run's."""
         for file in self._own_files():
             if file.is_dir() and not file.is_symlink():
                 raise UserError(f"'{file}' is a folder, which no run makes: remove it, or choose another --log")
@@ -119,7 +120,7 @@ class Folder:
                 raise UserError(f"'{folder}' is no folder, as a run's is: remove it, or choose another --log")
 
     def _own_files(self) -> list[Path]:
-        """Where a run's files are or would be, in the order in which they are removed."""
+        """The paths of all files of a run, whether they exist or not, in the order of their removal."""
         files = [self.path / name for name in FILES[:-1]] + [self.checkpoints / name for name in CHECKPOINTS]
         files.append(self.path / FILES[-1])
         return [other for file in files for other in (file.with_name(f"{file.name}.tmp"), file)]
@@ -135,9 +136,9 @@ class Folder:
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             refuse_special(self.path / ".lock")
-            lock = open(self.path / ".lock", "w")  # noqa: SIM115 (open as long as the run)
+            lock = open(self.path / ".lock", "w")  # noqa: SIM115 (held open during the run)
             weakref.finalize(self, lock.close)
-            # A lock of the process: it goes with it however it ends, and forked workers do not hold it.
+            # A POSIX lock: it ends with the process, however that ends, and forked workers do not inherit it.
             fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise UserError(f"another process is using '{self.path}': wait for it, or choose another --log") from None
@@ -152,7 +153,7 @@ class Folder:
 
     @property
     def log_file(self) -> Path | None:
-        """Where the log goes; nowhere if nothing is trained."""
+        """The log file; None if a checkpoint is only tested."""
         return None if self.testing else self.path / "log.txt"
 
     @property
@@ -176,14 +177,14 @@ class Folder:
         pretraining_sha256: str | None = None,
         files: Inventory | None = None,
     ) -> None:
-        """Say whose folder this is (first of all), and which images are labeled, and which held out.
+        """Write args.json first, then labeled.json and images.csv, and make the folder of the checkpoints.
 
         Args:
             fingerprints: see `Run.describe`.
-            indices, held_out: of the images that are labeled, and of those that are held out.
-            names: the same images by their paths below the root, where they are files.
-            pretraining_sha256: of the file whose weights the training begins with.
-            files: of images of one's own: what they hold.
+            indices, held_out: indices of the labeled images, and of the held-out images.
+            names: the same images by their paths below the root, if they are files.
+            pretraining_sha256: of the file that holds the initial weights.
+            files: the inventory of your own images.
         """
         file = {} if pretraining_sha256 is None else {"pretraining_sha256": pretraining_sha256}
         _write_json(self.path / "args.json", {"method": self.method, "args": self.arguments} | file)
@@ -198,7 +199,7 @@ class Folder:
 
     @processes.by_first
     def read_files(self) -> Inventory:
-        """What the images of the run's beginning held, where they are one's own; else nothing."""
+        """The inventory of your own images when the run began; empty for other datasets."""
         return self._read_files()
 
     def _read_files(self) -> Inventory:
@@ -207,17 +208,18 @@ class Folder:
 
     @processes.by_first
     def compare_images(self, fingerprints: dict[str, str], files: Inventory, root: str) -> None:
-        """Whether the run was begun with the same images as are below `root` now.
+        """Refuse to continue with other images than the run began with.
 
         Args:
-            fingerprints: some of those that `begin` was given. Older runs have fewer.
-            files: what images of one's own hold now.
+            fingerprints: present values of some or all fingerprints that `begin` got. Older runs recorded fewer.
+            files: the present inventory of your own images.
+            root: where the images are, for messages.
 
         Raises:
-            UserError: it was not.
+            UserError: the images differ.
         """
         before = read_json(self.path / "labeled.json")
-        for name in fingerprints.keys() - {"labeled_sha256"}:  # older ones lack them
+        for name in fingerprints.keys() - {"labeled_sha256"}:  # older runs lack some
             before.setdefault(name, fingerprints[name])
         if any(before.get(name) != value for name, value in fingerprints.items()):
             known = self._read_files()
@@ -238,7 +240,7 @@ class Folder:
         files: Inventory,
         root: str,
     ) -> None:
-        """Whether a checkpoint is tested on classes and images of its own; of other images, a warning tells.
+        """Refuse to test a checkpoint on other classes than its own, and warn of other images.
 
         Args:
             content, path: of the checkpoint.
@@ -267,9 +269,9 @@ class Folder:
 
     @processes.by_first
     def discard(self) -> None:
-        """Remove what a run wrote, and nothing else: first what says it is finished, last what says whose it is.
+        """Remove the files of a run, and nothing else: result.json first, args.json last.
 
-        Folders that are links stay; so do those that hold other files.
+        Folders that are links, or that hold other files, are kept.
 
         Raises:
             UserError: a file cannot be removed.
@@ -281,7 +283,7 @@ class Folder:
             for file in (*first, *events.glob(EVENTS)):
                 file.unlink(missing_ok=True)
             for folder in (self.checkpoints, events):
-                with contextlib.suppress(OSError):  # it is a link, or holds other files, or is not there
+                with contextlib.suppress(OSError):  # a link, not empty, or not there
                     folder.rmdir()
             last.unlink(missing_ok=True)
         except OSError as error:
@@ -293,13 +295,13 @@ class Folder:
 
     @processes.by_first
     def load_newest(self) -> tuple[dict[str, Any], Path] | None:
-        """The newest checkpoint and its path, or None before the first; see `checkpoint.load_newest`.
+        """The newest checkpoint and its path, or None before the first one; see `checkpoint.load_newest`.
 
         Raises:
-            UserError: see there; or a run has been here and its checkpoints are gone.
+            UserError: see there; or the folder holds an interrupted run whose checkpoints are gone.
         """
         newest = checkpoint.load_newest(*self._to_resume_from)
-        rows = self.path / "metrics.jsonl"  # empty until the first epoch is saved; `begin` has made the folder before
+        rows = self.path / "metrics.jsonl"  # empty until the first epoch ends; `begin` has made `checkpoints` before
         if newest is None and rows.is_file() and (rows.stat().st_size or not self.checkpoints.is_dir()):
             raise UserError(
                 f"'{self.path}' holds an interrupted run without its checkpoints: restore "
@@ -314,7 +316,7 @@ class Folder:
     @property
     @processes.by_first
     def resumable(self) -> bool:
-        """Whether there is a checkpoint to go on from."""
+        """Whether there is a checkpoint to resume from."""
         return not self.overwrite and any(path.is_file() for path in self._to_resume_from)
 
     @processes.by_first
@@ -325,18 +327,18 @@ class Folder:
 
     @processes.by_first
     def save_latest(self, content: dict[str, Any]) -> None:
-        """Write `latest.pth`; what it was before becomes `previous.pth`."""
+        """Write `latest.pth`. The old one becomes `previous.pth`."""
         latest, previous = self._to_resume_from
         checkpoint.save(latest, content, previous)
 
     @processes.by_first
     def save_best(self, content: dict[str, Any]) -> None:
-        """Write `next_best.pth`, so that `best.pth` does not run ahead of the record; see `adopt_best`."""
+        """Write `next_best.pth`, so that `best.pth` is never newer than `latest.pth`; see `adopt_best`."""
         checkpoint.save(self.checkpoints / "next_best.pth", content)
 
     @processes.by_first
     def adopt_best(self) -> None:
-        """Now that `latest.pth` knows of it, `next_best.pth` becomes `best.pth`."""
+        """Rename `next_best.pth` to `best.pth`, now that `latest.pth` records its epoch."""
         best = self.checkpoints / "best.pth"
         try:
             os.replace(self.checkpoints / "next_best.pth", best)
@@ -345,16 +347,16 @@ class Folder:
 
     @processes.by_first
     def settle_best(self, epoch: int | None) -> None:
-        """After a kill: adopt `next_best.pth` if it is of the epoch that the newest checkpoint has for its best.
+        """After a kill, adopt `next_best.pth` if the newest checkpoint records its epoch as the best; else delete it.
 
         Args:
-            epoch: that one, counted from 1; None where the checkpoint has none yet.
+            epoch: the checkpoint's best epoch, counted from 1; None if it has none yet.
         """
         following = self.checkpoints / "next_best.pth"
         if following.is_file():
             if checkpoint.load(following).get("epoch") == epoch:
                 self.adopt_best()
-            else:  # of an epoch that is repeated
+            else:  # its epoch will be repeated
                 following.unlink()
 
     def save_sheet(self, parts: Sequence[sheet.Part]) -> None:
@@ -375,19 +377,19 @@ class Folder:
         """Write `held_out.csv`.
 
         Args:
-            rows: of the held-out images: index in the training set, class, predicted class.
+            rows: for each held-out image: index in the training set, class, predicted class.
         """
         lines = [f"{index},{label},{predicted}\n" for index, label, predicted in rows]
         write_whole(self.path / "held_out.csv", "".join(["index,label,predicted\n", *lines]).encode())
 
     @processes.by_first
     def write_sources(self, summary: dict[str, Any]) -> None:
-        """Write `sources.json`: which other runs this one learns from."""
+        """Write `sources.json`: the runs that this one learns from."""
         _write_json(self.path / "sources.json", summary)
 
     @processes.by_first
     def write_history(self, history: list[dict[str, Any]]) -> None:
-        """Write `metrics.jsonl`, and the events where they are wanted."""
+        """Write `metrics.jsonl`, and TensorBoard events if asked for."""
         lines = "".join(json.dumps(row, allow_nan=False) + "\n" for row in history)
         write_whole(self.path / "metrics.jsonl", lines.encode())
         if self.events is not None:
@@ -395,7 +397,7 @@ class Folder:
 
     @processes.by_first
     def best_epoch(self) -> int | None:
-        """The epoch, counted from 1, that `best.pth` is of; None where there is none."""
+        """The epoch of `best.pth`, counted from 1; None if there is none."""
         best = self.checkpoints / "best.pth"
         return checkpoint.load(best).get("epoch") if best.is_file() else None
 
@@ -403,7 +405,7 @@ class Folder:
 
     @processes.by_first
     def write_result(self, result: dict[str, Any]) -> None:
-        """Write `result.json`, and delete previous.pth: only resuming needs it."""
+        """Write `result.json`, and delete previous.pth, which only resuming needs."""
         _write_json(self.path / "result.json", result)
         (self.checkpoints / "previous.pth").unlink(missing_ok=True)
 
@@ -418,10 +420,14 @@ def _write_json(path: Path, content: dict[str, Any]) -> None:
 
 
 def read_json(path: Path, remedy: str = "remove it, or choose another --log") -> dict[str, Any]:
-    """The object that a JSON file holds.
+    """Read a JSON object from a file.
+
+    Args:
+        path: of the file.
+        remedy: what to do if that fails, for the message.
 
     Raises:
-        UserError: it cannot be read, or holds none; `remedy` says what to do.
+        UserError: the file cannot be read, or holds no object.
     """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))

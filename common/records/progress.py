@@ -1,4 +1,4 @@
-"""What a person sees of a run: a bar on a terminal, plain lines otherwise, and both in `log.txt`."""
+"""What a person sees of a run: a progress bar on a terminal, plain lines elsewhere, and the lines in `log.txt`."""
 
 import contextlib
 import logging
@@ -14,7 +14,7 @@ from common.system import console, processes
 from common.system.files import refuse_special
 
 logger = logging.getLogger("common")
-SILENCE = 10.0  # seconds: where no bar is shown, a line is printed at least as often
+SILENCE = 10.0  # seconds: without a progress bar, a line is printed at least this often
 
 
 class Progress:
@@ -22,14 +22,14 @@ class Progress:
 
     Args:
         epoch: its number, from 0.
-        epochs: how many there are.
-        steps: of an epoch.
-        done: steps of this one that are done already.
+        epochs: number of epochs.
+        steps: steps per epoch.
+        done: steps of this epoch that are already done.
     """
 
     def __init__(self, epoch: int, epochs: int, steps: int, done: int):
         self.epoch, self.epochs, self.steps, self.first, self.done = epoch, epochs, steps, done, done
-        hidden = None if processes.is_first() else True  # None: where there is no terminal
+        hidden = None if processes.is_first() else True  # None: hidden if there is no terminal
         self.bar = tqdm(total=steps, initial=done, desc=f"epoch {epoch + 1}/{epochs}", leave=False, disable=hidden)
         self.started = self.told = time.perf_counter()
 
@@ -40,15 +40,15 @@ class Progress:
         self.bar.close()
 
     def advance(self) -> None:
-        """A step is done."""
+        """Count a step."""
         self.done += 1
         self.bar.update()
         is_last = self.done == self.steps  # a line with averages follows
         if self.bar.disable and not is_last and time.perf_counter() - self.told > SILENCE:
-            self._tell("")  # of this process alone: averages are worked out by all of them, after the same step
+            self._tell("")  # without averages: all processes would have to compute them after the same step
 
     def report(self, averages: dict[str, float | None]) -> None:
-        """Print a line with the averages so far, the speed and the time that the training still takes."""
+        """Print a line with the averages so far, the speed, and the remaining time of the training."""
         shown = (f"{name} {'-' if value is None else format(value, '.4g')}" for name, value in averages.items())
         self._tell("".join(f"{each}  " for each in shown))
 
@@ -63,12 +63,16 @@ class Progress:
 
 
 def log_to(path: Path | None, stream: TextIO | None = None) -> None:
-    """Send what the modules of `common` log to the console and, where a path is given, to that file as well.
+    """Send the log messages of `common` to the console and, if a path is given, to that file.
 
-    Of several processes the first one speaks for all.
+    With several processes, only the first one logs.
 
     Args:
-        stream: of the console; stdout, unless another is named.
+        path: of the log file, or None.
+        stream: the console; None means stdout.
+
+    Raises:
+        UserError: the file cannot be written.
     """
     for handler in logger.handlers[:]:
         logger.removeHandler(handler)
@@ -89,20 +93,20 @@ def log_to(path: Path | None, stream: TextIO | None = None) -> None:
 
 
 class _File(logging.FileHandler):
-    """A line that cannot be written ends the run: logging itself would print a traceback and go on."""
+    """Ends the run if a line cannot be written. Plain logging would print a traceback and continue."""
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 (logging's name)
         error = sys.exception()
         if not isinstance(error, OSError):
-            raise error  # type: ignore[misc]  # logging calls this while it handles one
+            raise error  # type: ignore[misc]  # logging calls this while it handles an error
         raise UserError(f"cannot write '{self.baseFilename}' ({error.strerror}): free some space and run again")
 
 
 class _Console(logging.Handler):
-    """To the console, above the bar if there is one.
+    """Prints to the console, above the progress bar.
 
-    A console that cannot be written to any more (`| head -1`, a closed terminal, a full disk) is given up with one line
-    on stderr: the run goes on, and so does its log file.
+    If the console cannot be written to any more (`| head -1`, a closed terminal, a full disk), one line on stderr says
+    so. The run goes on, and so does its log file.
     """
 
     def __init__(self, stream: TextIO | None, goes_on: str):

@@ -1,6 +1,6 @@
 """`report.png`: a tested network's confusion matrix, its weakest classes and its most confident errors on a page.
 
-Drawn with Pillow, which takes a tenth of a second. That is what allows every run to have one.
+Drawn with Pillow in a tenth of a second, so every run can have one.
 """
 
 import io
@@ -17,7 +17,7 @@ from common.training.confusion import Error
 
 GAP = 24  # pixels between the parts
 RIGHT, WRONG, EMPTY = (24, 84, 156), (196, 30, 30), (235, 235, 235)
-LISTED = 15  # pairs and classes
+LISTED = 15  # lines of each list
 TILE, TEXT = 112, 12  # side of an error's image, height of its text
 
 
@@ -58,7 +58,7 @@ def _title(lines: Sequence[str]) -> Image.Image:
 
 
 def matrix_image(matrix: np.ndarray, names: list[str]) -> Image.Image:
-    """A row per true, a column per predicted class. With many classes, some are named and all are shown."""
+    """The confusion matrix: a row per true, a column per predicted class. With many classes only some are named."""
     cell = min(max(1000 // len(names), 3), 40)
     side = cell * len(names)
     rows, columns = _names(names, cell, "r"), _names(names, cell, "l").rotate(90, expand=True)
@@ -87,7 +87,7 @@ def matrix_image(matrix: np.ndarray, names: list[str]) -> Image.Image:
 
 
 def _colors(matrix: np.ndarray) -> np.ndarray:
-    """uint8 [C, C, 3]: from white to blue on the diagonal, to red elsewhere; the cube root shows single errors."""
+    """uint8 [C, C, 3]: white to blue on the diagonal, to red elsewhere. The cube root makes single errors visible."""
     totals = matrix.sum(axis=1, keepdims=True)
     strength = np.cbrt(matrix / np.maximum(totals, 1))[:, :, None]
     full = np.where(np.eye(len(matrix), dtype=bool)[:, :, None], RIGHT, WRONG)
@@ -96,7 +96,7 @@ def _colors(matrix: np.ndarray) -> np.ndarray:
 
 
 def _names(names: list[str], cell: int, side: str) -> Image.Image:
-    """The names of the rows, as many as there is room for, towards the right or the left (`r`, `l`)."""
+    """A strip with as many names as there is room for, aligned to the right or the left (`r`, `l`)."""
     size = min(max(cell - 1, 9), 13)
     font, step = ImageFont.load_default(size), math.ceil(size / cell)
     shown = {i: short(names[i], 20) for i in range(0, len(names), step)}
@@ -168,12 +168,12 @@ def _tile(error: Error, names: list[str], images: ImageSet) -> Image.Image:
 
 
 def printable(text: str) -> str:
-    """Without the characters that move the others, such as a tab or a mark of direction."""
+    """The text with `?` for characters that would move the others, such as a tab or a mark of direction."""
     return "".join(c if c.isprintable() else "?" for c in text)
 
 
 def short(text: str, length: int) -> str:
-    """At most so many characters."""
+    """The text, cut to at most `length` characters."""
     return text if len(text) <= length else f"{text[: length - 2]}.."
 
 
@@ -186,7 +186,7 @@ def _text(text: str, size: int) -> Image.Image:
 
 
 def _stacked(parts: Sequence[Image.Image], down: bool = True, gap: int = GAP) -> Image.Image:
-    """The parts below or beside each other."""
+    """Paste the parts below each other (`down`), or side by side."""
     widths, heights = zip(*(part.size for part in parts), strict=True)
     gaps = gap * (len(parts) - 1)
     size = (max(widths), sum(heights) + gaps) if down else (sum(widths) + gaps, max(heights))

@@ -1,4 +1,4 @@
-"""What a finished run says of itself: `result.json` (schema 1) and its one-line summary."""
+"""The result of a finished run: `result.json` (schema 1), and its one-line summary."""
 
 import itertools
 import os
@@ -33,21 +33,26 @@ def result(
     seconds: float,
     sessions: list[dict[str, Any]],
 ) -> dict[str, Any]:
-    """All that a table needs to know of a finished run. Percentages are floats from 0 to 100.
+    """The content of `result.json`: all that a table needs. Percentages are floats from 0 to 100.
 
-    `best_*` are maxima over epochs, chosen on the test set as the published table's are; `last_*` are the last
-    epoch's. Scores of a second network keep its prefix, e.g. `teacher_last_top1`. Where images are held out,
-    `val_best_*` are the test scores of the epoch that is chosen on them, `val_best_epoch`, and `val_top1` is its
-    accuracy on them. `chosen_by` says what chooses the epoch of `best.pth`. What is not measured is None: without test
-    images all scores on them. Of a run in rounds all these are the last round's, and `rounds` holds those of each.
+    * `last_*`: scores of the last epoch. `best_*`: maxima over epochs, chosen on the test set, as in the published
+      table. Scores of a second network have its prefix, such as `teacher_last_top1`.
+    * With held-out images: `val_best_epoch`, the epoch that they choose; `val_best_*`, its scores on the test set; and
+      `val_top1`, its accuracy on the held-out images.
+    * `chosen_by`: what chooses the epoch of `best.pth`.
+    * A score that was not measured is None, as all scores on a missing test set.
+    * For a run in rounds, all these are the last round's, and `rounds` holds those of every round.
 
     Args:
-        arguments, history, data: all the flags; the epochs' rows of `metrics.jsonl`; what was trained on.
+        method: the script's name.
+        arguments: all flags.
+        history: rows of `metrics.jsonl`, one per epoch.
+        data: the dataset.
         chosen_by: see `best_epoch.chooser`.
         fingerprints: `labeled_sha256`, see `splits`; `data_sha256` and `test_sha256`, see `Data`.
-        pretraining_sha256: of the file whose weights the training began with.
-        seconds: of training and testing, over all resumptions.
-        sessions: where the training began and went on, see `session`. The last one stands in the result itself, too.
+        pretraining_sha256: of the file that holds the initial weights.
+        seconds: of training and testing, over all sessions.
+        sessions: see `session`. The fields of the last one are also in the result itself.
     """
     return {
         "schema": 1,
@@ -72,14 +77,14 @@ def result(
 
 
 def _origin(data: Data, root: str) -> dict[str, str | bool | None]:
-    """Of images of one's own the name of their folder; of other datasets, whether their split is the official one."""
+    """For your own images the name of their folder; for other datasets, whether their split is the official one."""
     if data.spec.counts is None:
         return {"data_folder": os.path.basename(os.path.abspath(os.path.expanduser(root))), "official_split": None}
     return {"data_folder": None, "official_split": data.official_split}
 
 
 def session(step: int, device: torch.device) -> dict[str, Any]:
-    """With what a training begins, or goes on after that step: device, threads, processes, versions, commit."""
+    """The conditions under which a training begins, or resumes after `step`: device, threads, versions and so on."""
     return {
         "from_step": step,
         "device": _device_name(device),
@@ -91,7 +96,7 @@ def session(step: int, device: torch.device) -> dict[str, Any]:
 
 
 def other_conditions(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
-    """What is different between two sessions and may change the numbers, as `torch 2.8.0 (was 2.7.1)`."""
+    """What differs between two sessions and may change numbers, such as `torch 2.8.0 (was 2.7.1)`."""
     flat = [{**each, **each["versions"]} for each in (before, now)]
     names = ["device", "processes", *now["versions"]] + (["threads"] if "CPU" in now["device"] else [])
     old, new = ({name: each.get(name) for name in names} for each in flat)
@@ -102,9 +107,11 @@ NOT_MEASURED = "not measured"
 
 
 def summary(result: dict[str, Any], folder: Path) -> str:
-    """Always name the last epoch next to the best one. Figures are of the test set, if there is one.
+    """One line that always gives the last epoch next to the best one, and says which images chose it.
 
-    The line says which images chose the epoch.
+    Args:
+        result: see `result`.
+        folder: of the run.
     """
     if result["last_top1"] is None:
         return _summary_without_tests(result, folder)
@@ -134,7 +141,7 @@ def _summary_without_tests(result: dict[str, Any], folder: Path) -> str:
 
 
 def _pretraining(arguments: dict[str, Any], sha256: str | None) -> dict[str, str | None]:
-    """`pretraining_weights` is the tagged name of timm's weights, where the network started from those."""
+    """Where the initial weights came from. `pretraining_weights` is the tagged name of timm's weights, if those."""
     run, file = arguments["init_from"], arguments["pretrained_backbone"]
     none = {"pretraining_sha256": None, "pretraining_weights": None}
     if run is not None:
@@ -168,7 +175,7 @@ def _scores(history: list[dict[str, Any]], by: str) -> dict[str, Any]:
                 prefix = name.removesuffix(metric)
                 scores[f"{prefix}best_{metric}"] = max(row[name] for row in history)
                 scores[f"{prefix}last_{metric}"] = history[-1][name]
-    # The first one, where several are equal.
+    # `max` takes the first of equal epochs.
     return scores | {"best_epoch": max(history, key=lambda row: row["top1"])["epoch"] if tested else None}
 
 
@@ -188,4 +195,4 @@ def _git_commit() -> str | None:
     try:
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
     except (OSError, subprocess.CalledProcessError):
-        return None  # a copy without its history
+        return None  # not a git repository

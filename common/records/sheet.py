@@ -1,4 +1,4 @@
-"""The sheet of augmented samples, so that a person sees what the network sees."""
+"""`views.png`: a sheet of augmented samples, which shows people what the network sees."""
 
 import io
 from collections.abc import Sequence
@@ -26,8 +26,8 @@ class Part(NamedTuple):
     """The views of some images of one set.
 
     Attributes:
-        views: title, as `labeled 1: weak` -> uint8 [N, 3, H, W].
-        classes: the name of each image's class; None where nobody knows it.
+        views: title, such as `labeled 1: weak` -> uint8 [N, 3, H, W].
+        classes: the class name of each image; None if unknown.
     """
 
     views: dict[str, Tensor]
@@ -35,7 +35,7 @@ class Part(NamedTuple):
 
 
 def save(path: Path, parts: Sequence[Part]) -> None:
-    """Draw views side by side, one image of each part a row, and write them as a PNG.
+    """Draw the views as a PNG: one image of each part per row, its views side by side.
 
     Raises:
         UserError: the file cannot be written.

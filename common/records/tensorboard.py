@@ -1,4 +1,4 @@
-"""TensorBoard events of a run, for those who have the package."""
+"""TensorBoard events of a run (`--tensorboard`). Needs the package tensorboard."""
 
 from pathlib import Path
 from typing import Any
@@ -9,7 +9,7 @@ EVENTS = "events.out.tfevents.*"
 
 
 class Events:
-    """Writes the rows of `metrics.jsonl` as scalars into a folder, in the place of the events that are there.
+    """Writes the rows of `metrics.jsonl` as scalars into a folder. Old events there are deleted.
 
     Raises:
         UserError: the package tensorboard is not installed.
@@ -24,7 +24,7 @@ class Events:
         self.writer: SummaryWriter | None = None
 
     def write(self, history: list[dict[str, Any]]) -> None:
-        """Add the rows that are new. A value that an epoch did not have, None, is left out."""
+        """Add the rows that are new. Values of None are left out."""
         if self.writer is None:
             try:
                 for file in self.folder.glob(EVENTS):

@@ -1,4 +1,4 @@
-"""Saving and loading a dictionary of stateful objects, whole or not at all, and without running code."""
+"""Save and load a dictionary of stateful objects: whole or not at all, and without running code from the file."""
 
 import io
 import logging
@@ -19,7 +19,7 @@ from common.system.files import write_whole
 
 logger = logging.getLogger(__name__)
 
-# What reading a file that is no checkpoint can raise; the pickle module promises no less.
+# What reading a file that is not a checkpoint can raise. The pickle module documents no narrower list.
 UNREADABLE = (
     *(OSError, RuntimeError, ValueError, TypeError, EOFError, LookupError, AttributeError, ImportError),
     *(pickle.UnpicklingError, zipfile.BadZipFile),
@@ -27,22 +27,22 @@ UNREADABLE = (
 
 
 class DamagedError(UserError):
-    """The file is not, or no longer, what `save` wrote."""
+    """The file is not what `save` wrote, or is damaged."""
 
 
 def save(path: Path, content: dict[str, Any], previous: Path | None = None) -> None:
-    """Replace `path` by a checkpoint of `content`, and keep the old file as `previous`, if that is named.
+    """Replace `path` by a checkpoint of `content`. The old file becomes `previous`, if given.
 
     Raises:
-        UserError: the disk is full or not writable; the old file is as it was.
+        UserError: the disk is full or not writable; the old file is left as it was.
     """
-    buffer = io.BytesIO()  # torch.save would turn a full disk into an error of its own
+    buffer = io.BytesIO()  # writing directly, torch.save would hide a full disk behind its own error
     torch.save(content, buffer)
     write_whole(path, buffer.getbuffer(), previous)
 
 
 def load(path: Path) -> dict[str, Any]:
-    """Read what `save` wrote, onto the CPU. Every byte is checked against the file's own checksums.
+    """Read what `save` wrote, onto the CPU. Every byte is checked against the checksums in the file.
 
     Raises:
         UserError: the file does not exist or may not be read.
@@ -70,23 +70,23 @@ def load(path: Path) -> dict[str, Any]:
 
 
 def load_safely(path: Path) -> Any:
-    """What any file of `torch.save` holds, onto the CPU; no code in it is ever run. Raises one of `UNREADABLE`."""
-    with warnings.catch_warnings(action="ignore"):  # of old protocols, TorchScript, sparse tensors: see the errors
+    """Read any file of `torch.save` onto the CPU, without running code from it. Raises one of `UNREADABLE`."""
+    with warnings.catch_warnings(action="ignore"):  # about old protocols, TorchScript, sparse tensors
         return torch.load(path, map_location="cpu", weights_only=True)
 
 
 def why(error: Exception) -> str:
-    """The reason that one of `UNREADABLE` gives, in one line."""
+    """The reason for one of `UNREADABLE`, in one line."""
     reason = str(error).strip().split("\n")[0] or type(error).__name__
-    # torch's own words recommend to load it unsafely
+    # torch's own message recommends unsafe loading
     return "neither tensors nor plain values, or not only them" if "weights_only" in reason else reason
 
 
 def load_newest(latest: Path, previous: Path) -> tuple[dict[str, Any], Path] | None:
-    """The content and the path of the newer of two checkpoints, or None where there is neither.
+    """The content and the path of the newer of two checkpoints; None if there is neither.
 
-    Where `latest` is damaged and `previous` is whole, `latest` is moved aside, so that the next save does not put it
-    in the place of the only good one.
+    If `latest` is damaged and `previous` is whole, `latest` is moved aside. Otherwise the next save would replace the
+    only good checkpoint by the damaged one.
 
     Raises:
         UserError: see `load`.
@@ -112,7 +112,7 @@ def snapshot(objects: dict[str, Any]) -> dict[str, Any]:
 
 
 def part(content: dict[str, Any], name: str) -> dict[str, Any] | None:
-    """The state that a checkpoint holds under a dotted name such as `teacher.network`; None where it holds none."""
+    """The state that a checkpoint holds under a dotted name such as `teacher.network`; None if it holds none."""
     entry, _, inner = name.partition(".")
     state = content.get(entry)
     if not isinstance(state, dict) or not all(isinstance(key, str) for key in state):
@@ -122,7 +122,7 @@ def part(content: dict[str, Any], name: str) -> dict[str, Any] | None:
 
 
 def not_finite(state: dict[str, Any]) -> str | None:
-    """The dotted name of a floating-point tensor in a nested state that holds NaN or infinity, or None."""
+    """The dotted name of a tensor in a nested state that holds NaN or infinity; None if all are finite."""
     finite = {name: tensor.isfinite().all() for name, tensor in _tensors(state, "") if tensor.is_floating_point()}
     return next((name for name, good in finite.items() if not good), None)
 
@@ -139,7 +139,10 @@ def restore(objects: dict[str, Any], content: dict[str, Any], path: Path, beside
     """Load each object's state from `content`, strictly.
 
     Args:
-        beside: names of plain values that the caller will look for.
+        objects: name -> object with `load_state_dict`.
+        content: what `load` returned.
+        path: of the checkpoint, for messages.
+        beside: names of plain values that must be in `content`, too.
 
     Raises:
         UserError: a name is missing, or a state does not fit its object.
@@ -152,7 +155,7 @@ def restore(objects: dict[str, Any], content: dict[str, Any], path: Path, beside
             item.load_state_dict(content[name])
         except (RuntimeError, ValueError, TypeError, LookupError, AttributeError) as error:
             if memory.shortage(error):
-                raise  # it is not the checkpoint's fault
+                raise  # not the checkpoint's fault
             reason = " ".join(str(error).split())[:200]
             raise UserError(
                 f"the '{name}' of checkpoint '{path}' does not fit ({reason}): choose another --log"

@@ -1,4 +1,4 @@
-"""The standard output: its reader may leave (`| head -1`), its terminal may be closed, its disk may be full."""
+"""What to do if the standard output fails: its reader left (`| head -1`), its terminal is closed, its disk is full."""
 
 import contextlib
 import errno
@@ -12,18 +12,18 @@ from common.errors import UserError
 
 
 class ReaderGone(Exception):  # noqa: N818 (that somebody has read enough is no error)
-    """Nobody reads the standard output any more. Exit code 128 + SIGPIPE, as a program that knows nothing of it has."""
+    """Nobody reads the standard output any more. Exit code 128 + SIGPIPE, as for a program that does not handle it."""
 
     code = 128 + signal.SIGPIPE
 
 
 @contextlib.contextmanager
 def printing() -> Iterator[None]:
-    """Wrap a program whose result is what it prints: if its reader goes, the program ends.
+    """Wrap a program whose result is what it prints. If nobody reads on, the program ends.
 
     Raises:
-        ReaderGone: what reads its output has closed it.
-        UserError: the output cannot be written, for want of space say.
+        ReaderGone: the reader of the output has closed it.
+        UserError: the output cannot be written, for example because the disk is full.
     """
     try:
         try:
@@ -42,9 +42,9 @@ def printing() -> Iterator[None]:
 
 
 def give_up_if_broken() -> bool:
-    """Whether something printed cannot be written. If so, it goes nowhere, and neither does what is printed later.
+    """Flush the standard output. If that fails, send it and all later output to /dev/null, and return True.
 
-    Otherwise Python would try again at its end, print a traceback, and change the exit code.
+    Otherwise Python would try again when it exits, print a traceback, and change the exit code.
     """
     try:
         sys.stdout.flush()
@@ -55,7 +55,7 @@ def give_up_if_broken() -> bool:
 
 
 def _refuses_a_line() -> bool:
-    """Whether a line cannot be written. After a failure in the middle of a text, there is nothing left to flush."""
+    """Whether writing a line fails. `flush` alone does not tell after a failure that emptied the buffer."""
     try:
         os.write(sys.stdout.fileno(), b"\n")
     except io.UnsupportedOperation:  # it has no file descriptor

@@ -1,4 +1,4 @@
-"""Where to train, and how tensors get there."""
+"""Find the device to train on, and copy tensors to it."""
 
 import logging
 
@@ -12,13 +12,16 @@ logger = logging.getLogger("common")
 
 
 def find_device(name: str | None) -> torch.device:
-    """The device of that name, by default CUDA where there is one; of several GPUs each process takes its own.
+    """The device of that name; by default CUDA if there is a GPU. With several processes, each takes its own GPU.
 
-    A GPU is made the current one: what asks for no device in particular, a stream's end say, would otherwise take
-    memory on the first GPU.
+    The GPU becomes PyTorch's current one. Otherwise operations without an explicit device would take memory on the
+    first GPU.
+
+    Args:
+        name: `--device`, or None.
 
     Raises:
-        UserError: it does not exist, or does not compute.
+        UserError: the device does not exist, or does not compute.
     """
     if name is None:
         name = "cuda" if torch.cuda.is_available() else "cpu"
@@ -39,8 +42,8 @@ def find_device(name: str | None) -> torch.device:
 
 
 def sent(tensor: Tensor, device: torch.device) -> Tensor:
-    """Copy a tensor of the host to the device, without waiting for it.
+    """Copy a tensor from the host to the device, without waiting for the copy to end.
 
-    Only from pinned memory does a copy not hold up the main process; what is pinned already is left as it is.
+    A copy is asynchronous only from pinned memory. A tensor that is pinned already is not pinned again.
     """
     return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)

@@ -1,4 +1,4 @@
-"""Writing files whole or not at all."""
+"""Write files whole or not at all."""
 
 import contextlib
 import errno
@@ -21,11 +21,11 @@ def write_whole(path: Path, content: bytes | memoryview, previous: Path | None =
     Args:
         path: the file to write or replace.
         content: all of it.
-        previous: where the old file goes, if it is to be kept.
+        previous: where to move the old file, if it is to be kept.
 
     Raises:
-        UserError: the disk is full or not writable; the old file is as it was. Or there is no file at that path but
-            a folder, a device, a pipe.
+        UserError: the disk is full or not writable (the old file is left as it was); or `path` is a folder, a device
+            or a pipe.
     """
     with _beside(path, previous) as temporary, open(temporary, "wb") as stream:
         stream.write(content)
@@ -35,7 +35,7 @@ def write_whole(path: Path, content: bytes | memoryview, previous: Path | None =
 
 @contextlib.contextmanager
 def writing(path: Path) -> Iterator[TextIO]:
-    """Write a text file piece by piece. It appears when it is whole, as with `write_whole`; after an error it does not.
+    """Write a text file piece by piece. As with `write_whole`, it appears once it is complete, and not after an error.
 
     Raises:
         UserError: see `write_whole`.
@@ -47,12 +47,12 @@ def writing(path: Path) -> Iterator[TextIO]:
 
 
 def refuse_special(path: Path) -> None:
-    """Raise a UserError if the path is a device, a pipe or a socket: we neither replace it nor write into it.
+    """Refuse to replace or write into a device, a pipe or a socket.
 
     Raises:
-        UserError: such a one is there, or a link to it.
+        UserError: the path is one of these, or a link to one.
     """
-    with contextlib.suppress(OSError):  # there is nothing, or whoever opens it says what is wrong
+    with contextlib.suppress(OSError):  # nothing is there, or opening it will raise a better error
         mode = os.stat(path).st_mode
         if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
             raise UserError(f"cannot save '{path}' (it is no regular file): choose another name, or remove it")
@@ -69,7 +69,7 @@ def _beside(path: Path, previous: Path | None = None) -> Iterator[Path]:
             os.replace(path, previous)
         os.replace(temporary, path)
     except BaseException as error:
-        with contextlib.suppress(OSError):  # what kept it from being written may keep it from being removed
+        with contextlib.suppress(OSError):  # the cause of the error may also prevent its removal
             temporary.unlink()
         if not isinstance(error, OSError):
             raise

@@ -1,6 +1,6 @@
 """How many cores and how much memory a process may use: in a container or a batch job, less than the machine has.
 
-What the flags `-j` and `--cache` are by default follows from them. Neither changes a number of a run.
+The defaults of the flags `-j` and `--cache` follow from them. Neither flag changes a number of a run.
 """
 
 import logging
@@ -15,23 +15,23 @@ from common.system import processes
 logger = logging.getLogger("common")
 MIB = 2**20
 MOST_WORKERS = 4  # of each set
-LARGEST_CACHE = 4096  # MiB of each set: the test images of all datasets here fit, at 224 pixels
+LARGEST_CACHE = 4096  # MiB of each set: enough for the test images of every dataset here, at 224 pixels
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
 
-# Where Linux says what a process may use; tests have files of their own.
+# Where Linux says what a process may use. Tests replace these paths.
 OWN_GROUPS = Path("/proc/self/cgroup")
 GROUPS = Path("/sys/fs/cgroup")
 MEMORY = Path("/proc/meminfo")
 
 
 def cores() -> int:
-    """The cores that this process may keep busy: by its affinity, and by the quotas of its control groups."""
+    """Number of cores that this process may use, by its affinity and the quotas of its control groups."""
     allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return max(1, min([allowed, *(int(quota) for folder in _groups("cpu") if (quota := _cpu_quota(folder)))]))
 
 
 def free_memory() -> int | None:
-    """Bytes that this process may still take, or None where nobody says: of the machine, and of its control groups."""
+    """Bytes that this process may still take, of the machine and within its control groups; None if unknown."""
     free = [left for folder in _groups("memory") if (left := _memory_left(folder)) is not None]
     for line in _text(MEMORY).splitlines():
         if line.startswith("MemAvailable:"):
@@ -40,29 +40,29 @@ def free_memory() -> int | None:
 
 
 def workers(sets: int) -> int:
-    """Loader processes for each of so many sets: as many as cores in all, at least one a set; none on one core."""
+    """Loader processes for each of `sets` sets: together one per core, but at least one per set. None on one core."""
     number = cores() // processes.local_count()
     return min(MOST_WORKERS, max(1, number // sets)) if number > 1 else 0
 
 
 def cache(sets: int) -> int:
-    """MiB for each of so many sets: three eighths of the free memory for all of three, and 4 GiB for one at most."""
+    """MiB for each of `sets` sets: together three eighths of the free memory, but at most 4 GiB for one."""
     free = free_memory()
     return 1024 if free is None else min(LARGEST_CACHE, 3 * free // 8 // sets // MIB)
 
 
 def fit_threads() -> None:
-    """Let PyTorch compute on no more threads than there are cores, unless an environment variable says how many.
+    """Limit PyTorch's threads to the cores that `cores` counts, unless an environment variable sets them.
 
-    By itself it looks at the affinity only, and takes a thread for each core of the machine where a container may use
-    two of them.
+    PyTorch looks at the affinity only. In a container with a quota of two cores it would take a thread for each core of
+    the machine.
     """
     if not any(name in os.environ for name in THREAD_VARIABLES) and torch.get_num_threads() > cores():
         torch.set_num_threads(cores())
 
 
 def report(threads: int, workers: int, cache: int) -> None:
-    """Log how a run uses the machine, and what to change where that slows it down; see `advice`."""
+    """Log how a run uses the machine, and warn if that slows it down; see `advice`."""
     logger.info(
         f"cores: {cores()}, threads: {threads}, loader processes of each set: {workers}, memory for the images of each "
         f"set: {cache:,} MiB"
@@ -73,7 +73,7 @@ def report(threads: int, workers: int, cache: int) -> None:
 
 
 def advice(threads: int, workers: int) -> str | None:
-    """What to change where threads and loader processes outnumber the cores, as a line; None where they do not.
+    """One line on what to change if threads and loader processes outnumber the cores; None if they do not.
 
     Args:
         threads: of each process that trains.
@@ -86,7 +86,7 @@ def advice(threads: int, workers: int) -> str | None:
     if workers > 0 and count * (threads + 2 * workers) > 2 * number:
         change.append(f"-j {max(0, min(workers - 1, number // count - (min(threads, number) + 1) // 2))}")
     load = os.getloadavg()[0]
-    if not change and threads > 1 and load > number + 1:  # this process may be one of them
+    if not change and threads > 1 and load > number + 1:  # the load includes this process
         return (
             f"this machine is busy (load {load:.1f} on {number} cores): OMP_NUM_THREADS=1 may be several times as fast "
             f"as {threads} threads"
@@ -101,7 +101,7 @@ def advice(threads: int, workers: int) -> str | None:
 
 
 def _groups(controller: str) -> Iterator[Path]:
-    """The folders of this process's control groups, of both versions, from its own up to the root."""
+    """The folders of this process's control groups (versions 1 and 2), from its own up to the root."""
     for line in _text(OWN_GROUPS).splitlines():
         _, controllers, path = line.split(":", 2)
         if controllers and controller not in controllers.split(","):
@@ -112,7 +112,7 @@ def _groups(controller: str) -> Iterator[Path]:
 
 
 def _cpu_quota(folder: Path) -> float | None:
-    """Cores, at least one; None without a limit."""
+    """The quota in cores, at least one; None if there is no limit."""
     quota, _, period = _text(folder / "cpu.max").partition(" ")
     if not quota:
         quota, period = _text(folder / "cpu.cfs_quota_us"), _text(folder / "cpu.cfs_period_us")
@@ -129,7 +129,7 @@ def _memory_left(folder: Path) -> int | None:
         most, now = _text(folder / limit).strip(), _text(folder / used).strip()
         if most.isdigit() and now.isdigit():
             counts = dict(line.split(" ", 1) for line in _text(folder / "memory.stat").splitlines() if " " in line)
-            return int(most) - int(now) + int(counts.get(cached, 0))  # the kernel gives up what it has cached
+            return int(most) - int(now) + int(counts.get(cached, 0))  # the kernel frees its cache when asked
     return None
 
 

@@ -1,11 +1,11 @@
-"""Recognise the errors that mean a lack of memory: libraries raise them as several types."""
+"""Recognise the errors that mean a lack of memory. Libraries raise them as several types."""
 
 import errno
 import re
 
 import torch
 
-# Of the CPU's allocator, of sizes beyond what a number can hold, of C++, of the system, and of CUDA's libraries.
+# From PyTorch's CPU allocator, sizes that overflow, C++, the system, and CUDA's libraries.
 SHORT = re.compile(
     r"can't allocate memory|not enough memory|size calculation overflowed|bad_alloc|Cannot allocate memory|"
     r"CUDA error: out of memory|ALLOC_FAILED"
@@ -13,9 +13,9 @@ SHORT = re.compile(
 
 
 def shortage(error: BaseException) -> str | None:
-    """What ran out, in words, if the error means a lack of memory; otherwise None."""
+    """A description of what ran out, if the error means a lack of memory; otherwise None."""
     if isinstance(error, torch.OutOfMemoryError):
-        return ". ".join(str(error).split(". ")[:2])  # the rest is about the allocator
+        return ". ".join(str(error).split(". ")[:2])  # the rest is about the allocator's settings
     if isinstance(error, MemoryError):
         return str(error) or "not enough memory"
     if isinstance(error, OSError):

@@ -1,4 +1,4 @@
-"""Where every random number comes from: named streams, each derived from the run's seed by a hash.
+"""The source of every random number: named streams, each derived from the run's seed by a hash.
 
 Sums such as `seed + epoch` make the streams of neighbouring seeds overlap; `numpy.random.SeedSequence` does not.
 """
@@ -21,12 +21,12 @@ logger = logging.getLogger(__name__)
 
 
 def derive(seed: int, stream: str, *key: int) -> int:
-    """A 64-bit seed that depends on all of (seed, stream, key), e.g. `derive(0, "labeled", step, position, view)`.
+    """A 64-bit seed that depends on all of (seed, stream, key), such as `derive(0, "labeled", step, position, view)`.
 
     Args:
         seed, key: whole numbers from 0 to 2**32 - 1.
     """
-    entropy = np.array((seed, zlib.crc32(stream.encode()), *key), dtype=np.uint32)  # half the time of the tuple itself
+    entropy = np.array((seed, zlib.crc32(stream.encode()), *key), dtype=np.uint32)  # twice as fast as with the tuple
     return int(np.random.SeedSequence(entropy).generate_state(1, np.uint64)[0])
 
 
@@ -48,7 +48,7 @@ def seed_all(seed: int, stream: str, *key: int) -> None:
 
 @contextlib.contextmanager
 def preserved() -> Iterator[None]:
-    """Restore the CPU generators afterwards, whatever a loader draws within the block."""
+    """Restore the CPU generators after the block, whatever it draws."""
     state = random.getstate(), np.random.get_state(), torch.get_rng_state()
     try:
         yield
@@ -61,10 +61,10 @@ def preserved() -> Iterator[None]:
 class SharedRandom(nn.Module):
     """Random numbers that are the same in all processes: for what a method draws once for a whole batch.
 
-    MixUp's coefficients, interpolations, permutations and noise over all of a batch's images are such. The n-th draw
-    depends on (seed, stream, n) alone. A checkpoint that holds this module holds n, so a resumed run draws what the
-    whole one does, on any number of processes. Every process must draw the same, in the same order. The generators of
-    the main process are left alone, and nothing waits for the device.
+    Examples are MixUp's coefficients, permutations, and noise for all images of a batch. The n-th draw depends on
+    (seed, stream, n) alone. A checkpoint holds n, so a resumed run draws the same numbers as an uninterrupted one, with
+    any number of processes. Every process must make the same draws in the same order. The generators of the main
+    process are not used, and nothing waits for the device.
 
     Args:
         seed: of the run.
@@ -76,7 +76,7 @@ class SharedRandom(nn.Module):
     def __init__(self, seed: int, stream: str):
         super().__init__()
         self.seed, self.stream, self.draws = seed, stream, 0
-        self.register_buffer("on_device", torch.empty(0), persistent=False)  # goes where the method's state goes
+        self.register_buffer("on_device", torch.empty(0), persistent=False)  # moves with the module
 
     def permutation(self, number: int) -> Tensor:
         """The numbers from 0 to `number - 1` in random order: int64 [number]."""
@@ -109,9 +109,9 @@ class SharedRandom(nn.Module):
 
 
 class Generators:
-    """The main process's generators, for a checkpoint: Python's, NumPy's, torch's, and a CUDA device's own.
+    """The main process's generators, for a checkpoint: Python's, NumPy's, torch's, and the CUDA device's.
 
-    Of several processes the first one's are kept as if it were alone, and the others' beside them.
+    With several processes, the first one's state is stored as if it were alone, and the others' under `others`.
     """
 
     def __init__(self, device: torch.device):
@@ -123,7 +123,7 @@ class Generators:
         return first | ({"others": others} if others else {})
 
     def load_state_dict(self, state: dict) -> None:
-        """Undo `state_dict`; where the number of processes has changed, begin streams that it and their ranks name."""
+        """Restore the states. If the number of processes has changed, derive a new stream for each process."""
         states = [state, *state.get("others", [])]
         if len(states) == processes.count():
             self._load_own_state(states[processes.rank()])
@@ -146,12 +146,12 @@ class Generators:
                 "rest": [int(position), int(has_gauss), float(cached)],
             },
             "torch": torch.get_rng_state(),
-            # Of another device nothing is asked: that alone would begin to use it.
+            # Other devices are not asked for their state: that alone would initialise them.
             "cuda": torch.cuda.get_rng_state(self.device) if self.device.type == "cuda" else torch.empty(0),
         }
 
     def _load_own_state(self, state: dict) -> None:
-        """The state of a CUDA device is restored to the CUDA device of this run, whichever it is."""
+        """A CUDA state is restored on the CUDA device of this run, even if its number is another one."""
         python, numpy = state["python"], state["numpy"]
         random.setstate((python["version"], tuple(python["words"].tolist()), python["gauss"]))
         np.random.set_state(("MT19937", numpy["keys"].numpy().astype(np.uint32), *numpy["rest"]))

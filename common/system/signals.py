@@ -1,4 +1,4 @@
-"""Signals that ask a run to stop. They are noted when they come; the run acts on them at the points where it looks."""
+"""Signals that ask a run to stop. A handler notes them; the run looks between steps and acts."""
 
 import contextlib
 import signal
@@ -15,10 +15,10 @@ class Stopped(Exception):  # noqa: N818 (being stopped is no error)
 
 
 class Signals:
-    """Notes the signals of `STOPPING` while it is listening. Those that are ignored stay so, as SIGHUP under nohup.
+    """Notes the signals of `STOPPING` while it is listening. Ignored signals stay ignored, as SIGHUP under nohup.
 
     Attributes:
-        received: the number of the first one, or 0.
+        received: the number of the first signal, or 0.
     """
 
     _listening: ClassVar["Signals | None"] = None
@@ -30,9 +30,10 @@ class Signals:
 
     @contextlib.contextmanager
     def listening(self) -> Iterator[None]:
-        """Within, the first signal is noted, and the second stops at once; afterwards all is as it was before.
+        """Within the block, the first signal is noted, and a second one kills the process.
 
-        Of several processes none stops alone, and torchrun passes on what each has got already: later ones are ignored.
+        With several processes, later signals are ignored: no process may stop alone, and torchrun passes on signals
+        that each process has received already. After the block, all handlers are as they were before.
         """
         heeded = [s for s in STOPPING if signal.getsignal(s) != signal.SIG_IGN]
 
@@ -54,7 +55,7 @@ class Signals:
 
     @contextlib.contextmanager
     def ending_waits(self) -> Iterator[None]:
-        """Within, a signal also ends what `waiting` surrounds, by raising `Stopped`."""
+        """Within the block, a signal also interrupts what `waiting` surrounds, by raising `Stopped`."""
         self._may_end_waits = True
         try:
             yield
@@ -64,7 +65,7 @@ class Signals:
 
 @contextlib.contextmanager
 def waiting() -> Iterator[None]:
-    """Wrap a wait that may be long and changes nothing. If the run allows it, a signal ends the wait.
+    """Wrap a wait that may be long and changes no state. If `ending_waits` allows it, a signal interrupts the wait.
 
     Raises:
         Stopped: a signal came during the wait, or before it.

@@ -1,1 +1,1 @@
-"""What a training needs besides networks and batches: optimizer, evaluation, averages of metrics, and the guard."""
+"""What training needs besides networks and batches: optimizer, evaluation, metrics, and the check for NaN."""

@@ -1,4 +1,4 @@
-"""What the tested network confuses: counted on the device, batch by batch, and read once."""
+"""Confusion matrix, most confident errors and AUC of a network: counted on the device, and read once."""
 
 from typing import Any, NamedTuple
 
@@ -9,16 +9,16 @@ from torch.nn import functional as F
 
 from common.system import processes
 
-MOST = 30  # errors that are kept
+MOST = 30  # how many errors are kept
 
 
 class Error(NamedTuple):
-    """A test image that was taken for another class.
+    """A test image with a wrong prediction.
 
     Attributes:
-        index: of the image in the test set.
-        true, predicted: the classes.
-        confidence: of the prediction, its probability from 0 to 1.
+        index: the image's index in the test set.
+        true, predicted: class indices.
+        confidence: probability of the predicted class, from 0 to 1.
     """
 
     index: int  # type: ignore[assignment]  # hides the method of tuples
@@ -28,23 +28,23 @@ class Error(NamedTuple):
 
 
 class Confusion:
-    """Which classes are taken for which, and the most confident errors. Nothing waits for the device before `read`.
+    """Counts true against predicted classes, and keeps the most confident errors. Only reading waits for the device.
 
     Args:
         num_classes: C.
-        order: int64 [N], the test set's indices of the images in the order in which `update` meets them.
-        device: where the logits are.
-        number: of images in the test set, where several processes share them (default: N).
+        order: int64 [N], the test set's indices of the images, in the order in which `update` gets them.
+        device: the device of the logits.
+        number: images in the whole test set, if several processes share them (default: N).
     """
 
     def __init__(self, num_classes: int, order: Tensor, device: torch.device, number: int | None = None):
         self.num_classes = num_classes
         self.order, self.met = order.to(device), 0
-        # Of two classes, by index: how much more the second one's logit is, and the label.
+        # With two classes, for each image: logit of the second class less that of the first, and the label.
         size = (len(order) if number is None else number) if num_classes == 2 else 0
         self.margins = torch.zeros(size, 2, dtype=torch.float64, device=device)
         self.matrix = torch.zeros(num_classes**2, dtype=torch.int64, device=device)
-        # Rows of (confidence, index, true, predicted); the confidence is -1 where there is no error.
+        # Rows of (confidence, index, true, predicted). A confidence of -1 marks an empty row.
         self.errors = torch.full((MOST, 4), -1.0, dtype=torch.float64, device=device)
 
     def update(self, logits: Tensor, labels: Tensor) -> None:
@@ -65,8 +65,9 @@ class Confusion:
             self.margins[indices] = torch.stack([(logits[:, 1] - logits[:, 0]).double(), labels.double()], dim=1)
 
     def read(self) -> tuple[np.ndarray, list[Error]]:
-        """The counts, int64 [C, C] with a row per true and a column per predicted class, and the most confident errors,
-        the most confident one first.
+        """The confusion matrix, int64 [C, C] with a row per true and a column per predicted class; and the errors.
+
+        The most confident error comes first.
         """
         matrix = processes.sum(self.matrix).view(self.num_classes, -1).cpu().numpy()
         rows = _largest(processes.gather(self.errors)).tolist()
@@ -74,9 +75,10 @@ class Confusion:
         return matrix, errors
 
     def read_auc(self) -> float | None:
-        """Of two classes, the area under the ROC curve in percent, whichever of them is the positive one: how often an
-        image of the second has a higher probability of it than an image of the first, a tie being half. None of more
-        classes, and where one of the two has no images.
+        """With two classes, the area under the ROC curve in percent. It is the same whichever class is positive.
+
+        It says how often an image of the second class gets a higher probability of that class than an image of the
+        first, where ties count half. None with more classes, and if one of the two classes has no images.
         """
         if self.num_classes != 2:
             return None
@@ -85,12 +87,12 @@ class Confusion:
 
 
 class Predictions:
-    """What each image is taken for. Nothing waits for the device before `read`.
+    """The predicted class of each image. Only `read` waits for the device.
 
     Args:
-        number: of images in the set, N.
-        order: int64, the set's indices of this process's images in the order in which `update` meets them.
-        device: where the logits are.
+        number: images in the whole set, N.
+        order: int64, the set's indices of this process's images, in the order in which `update` gets them.
+        device: the device of the logits.
     """
 
     def __init__(self, number: int, order: Tensor, device: torch.device):
@@ -98,7 +100,7 @@ class Predictions:
         self.predicted = torch.zeros(number, dtype=torch.int64, device=device)
 
     def update(self, logits: Tensor, labels: Tensor) -> None:
-        """Note the next batch: float [B, C] and int64 [B]."""
+        """Note the predictions of the next batch: logits [B, C], labels int64 [B] (not used)."""
         self.predicted[self.order[self.met : self.met + len(labels)]] = logits.argmax(dim=1)
         self.met += len(labels)
 
@@ -112,7 +114,7 @@ def _largest(rows: Tensor) -> Tensor:
 
 
 def auc(scores: np.ndarray, is_positive: np.ndarray) -> float | None:
-    """The area under the ROC curve in percent; None where all are positive, or none is.
+    """The area under the ROC curve in percent; None if all images are positive, or none is.
 
     Args:
         scores: float [N].
@@ -121,17 +123,22 @@ def auc(scores: np.ndarray, is_positive: np.ndarray) -> float | None:
     positive, negative = int(is_positive.sum()), int((~is_positive).sum())
     if not positive or not negative:
         return None
-    _, place, counts = np.unique(scores, return_inverse=True, return_counts=True)
-    ranks = (np.cumsum(counts) - (counts - 1) / 2)[place]  # equal scores share the mean of their ranks
+    _, value_index, counts = np.unique(scores, return_inverse=True, return_counts=True)
+    ranks = (np.cumsum(counts) - (counts - 1) / 2)[value_index]  # equal scores share the mean of their ranks
     return 100 * float(ranks[is_positive].sum() - positive * (positive + 1) / 2) / (positive * negative)
 
 
 def per_class(matrix: np.ndarray, classes: list[str]) -> list[dict[str, Any]]:
-    """For each class: its test images, how many of them are recognised, that in percent (the recall), how many images
-    of any class are taken for it, the class that its images are most often taken for instead, and in percent the
-    precision (how many of those that are taken for it are of it) and the F1 score (the harmonic mean of the two).
+    """The rows of per_class.csv, one for each class; see its columns below.
 
-    A class without images has neither accuracy nor F1, and one that nothing is taken for has no precision.
+    `images` test images of the class, `correct` of them predicted rightly, and `accuracy` (the recall) that in percent;
+    `predicted` images of any class predicted as this one; `most_confused_with` the class that its images are most often
+    mistaken for, `confused` times; `precision` the percentage of `predicted` that is right; `f1` the harmonic mean of
+    precision and recall. A class without images has neither accuracy nor F1, and one never predicted no precision.
+
+    Args:
+        matrix: see `Confusion.read`.
+        classes: the class names.
     """
     rows = []
     for c, name in enumerate(classes):
@@ -155,12 +162,12 @@ def per_class(matrix: np.ndarray, classes: list[str]) -> list[dict[str, Any]]:
 
 
 def pairs(matrix: np.ndarray, number: int) -> list[tuple[int, int, int]]:
-    """The most confused pairs as (how many images, true class, predicted class), the most frequent first."""
+    """The most confused pairs as (number of images, true class, predicted class), the most frequent first."""
     errors = matrix.copy()
     np.fill_diagonal(errors, 0)
-    places = np.argsort(-errors, axis=None, kind="stable")[:number]
+    largest = np.argsort(-errors, axis=None, kind="stable")[:number]
     found = []
-    for place in places:
-        true, predicted = np.unravel_index(place, errors.shape)
+    for flat_index in largest:
+        true, predicted = np.unravel_index(flat_index, errors.shape)
         found.append((int(errors[true, predicted]), int(true), int(predicted)))
     return [pair for pair in found if pair[0] > 0]

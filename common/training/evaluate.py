@@ -1,4 +1,4 @@
-"""Accuracies, all in percent. Everything stays on the device until the last line of `evaluate`."""
+"""Accuracies in percent, and the evaluation of a network. Nothing waits for the device until the last lines of it."""
 
 import torch
 from torch import Tensor, nn
@@ -10,7 +10,7 @@ from common.training.confusion import Confusion, Predictions
 
 
 def accuracy(logits: Tensor, labels: Tensor) -> Tensor:
-    """Share of the batch whose largest logit is the label, in percent: a scalar on the device.
+    """Top-1 accuracy of a batch in percent: a scalar on the device.
 
     Args:
         logits: float [B, C].
@@ -20,15 +20,15 @@ def accuracy(logits: Tensor, labels: Tensor) -> Tensor:
 
 
 def masked_accuracy(predictions: Tensor, labels: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-    """Accuracy over the selected samples as (sum in percent, number selected), so that a meter can weight it.
+    """Accuracy of the selected samples as (sum in percent, number selected), for `Meters` to weight.
 
-    An epoch's figure is then the accuracy over all the samples selected in it; empty masks count for nothing, and
-    neither do samples whose label nobody knows.
+    So an epoch's figure is the accuracy over all samples selected in it. Batches without a selected sample do not
+    count, nor do samples with an unknown label.
 
     Args:
         predictions: int64 [B].
-        labels: int64 [B], -1 where not known.
-        mask: bool or float [B], 1 where selected.
+        labels: int64 [B], -1 if unknown.
+        mask: bool or float [B]: 1 for selected samples and 0 for others, or a weight for each.
     """
     mask = mask.float() * (labels >= 0)
     return 100 * (mask * (predictions == labels)).sum(), mask.sum()
@@ -38,14 +38,17 @@ def masked_accuracy(predictions: Tensor, labels: Tensor, mask: Tensor) -> tuple[
 def evaluate(
     model: nn.Module, loader: TestLoader, num_classes: int, *noting: Confusion | Predictions
 ) -> dict[str, float]:
-    """Test the model in eval mode, and leave it in the mode it was in. Each process tests its share of the batches.
+    """Test the model in eval mode, and restore its mode. Each process tests its share of the batches.
 
     Args:
-        noting: where to note, too, what is taken for what.
+        model: images -> logits [B, num_classes].
+        loader: of the images to test on.
+        num_classes: C.
+        noting: counters that get the logits and labels of every batch.
 
     Returns:
-        `top1`, `top5` (where there are five classes), `mean_per_class` (recall, averaged over the classes that have
-        test images) in percent, and `test_loss` (cross-entropy per image); nothing where there are no images.
+        In percent `top1`, `top5` (with five classes or more) and `mean_per_class` (recall, averaged over the classes
+        that have images); and `test_loss`, the mean cross-entropy per image. Empty if there are no images.
     """
     was_training = model.training
     model.eval()

@@ -1,4 +1,4 @@
-"""The end of a run whose loss or weights are not finite: at which step, with which losses and learning rates."""
+"""Stop a run whose losses, weights or scores are NaN or infinite, and say at which step and learning rates."""
 
 import math
 from typing import Any, NoReturn
@@ -11,10 +11,10 @@ from common.training.meters import Meters
 
 
 class Guard:
-    """Looks only where the host waits for the device anyway, at log lines and saves. Meters keep the first bad step.
+    """Checks only where the host waits for the device anyway: at log lines and saves. Meters keep the first bad step.
 
     Args:
-        meters: of the run.
+        meters: the run's.
 
     Attributes:
         saved_step: the step of the newest checkpoint, for the message.
@@ -22,10 +22,10 @@ class Guard:
 
     def __init__(self, meters: Meters):
         self.meters, self.saved_step = meters, 0
-        self._rates: dict[int, list[float]] = {}  # step -> learning rates, since the last look at the metrics
+        self._rates: dict[int, list[float]] = {}  # step -> learning rates, since the last check
 
     def note_rates(self, step: int, objects: dict[str, Any]) -> None:
-        """Remember the learning rates with which the step is made, of all optimizers among the objects."""
+        """Remember the step's learning rates, of all optimizers among the objects."""
         optimizers = [item for item in objects.values() if isinstance(item, Optimizer)]
         self._rates[step] = [group["lr"] for optimizer in optimizers for group in optimizer.param_groups]
 
@@ -44,7 +44,7 @@ class Guard:
         self._rates = {s: rates for s, rates in self._rates.items() if s == step}
 
     def check_weights(self, state: dict[str, Any], step: int) -> None:
-        """Check the tensors of a state: the last step's loss may be finite while its gradient is not.
+        """Check the tensors of a state. The last loss may be finite while its gradient was not.
 
         Raises:
             UserError: one is not finite.
@@ -54,7 +54,7 @@ class Guard:
             self._refuse(name, step, "found while saving")
 
     def check_scores(self, scores: dict[str, float], step: int) -> None:
-        """Check the scores of a test: finite weights may give logits that are not finite.
+        """Check the scores of an evaluation. Finite weights may give logits that are not finite.
 
         Raises:
             UserError: one is not finite.

@@ -1,4 +1,4 @@
-"""Averages over an epoch, and its first step that is not finite. They stay on the device until they are read."""
+"""Averages of metrics over an epoch, and its first step with a NaN. They stay on the device until they are read."""
 
 import torch
 from torch import Tensor
@@ -13,9 +13,9 @@ class Meters:
     """Running averages of the dictionaries that a training step returns.
 
     A metric is a scalar, averaged over steps, or a pair (sum, weight), whose average is sum of sums / sum of weights.
-    A scalar is a tensor on the device, or a number of Python's. Each step of an epoch has the same metrics, in any
-    order. Updating never waits for the device; reading does. Of several processes each adds up its share's, and
-    reading, which all of them must do, adds up theirs.
+    A scalar is a tensor on the device or a Python number. Each step of an epoch has the same metrics, in any order.
+    Updating never waits for the device; reading does. With several processes, each adds up its own metrics; reading
+    combines them, and every process must do it.
     """
 
     def __init__(self, device: torch.device):
@@ -32,7 +32,7 @@ class Meters:
         """Add the metrics of the run's step number `step`, counted from 1.
 
         Raises:
-            ValueError: they have other names than those of the epoch's steps before.
+            ValueError: the names differ from those of earlier steps of the epoch.
         """
         names = self.names or list(metrics)
         if metrics.keys() != set(names):
@@ -49,7 +49,7 @@ class Meters:
         self._bad_values = torch.where(is_first_bad, values, self._bad_values)
 
     def _pair(self, metric: Metric) -> tuple[Tensor, ...]:
-        """The sum and the weight that it adds."""
+        """The sum and the weight that a metric adds."""
         if isinstance(metric, tuple):
             return tuple(self._on_device(value) for value in metric)
         return processes.parts(self._on_device(metric), torch.ones((), device=self.device))
@@ -57,14 +57,14 @@ class Meters:
     def _on_device(self, value: Value) -> Tensor:
         if isinstance(value, Tensor):
             return value.detach()
-        return torch.full((), value, dtype=torch.float64, device=self.device)  # filled there: nothing waits
+        return torch.full((), value, dtype=torch.float64, device=self.device)  # filled on the device, so nothing waits
 
     def averages(self) -> dict[str, float | None]:
-        """name -> average; None where the weights sum to zero."""
+        """name -> average; None if the weights sum to zero."""
         return self._divided(processes.sum(self.totals))
 
     def first_not_finite(self) -> tuple[int, dict[str, float | None]] | None:
-        """The number and the metrics of the first step since `reset` with a metric that is not finite, if any."""
+        """Number and metrics of the first step since `reset` with a NaN or infinite metric; None if there is none."""
         steps = processes.gather(self._bad_step[None]).tolist()
         values = processes.gather(self._bad_values[None])
         bad = [(step, rank) for rank, step in enumerate(steps) if step]
@@ -86,4 +86,4 @@ class Meters:
         self.names, self.totals = state["names"], state["totals"].to(self.device)
         if not processes.is_first():
             self.totals = torch.zeros_like(self.totals)
-        self._bad_values = self.totals  # of the same shape; a checkpoint's steps were all good
+        self._bad_values = self.totals  # any values of this shape: a checkpoint has no bad step

@@ -21,24 +21,25 @@ def create(
     layer_decay: float = 1.0,
     no_decay_on_norms: bool = False,
 ) -> Optimizer:
-    """The optimizer of `--optimizer` for what is trained of a model.
+    """The optimizer that `--optimizer` names, for all parameters of a model that need gradients.
 
-    sgd: Nesterov momentum of 0.9, and the decay as part of the gradient
-    adamw: betas 0.9 and 0.999, and the decay apart from the gradient (arXiv:1711.05101)
+    sgd: Nesterov momentum of 0.9; weight decay is part of the gradient
+    adamw: betas 0.9 and 0.999; weight decay is decoupled from the gradient (arXiv:1711.05101)
 
     Args:
+        name: `sgd` or `adamw`.
         model: has a `backbone`, and `parameter_groups(lr, finetune)`, each group with its rate.
-        lr: the rate of what is new; see `finetune` and `layer_decay` for the backbone's.
+        lr: learning rate of the new layers; see `finetune` and `layer_decay` for the backbone's.
         wd: weight decay.
         finetune: the backbone learns at a tenth of the rate.
-        layer_decay: the last of the backbone's layers learns at this part of its rate, the one before at this part of
-            the last one's, and so on (arXiv:2106.08254). The layers are timm's own: of a ViT the embeddings are the
-            first one, and its last norm belongs to its last block.
-        no_decay_on_norms: no decay of what has one dimension (biases, norms, layer scales) and of what the network
-            itself exempts (timm's `no_weight_decay`: position embeddings and tokens).
+        layer_decay: each of the backbone's layers learns at this fraction of the next one's rate; the last layer at
+            this fraction of the backbone's (arXiv:2106.08254). Layers are counted as timm does: of a ViT the embeddings
+            are the first one, and the final norm belongs to the last block.
+        no_decay_on_norms: no weight decay on one-dimensional parameters (biases, norms, layer scales), nor on those
+            that the network exempts (timm's `no_weight_decay`: position embeddings and tokens).
 
     Raises:
-        UserError: unknown name, or a layer decay for a network that does not tell its layers.
+        UserError: the name is unknown, or the network does not tell its layers to `layer_decay`.
     """
     groups = [
         group | {"params": [p for p in group["params"] if p.requires_grad]}
@@ -58,7 +59,7 @@ def create(
 
 
 def _layers(backbone: Any) -> dict[nn.Parameter, int]:
-    """How many layers from the end each of the backbone's parameters lies; 1 is the backbone's last."""
+    """The layer of each of the backbone's parameters, counted from the end: 1 is the last layer."""
     if not hasattr(backbone, "group_matcher"):
         raise UserError(f"--layer-decay: {type(backbone).__name__} does not tell its layers: leave it out")
     layers = group_parameters(backbone, backbone.group_matcher(coarse=False), reverse=True)
@@ -73,7 +74,7 @@ def _exempt(model: Any) -> set[nn.Parameter]:
 
 
 def _split(groups: list[dict], options: Callable[[dict, nn.Parameter], dict]) -> list[dict]:
-    """Each group in parts, in which all parameters have the same `options(group, parameter)`, in the old order."""
+    """Split each group so that all parameters of a part have the same `options(group, parameter)`. Keeps the order."""
     parts: list[dict] = []
     for group in groups:
         by_options: dict[tuple, dict] = {}
@@ -92,14 +93,19 @@ def schedule(
     exp: lr * (1 + gamma * t) ** -decay          (supervised pretraining)
     cos: lr * max(0, cos(7 pi t / (16 T)))       (MoCo; FixMatch, arXiv:2001.07685)
 
-    It is stepped after every optimizer step; the first step is t = 0. With a warm-up of W steps the rate first rises
-    from 0 in a line, lr * s / W at step s, and what follows is the schedule for the rest: t = s - W, and T less by W
-    (as USB, arXiv:2208.07204, has it).
+    Step it after every optimizer step; the first step is t = 0. With a warm-up of W steps, the rate first rises
+    linearly from 0: lr * s / W at step s. The schedule then applies to the rest, t = s - W, with T smaller by W, as in
+    USB (arXiv:2208.07204).
 
     Args:
+        optimizer: whose rates are scheduled.
+        name: `exp` or `cos`.
         gamma, decay: of `exp`.
-        total_steps: T of `cos`, with the warm-up.
+        total_steps: T of `cos`, including the warm-up.
         warm_up_steps: W.
+
+    Raises:
+        UserError: the name is unknown.
     """
     rest = total_steps - warm_up_steps
     schedules = {

@@ -1,4 +1,4 @@
-"""Which images a person had best label next."""
+"""Which images a person should label next."""
 
 from collections.abc import Sequence
 
@@ -6,10 +6,10 @@ import numpy as np
 
 
 def margin(probabilities: np.ndarray) -> float:
-    """How much more probable the first class of an image is than the second.
+    """The probability of an image's most probable class less that of the second.
 
     Args:
-        probabilities: float32 [C], of all classes.
+        probabilities: float32 [C].
     """
     second, first = np.partition(probabilities, -2)[-2:]
     return float(first - second)
@@ -19,16 +19,16 @@ def most(margins: Sequence[float], predicted: Sequence[int], number: int) -> lis
     """Choose images with small margins, spread over the predicted classes.
 
     The classes take turns: first the image with the smallest margin of each class, then the second of each, and so on.
-    Within a turn, smaller margins come first. So the choice of fewer images is the beginning of this one. A class whose
-    images are all chosen leaves its turns to the others.
+    Within a turn, smaller margins come first. So a choice of fewer images is the beginning of a choice of more. A class
+    whose images are all chosen is skipped.
 
     Args:
         margins: of N images.
-        predicted: the class of each.
-        number: how many to choose; all, where there are no more.
+        predicted: their predicted classes.
+        number: how many to choose; if there are fewer, all are chosen.
 
     Returns:
-        Indices, in the order in which they were chosen.
+        Indices, in the order in which the images were chosen.
     """
     by_margin = sorted(range(len(margins)), key=lambda i: (margins[i], i))
     taken: dict[int, int] = {}

@@ -1,13 +1,13 @@
-"""All that the suite knows of the processes of a run. With a single process, every function here returns its argument.
+"""The processes of one run. With a single process, all of this does nothing.
 
-`torchrun` starts them. Each works on its share of every batch and holds all of the state, which is the same in all:
-what a method calls global (a count, a mean, a bank) it gets from here, gradients are averaged before the optimizer's
-step, and BatchNorm sees the whole batch (`batch_norm`). The loss of a run is the mean of its processes' losses, since
-their shares are of one size. The first process alone writes and prints.
+`torchrun` starts them. Each process works on its share of every batch and holds the whole state, which is the same in
+all of them. What is global in a method (a count, a mean, a bank) is exchanged by the functions here. Gradients are
+averaged before the optimizer's step, and BatchNorm sees the whole batch (`networks/batch_norm.py`). The shares are of
+equal size, so the loss of the run is the mean of the processes' losses. Only the first process writes and prints.
 
-groups       which processes there are, which of them this is, and over what they talk
-collectives  what they tell each other: sums, means, batches, gradients, weights, values of Python
-lifeline     how they begin and end together, in order of time
+groups       which processes there are, which of them this is, and the groups through which they communicate
+collectives  what they exchange: sums, means, batches, gradients, weights, Python objects
+lifeline     how they begin and end together, and how one that dies ends the others
 """
 
 from common.system.processes.collectives import (

@@ -15,7 +15,7 @@ from torch.optim import Optimizer
 
 from common.system.processes.groups import count, is_first, local_rank, on_gpus, rank
 
-# What is global in a method
+# For methods
 
 
 def sum(tensor: Tensor) -> Tensor:
@@ -37,7 +37,7 @@ def parts(*tensors: Tensor) -> tuple[Tensor, ...]:
 def gather(tensor: Tensor) -> Tensor:
     """All shares [B / count, ...] of a batch, in its order: [B, ...]. No gradient flows back.
 
-    For what has no gradient: keys of a queue, labels, images to be mixed. See `gather_with_gradients`.
+    Meant for tensors without gradients: keys of a queue, labels, images to be mixed. See also `gather_with_gradients`.
     """
     if count() == 1:
         return tensor
@@ -50,16 +50,15 @@ def gather(tensor: Tensor) -> Tensor:
 def gather_with_gradients(tensor: Tensor) -> Tensor:
     """All shares [B / count, ...] of a batch, in its order: [B, ...]. Gradients flow back through it.
 
-    For a loss that compares the images of a batch with each other, features with features say. Each process gets, for
-    its share, the sum of all processes' gradients. So the gradients of the weights, once they are averaged, are those
-    of the mean of the processes' losses, as with one process. Every process's loss must depend on the result, since the
-    backward pass is a collective, too.
+    Meant for losses that compare the images of a batch with each other. Each process gets, for its share, the sum of
+    all processes' gradients. Once the weights' gradients are averaged, they are those of the mean of the processes'
+    losses, as with one process. The backward pass is a collective, too: every process's loss must depend on the result.
     """
     return _Gather.apply(tensor) if count() > 1 else tensor
 
 
 def share(number: int) -> slice:
-    """The positions of a batch that are this process's; the number of processes must divide `number`."""
+    """This process's positions in a batch of `number` images, which the number of processes must divide."""
     size = number // count()
     return slice(rank() * size, (rank() + 1) * size)
 
@@ -94,14 +93,14 @@ def _travelling(tensor: Tensor) -> Tensor:
     return tensor if on_gpus() is not None else tensor.cpu()
 
 
-# What keeps the processes the same
+# To keep the processes in step
 
 
 @torch.no_grad()
 def average_gradients(optimizer: Optimizer, *_: Any) -> None:
     """Replace each gradient by its mean over the processes. A hook to be called before the optimizer's step.
 
-    All gradients of one type travel in one piece.
+    All gradients of one type are sent as one tensor.
     """
     by_type: dict[torch.dtype, list[Tensor]] = {}
     for group in optimizer.param_groups:
@@ -116,7 +115,7 @@ def average_gradients(optimizer: Optimizer, *_: Any) -> None:
 
 @torch.no_grad()
 def take_from_first(tensors: list[Tensor]) -> None:
-    """Overwrite the tensors by the first process's."""
+    """Overwrite the tensors with the first process's values."""
     if count() > 1:
         for tensor in tensors:
             travelling = _travelling(tensor.contiguous())
@@ -140,7 +139,7 @@ def by_first(function: Callable) -> Callable:
 
 @contextlib.contextmanager
 def first_of_machine_first() -> Iterator[None]:
-    """Run the block in the first process of each machine, then in the others: they find what the first downloaded."""
+    """Run the block in the first process of each machine, then in the others, which find what the first downloaded."""
     if local_rank() > 0:
         _wait_for_all()
     try:
@@ -151,7 +150,7 @@ def first_of_machine_first() -> Iterator[None]:
 
 
 def once_per_machine(function: Callable[[], Any]) -> Any:
-    """Call the function in the first process of each machine alone; the machine's others wait, and get its value."""
+    """Call the function in the first process of each machine only. The machine's other processes get its value."""
     values = gather_objects(function() if local_rank() == 0 else None)
     return values[rank() - local_rank()]
 
@@ -166,7 +165,7 @@ def gather_objects(value: Any) -> list[Any]:
 
 
 def largest(number: int) -> int:
-    """The largest of the processes' numbers. The hosts alone talk: no device is waited for."""
+    """The largest of the processes' numbers. It is exchanged between the hosts, without waiting for a device."""
     if count() == 1:
         return number
     numbers = torch.tensor(number)

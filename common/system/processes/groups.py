@@ -1,7 +1,7 @@
-"""Which processes there are, which of them this is, and over what they talk.
+"""Which processes there are, which of them this is, and the groups through which they communicate.
 
-There are two groups. Over gloo the hosts agree, without waiting for a device. Over NCCL tensors travel, where each
-process has a GPU of its own; elsewhere they take gloo, too, through the host.
+There are two groups. Through gloo the hosts agree on things without waiting for a device. Through NCCL tensors are
+exchanged, if each process has a GPU of its own; otherwise tensors take gloo, too, by way of the host.
 """
 
 import os
@@ -10,7 +10,7 @@ from datetime import timedelta
 import torch
 import torch.distributed as dist
 
-# A process that dies is noticed (see `lifeline`); a slow one, at a download, may be slow.
+# No timeout: `lifeline` notices a process that dies, and a slow one may be busy with a download.
 FOREVER = timedelta(days=365)
 
 
@@ -22,24 +22,24 @@ class _State:
 
 
 def launched() -> int:
-    """How many processes `torchrun` started, this one among them; 0 where it did not, or where there is only one."""
+    """How many processes `torchrun` started, including this one; 0 without torchrun or with a single process."""
     number = int(os.environ["WORLD_SIZE"]) if dist.is_torchelastic_launched() else 0
     return number if number > 1 else 0
 
 
 def connect() -> None:
-    """Make the group of all processes; every process must call this, once."""
+    """Create the group of all processes; every process must call this once."""
     _State.store, rank, world_size = next(dist.rendezvous("env://"))
     dist.init_process_group("gloo", store=_State.store, rank=rank, world_size=world_size, timeout=FOREVER)
 
 
 def store() -> dist.Store | None:
-    """The table of names and numbers that all processes share, held by the first one; None before `connect`."""
+    """The key-value store that all processes share and the first one holds; None before `connect`."""
     return _State.store
 
 
 def use(device: torch.device) -> None:
-    """Choose over what tensors travel; every process must call this, with the device that it trains on."""
+    """Choose the group that exchanges tensors; every process must call this, with the device that it trains on."""
     if count() == 1 or _State.on_gpus is not None:
         return
     devices: list[tuple[str, str] | None] = [None] * count()
@@ -54,7 +54,7 @@ def new_group(backend: str) -> dist.ProcessGroup:
 
 
 def leave_gpus() -> None:
-    """Give NCCL's resources back; every process must call this."""
+    """Release NCCL's resources; every process must call this."""
     if _State.on_gpus is not None:
         group, _State.on_gpus = _State.on_gpus, None
         dist.destroy_process_group(group)
@@ -71,7 +71,7 @@ def rank() -> int:
 
 
 def on_gpus() -> dist.ProcessGroup | None:
-    """The NCCL group; None where the processes do not each have a GPU of their own."""
+    """The NCCL group; None unless each process has a GPU of its own."""
     return _State.on_gpus
 
 
@@ -86,5 +86,5 @@ def local_rank() -> int:
 
 
 def is_first() -> bool:
-    """Whether this is the process that writes and prints."""
+    """Whether this is the process that writes files and prints."""
     return rank() == 0

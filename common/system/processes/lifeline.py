@@ -1,29 +1,29 @@
-"""How the processes of a run begin and end together: nobody ends alone.
+"""The processes of a run begin and end together: if one ends or is killed, all end.
 
-A collective waits for every process, so whoever waits for one that is gone would wait for ever. Therefore each process
-holds a connection to the next one (0 to 1, 1 to 2, the last to 0) and has a thread, the listener, that waits at it: for
-the code with which the next one ends, or for the break of the connection if it dies without a word.
+A collective operation waits for every process. If one is gone, the others would wait for ever. Therefore each process
+holds a connection to the next one (0 to 1, 1 to 2, the last to 0). A thread, the listener, waits at that connection. It
+receives the exit code with which the next process ends, or the connection breaks because that process died.
 
-Who ends whom, in order of time:
+What can happen, in order of time:
 
 1. Before `join`: a bad flag is an error in every process, and each ends by itself. The first of each machine prints it.
-2. `join`: all connect. From now on who ends calls `leave(code)`; only death comes without it (8).
-3. SIGTERM or SIGINT to any of them is noted there. After the step all ask each other, save, and all call
-   `leave(128 + signal)`, each by itself. (`signals`, `Run`)
-4. torchrun dies: within a second each process sees that it has another parent, and sends itself SIGTERM. Go to 3.
-5. The run is finished: each calls `leave(0)`. It gives NCCL's resources back, while its listener still listens. It
-   sends 0 to the process before it, waits up to a minute for its own listener to get a 0, and ends as Python does.
-6. One process has an error that is foreseen: it calls `leave(2)`, which prints the line, unless another has printed
-   one; sends the code to the process before it; and ends at once, without Python's own end. The listener there takes
-   the code, sends it on and ends its process with it, and so on round the ring, within milliseconds.
-7. One process has an unforeseen error: Python prints the traceback, and its end calls `leave(1)`. Go to 6. Before it
-   prints, it gives the listener a second, since the error may come from a collective that another's death broke (8).
-8. One process dies, by SIGKILL say: its connections break. The listener of the process before it prints that it died,
-   sends 1 on, and ends its process with 1; so do the others, as in 6.
+2. `join`: all connect. From now on a process that ends calls `leave(code)`. Only one that is killed does not (8).
+3. SIGTERM or SIGINT reaches one of them, which notes it. After the step the processes ask each other, all save, and
+   each calls `leave(128 + signal)`. (`signals`, `Run`)
+4. torchrun dies: within a second each process sees that its parent has changed, and sends itself SIGTERM. Go to 3.
+5. The run is finished: each process calls `leave(0)`. It releases NCCL's resources while its listener still listens.
+   It sends 0 to the previous process, waits up to a minute until its own listener has received a 0, and exits normally.
+6. One process has a foreseen error: it calls `leave(2)`. This prints the line (unless another process has printed
+   one), sends the code to the previous process, and exits at once, without Python's cleanup. The listener of the
+   previous process receives the code, passes it on and exits with it, and so on round the ring, within milliseconds.
+7. One process has an unforeseen error: Python prints the traceback, and an exit handler calls `leave(1)`. Go to 6.
+   Before it prints, it waits a second for the listener: a collective may have failed because another process died (8).
+8. One process is killed, for example by SIGKILL: its connections break. The listener of the previous process prints
+   that it died, passes on 1, and exits with 1. The others follow as in 6.
 
-Who ends while its listener ends it, too: the first of them that takes the lock `ends_this` does it. The first process
-holds the store, in which they look whether a line was printed, so in 6 to 8 it waits up to 3 seconds for the others.
-torchrun sends SIGTERM to all as soon as one is gone; who has begun to end ignores it.
+A process and its listener may both want to end it: the first that takes the lock `ends_this` does. The first process
+holds the store that says whether a line was printed, so in 6 to 8 it waits up to 3 seconds for the others. torchrun
+sends SIGTERM to all as soon as one process is gone; a process that has begun to end ignores it.
 """
 
 import atexit
@@ -68,14 +68,11 @@ def leave(code: int, line: str | None = None) -> None:
     lifeline = _State.lifeline
     if lifeline is not None:
         if code == 0:
-            groups.leave_gpus()  # before the lock is taken: if another dies meanwhile, the listener ends this process
-        lifeline.ends_this.acquire()  # or the listener has it, and ends this process now
+            groups.leave_gpus()  # without the lock: if another process dies meanwhile, the listener can end this one
+        lifeline.ends_this.acquire()  # for good; if the listener has it, it is ending this process right now
         _State.lifeline = None
-        for signum in (
-            signal.SIGTERM,
-            signal.SIGINT,
-            signal.SIGHUP,
-        ):  # torchrun sends them as soon as the first of them is gone
+        # torchrun sends these as soon as one process is gone.
+        for signum in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             signal.signal(signum, signal.SIG_IGN)
     if line is not None:
         _say_once(line)
@@ -88,12 +85,12 @@ def leave(code: int, line: str | None = None) -> None:
 
 
 def _leave_the_store() -> None:
-    """Use the store no more. The first process, which holds it, waits here until all have left it.
+    """Stop using the store. The first process, which holds it, waits here until all have stopped.
 
-    It waits for 3 seconds at most: a process that was killed never leaves.
+    It waits for 3 seconds at most, since a killed process never reports.
     """
-    store: Any = groups.store()  # who has a lifeline has joined
-    with contextlib.suppress(RuntimeError):  # it went with its process
+    store: Any = groups.store()  # not None: a process with a lifeline has joined
+    with contextlib.suppress(RuntimeError):  # the first process is gone, and the store with it
         store.add("gone", 1)
     deadline = time.monotonic() + 3
     while is_first() and store.add("gone", 0) < count() and time.monotonic() < deadline:
@@ -101,7 +98,7 @@ def _leave_the_store() -> None:
 
 
 def _end(code: int) -> NoReturn:
-    """End without the interpreter's own end, which waits for threads that wait for other processes."""
+    """Exit without the interpreter's cleanup, which would wait for threads that wait for other processes."""
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(OSError):
             stream.flush()
@@ -118,34 +115,34 @@ def _is_the_first_to_speak() -> bool:
     if not groups.launched():
         return True
     store = groups.store()
-    if store is None:  # before they met: a bad flag, for example, is an error in all of a machine
+    if store is None:  # before `join`: an error such as a bad flag occurs in all processes of a machine
         return os.environ["LOCAL_RANK"] == "0"
     try:
         return store.add("spoken", 1) == 1
-    except RuntimeError:  # the store went with its process
+    except RuntimeError:  # the first process is gone, and the store with it
         return True
 
 
 class _Lifeline:
-    """The connection to the next process in the ring, and the thread that listens to it; see the module."""
+    """The connection to the next process in the ring, and the thread that listens to it; see the module's docstring."""
 
     def __init__(self) -> None:
         self.group = groups.new_group("gloo")
         self.next, self.previous = (rank() + 1) % count(), (rank() - 1) % count()
-        largest(0)  # all of them are there
+        largest(0)  # waits until all processes are here
         self.listener = threading.Thread(target=self._listen, daemon=True)
-        self.ends_this = threading.Lock()  # taken for good by whoever ends this process: itself, or its listener
+        self.ends_this = threading.Lock()  # held for good by the thread that ends this process
 
     def start(self) -> None:
-        """From now on nobody ends alone."""
+        """Begin to listen. From now on no process ends alone."""
         self.listener.start()
-        atexit.register(leave, 1)  # for unforeseen errors; any other end has called `leave` before
+        atexit.register(leave, 1)  # for unforeseen errors; every other end has called `leave` before
         sys.excepthook = self._after_the_listener(sys.excepthook)
         threading.Thread(target=self._watch, args=(os.getppid(),), daemon=True).start()
 
     def cut(self, code: int) -> None:
         """Send the code to the process that listens to this one."""
-        with contextlib.suppress(RuntimeError):  # nobody listens any more
+        with contextlib.suppress(RuntimeError):  # that process is gone
             dist.send(torch.tensor(code), self.previous, group=self.group)
 
     def _listen(self) -> None:
@@ -160,7 +157,7 @@ class _Lifeline:
                     f"error: process {self.next} of {count()} died: the same command goes on from the last checkpoint"
                 )
             self.cut(int(code))
-            if not died:  # the dead one never leaves the store: not waited for
+            if not died:  # a dead process never leaves the store: do not wait for it
                 _leave_the_store()
             _end(int(code))
 
