@@ -8,13 +8,13 @@
     p_unlabeled = mean of p_u over the newest `window` batches; with --window 0 a running mean
 
 Paper: Berthelot et al., AdaMatch: A Unified Approach to Semi-Supervised Learning and Domain Adaptation, ICLR 2022,
-arXiv:2106.04732. The defaults of threshold, window and averages are the authors', the rest is FixMatch's here; no
+arXiv:2106.04732. The defaults of threshold, window and averages are the authors', the rest is as in fixmatch.py; no
 figure is published for them. --ema 0 tests the weights themselves. Differences from the authors' code:
- 1. The labeled logits are those of one pass. There each is a random mixture of two, from a pass with the unlabeled
-    images and one without, which is meant for images of two domains: --interpolate.
+ 1. The labeled logits come from one pass. There each is a random mixture of two passes, with and without the unlabeled
+    images, which is meant for images of two domains: --interpolate.
  2. The weight of loss_u is constant. There it rises over the first half of the training: --warm-up-epochs.
- 3. fixmatch.py's differences 1 to 3, no CTAugment and no Cutout. There strong labeled views count as weak ones do.
-USB's form, which published errors from scratch are of, has none of 1 and 2, --window 0 and --threshold 0.95.
+ 3. fixmatch.py's differences 1 to 3, no CTAugment and no Cutout. There strong labeled views weigh as much as weak ones.
+USB's form, on which published errors from scratch are based, has neither 1 nor 2, --window 0 and --threshold 0.95.
 
 Cells: scripts/scratch.sh. Diff against: fixmatch.py.
 """
@@ -63,9 +63,9 @@ def parse_args(argv=None):
 
 
 class Alignment(nn.Module):
-    """Running mean `p_labeled` [C] of the predictions on labeled images, and batch means `window` [W, C] of the others.
+    """Running mean `p_labeled` [C] of predictions on labeled images; `window` [W, C], batch means on unlabeled ones.
 
-    Both begin as uniform. A window of 0 is one row, which is a running mean, too. `steps` counts the batches so far.
+    Both begin as uniform. With --window 0 there is one row, which is a running mean, too. `steps` counts the batches.
     """
 
     def __init__(self, num_classes, window, momentum):
@@ -77,7 +77,7 @@ class Alignment(nn.Module):
 
     @torch.no_grad()
     def update(self, p_l, p_u):
-        """With a batch's predictions [B, C], as they are before alignment."""
+        """Takes a batch's predictions [B, C] before alignment."""
         self.p_labeled.lerp_(processes.mean(p_l.mean(dim=0)), 1 - self.momentum)
         slot = (self.steps % len(self.window))[None]
         self.window[slot] = self.window[slot].lerp(processes.mean(p_u.mean(dim=0)), self.forget)
@@ -90,9 +90,9 @@ class Alignment(nn.Module):
 
 
 def interpolated(model, views, logits, mixing, enabled):
-    """Logits of labeled views, each a random part of the way to those of a pass of these views alone.
+    """Logits of labeled views, randomly mixed with logits from a pass without the unlabeled images.
 
-    That pass leaves the running statistics. Gradients flow through both.
+    That pass does not move BatchNorm's running statistics. Gradients flow through both.
     """
     if not enabled:
         return logits
@@ -114,7 +114,7 @@ def self_training_loss(logits_l_weak, logits_u_weak, logits_u_strong, alignment,
 
 
 def warm_up(steps, length):
-    """Half a cosine from 0 to 1 over `length` steps; `steps`, on the device, were taken before."""
+    """Rises from 0 to 1 as half a cosine over `length` steps. `steps`, a tensor, is the number of earlier steps."""
     return 0.5 - 0.5 * torch.cos(math.pi * (steps / length).clamp(max=1)) if length else 1.0
 
 
@@ -122,7 +122,7 @@ def train_step(model, alignment, mixing, optimizer, batch_l, batch_u, args):
     (x_l_weak, *x_l_strong), labels_l, _ = batch_l
     (x_u_weak, x_u_strong), labels_u, _ = batch_u
 
-    views_l = [x_l_weak, *x_l_strong]  # no strong one where its weight is 0
+    views_l = [x_l_weak, *x_l_strong]  # x_l_strong is empty if its weight is 0
     *logits_l, logits_u_weak, logits_u_strong = passes(
         model, [*views_l, x_u_weak, x_u_strong], no_grad=x_u_weak, joint=args.joint_passes or args.interpolate
     )

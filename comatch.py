@@ -1,4 +1,4 @@
-"""CoMatch: pseudo-labels are smoothed among similar images, and make a graph that embeddings learn to resemble.
+"""CoMatch: pseudo-labels are smoothed over similar images, and form a graph that the embeddings learn.
 
     loss     = loss_l + trade_off_self_training * loss_u + trade_off_contrast * loss_contrast
     loss_l   = CE(x_l_weak)
@@ -6,20 +6,21 @@
     q        = normalize(softmax(x_u_weak) / mean of the newest `window` batches' softmax(x_u_weak))
     targets  = smoothing * q + (1 - smoothing) * sum over a bank's (z_k, p_k) of softmax_k(z_u_weak . z_k / T) * p_k
     loss_contrast = mean over i of -sum_j graph_ij * log softmax_j(z_u_strong_1_i . z_u_strong_2_j / T)
-    graph_ij = 1 where i = j, else targets_i . targets_j; what is below graph_threshold is 0; rows sum to 1
+    graph_ij = 1 if i = j, else targets_i . targets_j; entries below graph_threshold are set to 0; rows sum to 1
 
-z is a projection of the features to the unit sphere. The bank holds z and q of the newest batches' weak views, and of
-labeled ones z and the label. Targets are soft, and carry no gradient.
+z is a projection of the features to the unit sphere. The bank holds weak views of the newest batches: z and q of
+unlabeled images, z and the label of labeled ones. Targets are soft, and carry no gradient.
 
 Paper: Li et al., CoMatch: Semi-supervised Learning with Contrastive Graph Regularization, ICCV 2021, arXiv:2011.11183.
-The defaults are those of the authors' code for CIFAR-10, an average of the weights is tested as there (--ema 0: the
-weights), and the rest is FixMatch's here; no figure is published for them. Differences from the authors' code:
- 1. The window holds 128 batches (there 32): with hundreds of classes a batch of this suite has few images of each.
- 2. Every view is a forward pass of its own, but with --joint-passes (there one for all); as many unlabeled as labeled
-    images in a batch (there 7 times as many).
+The defaults are those of the authors' code for CIFAR-10, which also tests an average of the weights (--ema 0 tests the
+weights). The rest is as in fixmatch.py; no figure is published for these. Differences from the authors' code:
+ 1. The window holds 128 batches (there 32): with hundreds of classes, a batch here has few images of each.
+ 2. Every view has a forward pass of its own, unless --joint-passes is given (there one pass for all); as many unlabeled
+    as labeled images in a batch (there 7 times as many).
  3. Both strong views are RandAugment's, as in USB (there the second one is SimCLR's), without Cutout.
  4. Smoothing begins when the bank is full (there two steps later, in USB in the second epoch).
-USB's form, which published errors from scratch are of, has a ReLU in the projector and adds 1e-6 where q is divided.
+USB's form, on which published errors from scratch are based, has a ReLU in the projector and adds 1e-6 where q is
+divided.
 
 Cells: scripts/scratch.sh. Diff against: fixmatch.py.
 """
@@ -67,7 +68,7 @@ def parse_args(argv=None):
 
 
 class Encoder(ImageClassifier):
-    """The classifier, with a projector beside the head: both read the same bottleneck features."""
+    """The classifier with a projector next to the head. Both take the same bottleneck features."""
 
     def __init__(self, *shared, projection_dim):
         super().__init__(*shared)
@@ -83,7 +84,7 @@ class Encoder(ImageClassifier):
 
 
 class Window(nn.Module):
-    """The mean predictions of the newest batches: `means` [W, C], 0 where there was none yet; `steps` counts all."""
+    """The mean predictions of the newest batches: `means` [W, C], 0 in unused rows; `steps` counts all batches."""
 
     def __init__(self, num_classes, length):
         super().__init__()
@@ -92,10 +93,10 @@ class Window(nn.Module):
 
     @torch.no_grad()
     def align(self, p):
-        """Predictions [B, C] over their mean, this batch's included, normalized."""
+        """Predictions [B, C] divided by their mean, which includes this batch, and normalized."""
         self.means[(self.steps % len(self.means))[None]] = processes.mean(p.mean(dim=0))
         self.steps += 1
-        aligned = p / self.means.sum(dim=0).clamp(min=1e-30)  # a sum for a mean: its factor cancels
+        aligned = p / self.means.sum(dim=0).clamp(min=1e-30)  # the sum serves as the mean: the factor cancels
         return aligned / aligned.sum(dim=1, keepdim=True)
 
 

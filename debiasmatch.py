@@ -1,4 +1,4 @@
-"""DebiasMatch: FixMatch whose pseudo-labels are freed from the bias that earlier predictions show.
+"""DebiasMatch: FixMatch with pseudo-labels that are corrected for the bias of earlier predictions.
 
     loss   = loss_l + trade_off_self_training * loss_u
     loss_l = CE(x_l_weak) + trade_off_cls_strong * CE(x_l_strong)
@@ -7,10 +7,10 @@
     q_hat <- momentum * q_hat + (1 - momentum) * mean softmax(x_u_weak),    before it is used
 
 Paper: Wang et al., Debiased Learning from Naturally Imbalanced Pseudo-Labels, CVPR 2022, arXiv:2201.01490, equations 3
-to 6. Differences from the paper, all of them the published table's:
- 1. q_hat begins at uniform again in every epoch, so that its strength depends on --iters-per-epoch (after 500 steps it
-    is 39 % data); --persistent-q-hat keeps it for the whole run. The table's tau were tuned with the former.
- 2. Pseudo-labels use q_hat after the update; the authors' code, before it.
+to 6. Differences from the paper, all as in the published table:
+ 1. q_hat is reset to uniform in every epoch, so its strength depends on --iters-per-epoch: after 500 steps 39 % of it
+    come from predictions. --persistent-q-hat keeps it for the whole run. The table's tau were tuned with the reset.
+ 2. Pseudo-labels use q_hat after its update, in the authors' code before it.
  3. No second strong view, no CLD loss, and no average of the weights.
  4. fixmatch.py's differences from FixMatch.
 
@@ -46,7 +46,7 @@ def parse_args(argv=None):
 
 
 class QHat(nn.Module):
-    """q_hat [C], the running average of the predicted class distribution; float32, since 1 - momentum is small."""
+    """q_hat [C], the running average of the predicted class distribution. In float32, since 1 - momentum is small."""
 
     def __init__(self, num_classes, momentum):
         super().__init__()
@@ -77,7 +77,7 @@ def train_step(model, q_hat, optimizer, batch_l, batch_u, args):
     (x_l_weak, *x_l_strong), labels_l, _ = batch_l
     (x_u_weak, x_u_strong), labels_u, _ = batch_u
 
-    views = [x_l_weak, *x_l_strong, x_u_weak, x_u_strong]  # no strong labeled one where its weight is 0
+    views = [x_l_weak, *x_l_strong, x_u_weak, x_u_strong]  # x_l_strong is empty if its weight is 0
     logits_l_weak, *logits_l_strong, logits_u_weak, logits_u_strong = passes(
         model, views, no_grad=x_u_weak, joint=args.joint_passes
     )

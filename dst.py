@@ -1,4 +1,4 @@
-"""DST, Debiased Self-Training: pseudo-labels train a head of their own, and a worst-case head shows their bias.
+"""DST, Debiased Self-Training: pseudo-labels train a separate head, and a worst-case head estimates their bias.
 
     loss      = loss_l + loss_worst + trade_off_self_training * loss_u
     loss_l    = CE(head(x_l_weak)) + trade_off_cls_strong * CE(head(x_l_strong))
@@ -6,15 +6,15 @@
     loss_worst = eta * (eta_prime * CE(worst_head(x_l_weak), predictions_l)
                         - mean log(1 - softmax(worst_head(x_u_weak))[predictions_u]))
 
-The worst-case head minimises its loss: it agrees with the head on labeled images and disagrees on unlabeled ones. The
-features before it get the gradient reversed and scaled by c, which rises from 0 to 0.1, so that they leave no room for
-such a head. The head itself learns from loss_l alone, and never sees a pseudo-label.
+The worst-case head minimises its loss: it agrees with the head on labeled images and disagrees on unlabeled ones. Its
+gradient reaches the features reversed, and scaled by a c that rises from 0 to 0.1. So the features learn to make such a
+head impossible. The head itself learns from loss_l alone, and never sees a pseudo-label.
 
 Paper: Chen et al., Debiased Self-Training for Semi-Supervised Learning, NeurIPS 2022, arXiv:2202.07136, equations 5 to
-9. Differences from the paper, all of them the published table's:
- 1. The worst-case head agrees with the head's predictions on labeled images, in the paper with their labels.
+9. Differences from the paper, all as in the published table:
+ 1. On labeled images, the worst-case head learns the head's predictions, in the paper the labels.
  2. The labeled images have a strong view and loss, too; the authors advise --trade-off-cls-strong 0.
- 3. FixMatch's differences 1, 2, 4 and 5 (see fixmatch.py) hold here, too, but that the weak views share a pass.
+ 3. Differences 1, 2, 4 and 5 of fixmatch.py hold here, too, except that the weak views share a pass.
 
 Labeled and unlabeled weak views share one forward pass, and so BatchNorm statistics. The script is longer than its
 neighbours because of the two heads and the gradient reversal.
@@ -74,7 +74,7 @@ class ScaleGradient(torch.autograd.Function):
 
 
 class DebiasedClassifier(ImageClassifier):
-    """The classifier with a pseudo head and, behind a gradient reversal, a worst-case head; only `head` is tested."""
+    """The classifier with a pseudo head and, after a gradient reversal, a worst-case head. Only `head` is tested."""
 
     def __init__(self, *shared, width):
         super().__init__(*shared)
@@ -91,7 +91,7 @@ class DebiasedClassifier(ImageClassifier):
 
 
 def worst_case_loss(logits_l, worst_l, logits_u, worst_u, eta_prime):
-    """The targets are the head's predictions, and carry no gradient."""
+    """The targets are the head's predictions, without a gradient."""
     predictions_l, predictions_u = logits_l.argmax(dim=1), logits_u.argmax(dim=1)
     disagreement = 1 - F.softmax(worst_u, dim=1).gather(1, predictions_u[:, None]).squeeze(1)
     loss_u = -(disagreement + 1e-6).clamp(max=1).log().mean()
@@ -110,7 +110,7 @@ def train_step(model, optimizer, batch_l, batch_u, args):
     (x_l_weak, *x_l_strong), labels_l, _ = batch_l
     (x_u_weak, x_u_strong), labels_u, _ = batch_u
 
-    logits_l_strong = [model(x) for x in x_l_strong]  # none where its weight is 0
+    logits_l_strong = [model(x) for x in x_l_strong]  # empty if their weight is 0
 
     features = model.features(torch.cat([x_l_weak, x_u_weak]))
     sizes = [len(x_l_weak), len(x_u_weak)]

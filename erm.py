@@ -2,8 +2,8 @@
 
     loss = CE(x_l_weak) + trade_off_cls_strong * CE(x_l_strong)
 
-The two views are two forward passes, each with its own BatchNorm statistics. Both are in every method's loss but
-Self-Tuning's, so that the rows of the table differ by the method alone.
+Each view has its own forward pass, with its own BatchNorm statistics. In the published table all methods but
+Self-Tuning have this labeled loss, so that the rows differ only by the method.
 
 Shell file: scripts/erm.sh
 """
@@ -29,7 +29,7 @@ def train_step(model, optimizer, batch_l, args):
     (x_l_weak, *x_l_strong), labels_l, _ = batch_l
 
     logits_l_weak = model(x_l_weak)
-    logits_l_strong = [model(x) for x in x_l_strong]  # none where its weight is 0
+    logits_l_strong = [model(x) for x in x_l_strong]  # empty if their weight is 0
     loss_l = F.cross_entropy(logits_l_weak, labels_l)
     loss_l = loss_l + args.trade_off_cls_strong * sum(F.cross_entropy(logits, labels_l) for logits in logits_l_strong)
     loss = loss_l

@@ -5,8 +5,8 @@
     loss_u = mean(mask * CE(x_u_strong, pseudo_labels)),    mask = confidence(x_u_weak) > threshold
 
 Paper: Sohn et al., FixMatch: Simplifying Semi-Supervised Learning with Consistency and Confidence, NeurIPS 2020,
-arXiv:2001.07685, equations 3 and 4. Differences from the paper, all of them the published table's:
- 1. Every view is a forward pass of its own in train mode: BatchNorm sees one view at a time, and dropout is on while
+arXiv:2001.07685, equations 3 and 4. Differences from the paper, all as in the published table:
+ 1. Every view has a forward pass of its own in train mode: BatchNorm sees one view at a time, and dropout is on while
     pseudo-labels are made. The paper's code passes all views at once, as --joint-passes does.
  2. As many unlabeled as labeled images in a batch (the paper: 7 times as many).
  3. The labeled images have a strong view and loss, too, and are not among the unlabeled.
@@ -48,7 +48,7 @@ def train_step(model, optimizer, batch_l, batch_u, args):
     (x_l_weak, *x_l_strong), labels_l, _ = batch_l
     (x_u_weak, x_u_strong), labels_u, _ = batch_u
 
-    views = [x_l_weak, *x_l_strong, x_u_weak, x_u_strong]  # no strong labeled one where its weight is 0
+    views = [x_l_weak, *x_l_strong, x_u_weak, x_u_strong]  # x_l_strong is empty if its weight is 0
     logits_l_weak, *logits_l_strong, logits_u_weak, logits_u_strong = passes(
         model, views, no_grad=x_u_weak, joint=args.joint_passes
     )

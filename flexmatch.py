@@ -1,4 +1,4 @@
-"""FlexMatch: FixMatch with a threshold for each class, lower where fewer images have been learned.
+"""FlexMatch: FixMatch with a threshold for each class, lower for classes with fewer learned images.
 
     loss   = loss_l + trade_off_self_training * loss_u
     loss_l = CE(x_l_weak) + trade_off_cls_strong * CE(x_l_strong)
@@ -6,9 +6,9 @@
     thresholds[c] = threshold * beta[c] / (2 - beta[c]),    beta[c] = learned images of c / those of the best class
 
 Paper: Zhang et al., FlexMatch: Boosting Semi-Supervised Learning with Curriculum Pseudo Labeling, NeurIPS 2021,
-arXiv:2110.08263, equations 5 to 8 and 11 (the convex mapping). Differences from the paper, all of them the published
-table's:
- 1. No warm-up (--warmup has it). All thresholds start at 0, so that all pseudo-labels train from the first step.
+arXiv:2110.08263, equations 5 to 8 and 11 (the convex mapping). Differences from the paper, all as in the published
+table:
+ 1. No warm-up (--warmup has it). All thresholds start at 0, so all pseudo-labels are used from the first step.
  2. fixmatch.py's differences from FixMatch.
 
 Shell file: scripts/flexmatch.sh. Diff against: fixmatch.py.
@@ -48,10 +48,11 @@ def parse_args(argv=None):
 
 
 class Curriculum(nn.Module):
-    """What has been learned of each class, and the thresholds that follow from it.
+    """How many images of each class have been learned, and the thresholds that follow from it.
 
-    `bank` holds the last confident pseudo-label of every unlabeled image, -1 before the first. `counts` holds how often
-    each value stands in the bank, that of -1 first: kept up to date by a few additions, it spares a pass over the bank.
+    `bank` [N] holds the last confident pseudo-label of every unlabeled image, or -1 before the first one. `counts`
+    [1 + C] holds how often each value is in the bank, beginning with -1. A few additions keep it up to date, which is
+    faster than counting the bank anew.
     """
 
     def __init__(self, num_images, num_classes):
@@ -68,7 +69,7 @@ class Curriculum(nn.Module):
         return threshold * beta / (2 - beta)
 
     def update(self, indices, pseudo_labels, is_confident):
-        """Entries are overwritten by the next confident pseudo-label, and never cleared. `indices` are distinct."""
+        """A confident pseudo-label overwrites an image's entry; nothing clears it. `indices` must be distinct."""
         before = self.bank[indices]
         after = torch.where(is_confident, pseudo_labels, before)
         self.counts.scatter_add_(0, before + 1, torch.full_like(before, -1))
@@ -89,7 +90,7 @@ def train_step(model, curriculum, optimizer, batch_l, batch_u, args):
     (x_l_weak, *x_l_strong), labels_l, _ = batch_l
     (x_u_weak, x_u_strong), labels_u, indices_u = batch_u
 
-    views = [x_l_weak, *x_l_strong, x_u_weak, x_u_strong]  # no strong labeled one where its weight is 0
+    views = [x_l_weak, *x_l_strong, x_u_weak, x_u_strong]  # x_l_strong is empty if its weight is 0
     logits_l_weak, *logits_l_strong, logits_u_weak, logits_u_strong = passes(
         model, views, no_grad=x_u_weak, joint=args.joint_passes
     )

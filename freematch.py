@@ -1,4 +1,4 @@
-"""FreeMatch: FixMatch with a threshold for each class, which the predictions themselves make.
+"""FreeMatch: FixMatch with a threshold for each class that follows the predictions.
 
     loss   = loss_l + trade_off_self_training * loss_u + trade_off_fairness * loss_f
     loss_l = CE(x_l_weak) + trade_off_cls_strong * CE(x_l_strong)
@@ -6,13 +6,13 @@
     thresholds[c] = tau * q_hat[c] / max(q_hat)
     loss_f = sum(normalize(q_hat / histogram) * log normalize(q_strong / histogram_strong))
     tau, q_hat, histogram = running means of the confidence, predictions and pseudo-labels of x_u_weak
-    q_strong, histogram_strong = means of this batch's predictions and predicted classes, of selected x_u_strong
+    q_strong, histogram_strong = this batch's mean prediction and predicted classes, over the selected x_u_strong
 
 Paper: Wang et al., FreeMatch: Self-adaptive Thresholding for Semi-supervised Learning, ICLR 2023, arXiv:2205.07246.
 The form is that of the authors' code in USB. No published table has these settings. Differences from the paper:
  1. --trade-off-fairness is 0.001, as in USB's settings (the paper: 0.01 where labels are few, 0.05 elsewhere).
- 2. fixmatch.py's differences from FixMatch.
- 3. None in the mask, which is the paper's >=. USB has --max-tau 0.95 on SVHN.
+ 2. fixmatch.py's differences from FixMatch, except that the mask is the paper's >=.
+ 3. No limit of the global threshold; USB has --max-tau 0.95 on SVHN.
 
 Shell file: scripts/freematch.sh. Diff against: flexmatch.py.
 """
@@ -76,17 +76,17 @@ def self_training_loss(logits_u_weak, logits_u_strong, curriculum):
 
 
 def fairness_loss(logits_u_strong, mask, curriculum):
-    """Minus a cross-entropy, as in the paper; 0 where nothing is selected. Only the mean prediction has a gradient."""
+    """Minus a cross-entropy, as in the paper; 0 if nothing is selected. Only the mean prediction has a gradient."""
     q = F.softmax(logits_u_strong, dim=1)
     one_hot = F.one_hot(q.argmax(dim=1), q.shape[1]).to(q.dtype)
-    q, histogram = processes.sum(mask @ q), processes.sum(mask @ one_hot)  # means, once they are normalized
+    q, histogram = processes.sum(mask @ q), processes.sum(mask @ one_hot)  # sums; `balanced` normalizes them
     target = balanced(curriculum.q_hat, curriculum.histogram)
     loss = (target * (balanced(q, histogram) + 1e-12).log()).sum()
     return torch.where(histogram.sum() > 0, loss, 0.0)
 
 
 def balanced(q, histogram):
-    """q / histogram, normalized; classes that the histogram lacks get 0."""
+    """q / histogram, normalized. Classes that are not in the histogram get 0."""
     ratio = q * torch.where(histogram > 0, 1 / histogram, 0.0)
     return ratio / ratio.sum().clamp(min=1e-12)
 
@@ -95,7 +95,7 @@ def train_step(model, curriculum, optimizer, batch_l, batch_u, args):
     (x_l_weak, *x_l_strong), labels_l, _ = batch_l
     (x_u_weak, x_u_strong), labels_u, _ = batch_u
 
-    views = [x_l_weak, *x_l_strong, x_u_weak, x_u_strong]  # no strong labeled one where its weight is 0
+    views = [x_l_weak, *x_l_strong, x_u_weak, x_u_strong]  # x_l_strong is empty if its weight is 0
     logits_l_weak, *logits_l_strong, logits_u_weak, logits_u_strong = passes(
         model, views, no_grad=x_u_weak, joint=args.joint_passes
     )

@@ -6,13 +6,13 @@
     teacher <- a * teacher + (1 - a) * student,    a = min(alpha, 1 - 1 / step)
 
 Paper: Tarvainen and Valpola, Mean Teachers Are Better Role Models, NeurIPS 2017, arXiv:1703.01780, equations 1 and 2.
-Differences from the paper, all of them the published table's:
+Differences from the paper, all as in the published table:
  1. The consistency loss is a sum over the batch, not a mean: it grows with --unlabeled-batch-size.
- 2. It is a sum over the classes, too, with the final weight 0.1; the authors' code averages, with 100. Labeled images
-    have none, but a strong view and loss.
- 3. The student is evaluated; --eval-teacher reports the teacher, which the paper evaluates, beside it.
- 4. The teacher trains its own BatchNorm statistics and dropout in its pass; after each step it takes over all of the
-    student's BatchNorm buffers, which matter only where the teacher is evaluated.
+ 2. It is also a sum over the classes, with the final weight 0.1. The authors' code averages, with the weight 100.
+    Labeled images have a strong view with a loss, and no consistency loss.
+ 3. The student is evaluated. The paper evaluates the teacher; --eval-teacher reports it, too.
+ 4. The teacher's passes are in train mode: they use their own batch statistics and dropout. After each step the teacher
+    copies the student's BatchNorm buffers, which matter only if the teacher is evaluated.
 
 Shell file: scripts/mean_teacher.sh. Diff against: pi_model.py.
 """
@@ -68,7 +68,7 @@ def ramp_up(epoch, warm_up_epochs, shape):
 
 
 def consistency_loss(logits_student, logits_teacher):
-    """A sum over batch and classes; nothing flows back into the teacher."""
+    """A sum over batch and classes. Nothing flows back into the teacher."""
     difference = F.softmax(logits_student, dim=1) - F.softmax(logits_teacher.detach(), dim=1)
     return difference.square().sum() * processes.count()
 
@@ -87,9 +87,9 @@ class Teacher(nn.Module):
 
     @torch.no_grad()
     def update(self, student):
-        """At first the average over all steps (the first update copies the student), later the exponential one.
+        """At first the mean over all steps (the first update copies the student), later the exponential average.
 
-        `average.Average` has no such start, and rounds otherwise: it would change the last bits of old commands.
+        `average.Average` does not start so, and rounds differently: it would change the last bits of old commands.
         """
         self.updates += 1
         a = (1 - 1 / self.updates).clamp(max=self.alpha)
@@ -104,7 +104,7 @@ def train_step(model, teacher, optimizer, batch_l, batch_u, weight_u, args):
     (x_u_weak_1, x_u_weak_2), _, _ = batch_u
 
     logits_l_weak = model(x_l_weak)
-    logits_l_strong = [model(x) for x in x_l_strong]  # none where its weight is 0
+    logits_l_strong = [model(x) for x in x_l_strong]  # empty if their weight is 0
     loss_l = F.cross_entropy(logits_l_weak, labels_l)
     loss_l = loss_l + args.trade_off_cls_strong * sum(F.cross_entropy(logits, labels_l) for logits in logits_l_strong)
 

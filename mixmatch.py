@@ -1,4 +1,4 @@
-"""MixMatch: labeled and unlabeled images, with labels and sharpened guesses, are mixed with each other.
+"""MixMatch: labeled images and unlabeled images, with their labels or sharpened guesses, are mixed with each other.
 
     loss   = loss_l + trade_off_con * ramp_up(step) * loss_u
     loss_l = CE(mixed rows of x_l_weak, their mixed labels)
@@ -9,12 +9,12 @@
 Paper: Berthelot et al., MixMatch: A Holistic Approach to Semi-Supervised Learning, NeurIPS 2019, arXiv:1905.02249. No
 table has been published for these defaults: T, beta and the weight are those of the authors' code from scratch on
 CIFAR-10. Differences from that code:
- 1. All mixed rows are one pass for BatchNorm, whose running statistics it alone moves. There they are cut into batches
-    of the labeled one's size, with as many labeled rows in each, and the first of them moves the statistics.
+ 1. All mixed rows share one pass, the only one that moves BatchNorm's running statistics. There they are cut into
+    batches of the labeled batch's size, with equally many labeled rows in each, and only the first moves them.
  2. The weight rises over 1 of 60 epochs; there over 1/64 of the steps.
  3. This suite's views, optimizer and schedule; there flips, shifts, and Adam with a constant rate.
-As there, labeled images have a loss as mixed rows alone, the student itself guesses, in train mode, and an average of
-the weights is tested.
+As there, labeled images have a loss only as mixed rows, the student itself makes the guesses, in train mode, and an
+average of the weights is tested.
 
 The papers' protocol: scripts/scratch.sh. Diff against: pi_model.py.
 """
@@ -59,13 +59,13 @@ def ramp_up(step, warm_up_steps):
 
 
 def sharpen(p, T):
-    """Of probabilities [B, C]. Relative to the largest one, for whose power float32 might be too small."""
+    """Sharpened probabilities [B, C]. Dividing by the largest one first keeps the powers from underflowing."""
     powers = (p / p.amax(dim=1, keepdim=True)) ** (1 / T)
     return powers / powers.sum(dim=1, keepdim=True)
 
 
 class MixUp(nn.Module):
-    """Mixes each row with one of the pool: all rows of all views, of all processes."""
+    """Mixes each row with a random row from the pool of all views and processes."""
 
     def __init__(self, seed, beta, one_lambda):
         super().__init__()
@@ -112,7 +112,7 @@ def train_step(model, mixup, optimizer, batch_l, batch_u, weight_u, args):
         "loss": loss,
         "loss_l": loss_l,
         "loss_u": loss_u,
-        "accuracy_l": accuracy(logits_l, labels_l),  # of mixed images, at least half of which is the labeled one
+        "accuracy_l": accuracy(logits_l, labels_l),  # of mixed images; the labeled one is at least half of each
         "pseudo_label_accuracy": masked_accuracy(guesses.argmax(dim=1), labels_u, torch.ones_like(labels_u)),
     }
 

@@ -1,19 +1,19 @@
-"""Noisy Student: in rounds, a fresh student learns under noise what the network of the last round says without any.
+"""Noisy Student: in each round, a new student learns, with noise, the last network's predictions without noise.
 
     round 0:     loss = loss_l = CE(x_l_weak) + trade_off_cls_strong * CE(x_l_strong)
     round 1 ...: loss = loss_l + trade_off_self_training * loss_u
     loss_u = mean(CE(x_u_strong / T, softmax(logits / T))),    logits = the last round's network on x_u_weak
 
-The logits are worked out once, as a round begins, on one view of each image, in eval mode, and so without dropout. The
-teacher is the network of the round's last epoch. Each round begins with the same weights, those of round 0, and takes
---epochs; the views of the images go on over the rounds.
+The logits are computed once, when a round begins, on one view of each image, in eval mode and so without dropout. The
+teacher is the network of the last epoch of the round before. Each round begins with the initial weights of round 0, and
+takes --epochs. The random views continue over the rounds.
 
 Paper: Xie et al., Self-training with Noisy Student Improves ImageNet Classification, CVPR 2020, arXiv:1911.04252. The
 form is that of the ancestor, which publishes no figures for it. Differences from the paper:
- 1. The teacher sees a weak view of each image (--clean-teacher: the view that test images have).
- 2. All images count, and as they come (--threshold 0.3 leaves out those of less confidence; --balance gives all
-    classes the same weight in the loss, where the paper draws as many images of each).
- 3. A temperature, on both sides. The paper has none (--T 1).
+ 1. The teacher sees a weak view of each image (--clean-teacher: the view of test images).
+ 2. All images are used. --threshold 0.3 leaves out less confident ones. --balance gives all classes the same weight in
+    the loss; the paper draws the same number of images of each.
+ 3. A temperature on both sides. The paper has none (--T 1).
  4. The student is no larger than its teacher, and its noise is RandAugment and the bottleneck's dropout.
  5. Labeled and unlabeled images pass separately, and labeled ones have a weak view, too.
 
@@ -48,7 +48,7 @@ def parse_args(argv=None):
 
 
 class PseudoLabels(nn.Module):
-    """The teacher's logits for each unlabeled image, and the image's weight in the loss: 1 on average."""
+    """The teacher's `logits` [N, C] for all unlabeled images, and their `weights` [N] in the loss, 1 on average."""
 
     def __init__(self, num_images, num_classes):
         super().__init__()
@@ -57,7 +57,7 @@ class PseudoLabels(nn.Module):
 
     @torch.no_grad()
     def make(self, teacher, loader, threshold, balance):
-        """`loader.order` are the images that the loader gives: all of them, or a process's part."""
+        """Computes the logits of all images. With several processes, each works on the part `loader.order` of them."""
         teacher.eval()
         logits = torch.zeros_like(self.logits)
         logits[loader.order.to(logits.device)] = torch.cat([logits[:0], *(teacher(images) for images, _ in loader)])
@@ -71,7 +71,7 @@ class PseudoLabels(nn.Module):
 
 
 def self_training_loss(logits_u_strong, teacher_logits, weights, T):
-    """The temperature divides both, and the loss is not multiplied by its square."""
+    """The temperature divides both logits. The loss is not multiplied by T^2, as is common in distillation."""
     targets = F.softmax(teacher_logits / T, dim=1)
     return (weights * F.cross_entropy(logits_u_strong / T, targets, reduction="none")).mean()
 
@@ -81,7 +81,7 @@ def train_step(model, pseudo_labels, optimizer, batch_l, batch_u, args):
     (x_l_weak, *x_l_strong), labels_l, _ = batch_l
 
     logits_l_weak = model(x_l_weak)
-    logits_l_strong = [model(x) for x in x_l_strong]  # none where its weight is 0
+    logits_l_strong = [model(x) for x in x_l_strong]  # empty if their weight is 0
     loss_l = F.cross_entropy(logits_l_weak, labels_l)
     loss_l = loss_l + args.trade_off_cls_strong * sum(F.cross_entropy(logits, labels_l) for logits in logits_l_strong)
     loss, metrics = loss_l, {"loss_l": loss_l, "accuracy_l": accuracy(logits_l_weak, labels_l)}

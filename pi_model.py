@@ -5,10 +5,10 @@
     loss_u = mean over images of |softmax(x_u_weak_1) - softmax(x_u_weak_2)|^2
 
 Paper: Laine and Aila, Temporal Ensembling for Semi-Supervised Learning, ICLR 2017, arXiv:1610.02242, algorithm 1.
-Differences from the paper, all of them the published table's:
+Differences from the paper, all as in the published table:
  1. The squared difference is summed over the classes; the paper averages over them.
- 2. The weight ends at 0.1; the paper's at 100 times the share of labeled images. The ramp takes 10 epochs, not 80.
- 3. Labeled images have no consistency loss, but a strong view and loss.
+ 2. The weight rises to 0.1, in the paper to 100 times the share of labeled images. It takes 10 epochs, there 80.
+ 3. Labeled images have a strong view with a loss, and no consistency loss.
 
 Shell file: scripts/pi_model.sh. Diff against: pseudo_label.py.
 """
@@ -65,7 +65,7 @@ def ramp_up(epoch, warm_up_epochs, shape):
 
 
 def consistency_loss(logits_u_1, logits_u_2):
-    """The gradient flows through both branches; with --one-sided the second one has none."""
+    """The gradient flows through both views. With --one-sided, `logits_u_2` carries none."""
     difference = F.softmax(logits_u_1, dim=1) - F.softmax(logits_u_2, dim=1)
     return difference.square().sum(dim=1).mean()
 
@@ -75,7 +75,7 @@ def train_step(model, optimizer, batch_l, batch_u, weight_u, args):
     (x_u_weak_1, x_u_weak_2), _, _ = batch_u
 
     logits_l_weak = model(x_l_weak)
-    logits_l_strong = [model(x) for x in x_l_strong]  # none where its weight is 0
+    logits_l_strong = [model(x) for x in x_l_strong]  # empty if their weight is 0
     loss_l = F.cross_entropy(logits_l_weak, labels_l)
     loss_l = loss_l + args.trade_off_cls_strong * sum(F.cross_entropy(logits, labels_l) for logits in logits_l_strong)
     with frozen_statistics(model, args.labeled_statistics):

@@ -5,8 +5,8 @@
     loss_u = mean(mask * CE(x_u_weak, pseudo_labels)),    mask = confidence(x_u_weak) > threshold
 
 Paper: Lee, Pseudo-Label: The Simple and Efficient Semi-Supervised Learning Method for Deep Neural Networks, ICML 2013
-workshop on Challenges in Representation Learning, equations 15 and 16. Differences from the paper, all of them the
-published table's:
+workshop on Challenges in Representation Learning, equations 15 and 16. Differences from the paper, all as in the
+published table:
  1. Only confident predictions count; the paper takes all of them.
  2. The weight of the unlabeled loss is constant; the paper's rises from 0 to 3 over the training (--warm-up-epochs).
  3. The labeled images have a strong view and loss, too.
@@ -53,7 +53,7 @@ def ramp_up(epoch, warm_up_epochs):
 
 
 def self_training_loss(logits_u_weak, threshold):
-    """The same logits are target and prediction. The mean is over the whole batch, selected or not."""
+    """The same logits are both target and prediction. The mean is over the whole batch, selected or not."""
     confidence, pseudo_labels = F.softmax(logits_u_weak.detach(), dim=1).max(dim=1)
     mask = (confidence > threshold).float()
     loss = (mask * F.cross_entropy(logits_u_weak, pseudo_labels, reduction="none")).mean()
@@ -65,7 +65,7 @@ def train_step(model, optimizer, batch_l, batch_u, weight_u, args):
     (x_u_weak,), labels_u, _ = batch_u
 
     logits_l_weak = model(x_l_weak)
-    logits_l_strong = [model(x) for x in x_l_strong]  # none where its weight is 0
+    logits_l_strong = [model(x) for x in x_l_strong]  # empty if their weight is 0
     loss_l = F.cross_entropy(logits_l_weak, labels_l)
     loss_l = loss_l + args.trade_off_cls_strong * sum(F.cross_entropy(logits, labels_l) for logits in logits_l_strong)
     with frozen_statistics(model, args.labeled_statistics):

@@ -1,4 +1,4 @@
-"""ReMixMatch: MixMatch with strong views, guesses that are as frequent as the labels, and rotations to recognise.
+"""ReMixMatch: MixMatch with strong views, guesses aligned with the labels' frequencies, and rotations to recognise.
 
     loss   = loss_l + ramp_up(step) * (trade_off_self_training * loss_u + trade_off_unmixed * loss_unmixed)
              + trade_off_rotation * loss_rotation
@@ -14,12 +14,13 @@ Paper: Berthelot et al., ReMixMatch: Semi-Supervised Learning with Distribution 
 ICLR 2020, arXiv:1911.09785. No table has been published for these defaults: the weights, T and beta are those of the
 authors' code from scratch, and the two strong views TorchSSL's. Differences from the authors' code:
  1. K is 2, not 8, and the strong views are this suite's; there CTAugment, which learns its strength.
- 2. All mixed rows are one pass for BatchNorm, whose running statistics it alone moves. There they are cut into batches
-    of the labeled one's size, with as many labeled rows in each, and the last of them moves the statistics.
+ 2. All mixed rows share one pass, the only one that moves BatchNorm's running statistics. There they are cut into
+    batches of the labeled batch's size, with equally many labeled rows in each, and only the last moves them.
  3. The ramp takes 1 of 60 epochs; there 1/64 of the steps.
  4. This suite's optimizer and schedule; there Adam with a constant rate.
- 5. Quarters of a batch are turned in turn, image by image; there one quarter after the other.
-As there, the state moves after the step that used it, and an average of the weights is tested.
+ 5. The four rotations alternate from image to image. There the first quarter of a batch has the first rotation, and so
+    on.
+As there, the state is updated after the step that used it, and an average of the weights is tested.
 
 The script is longer than its neighbours because the method has four losses, a second head, and two kinds of state.
 
@@ -78,13 +79,13 @@ def ramp_up(step, warm_up_steps):
 
 
 def sharpen(p, T):
-    """Of probabilities [B, C]. Relative to the largest one, for whose power float32 might be too small."""
+    """Sharpened probabilities [B, C]. Dividing by the largest one first keeps the powers from underflowing."""
     powers = (p / p.amax(dim=1, keepdim=True)) ** (1 / T)
     return powers / powers.sum(dim=1, keepdim=True)
 
 
 def rotated(x):
-    """Images [B, 3, S, S], turned by 0, 90, 180, 270, 0, ... degrees to the left, and how many times 90 it was [B]."""
+    """Images [B, 3, S, S], turned by 0, 90, 180, 270, 0, ... degrees to the left; and int64 [B], the quarter turns."""
     number = len(x) * processes.count()
     turns = torch.arange(number, device=x.device)[processes.share(number)] % 4
     all_four = torch.stack([torch.rot90(x, k, (2, 3)) for k in range(4)])
@@ -92,7 +93,7 @@ def rotated(x):
 
 
 class RotationClassifier(ImageClassifier):
-    """The classifier, with a head for four rotations beside its own: both read the same features."""
+    """The classifier with a second head for four rotations. Both heads take the same features."""
 
     def __init__(self, *shared):
         super().__init__(*shared)
@@ -107,7 +108,7 @@ class RotationClassifier(ImageClassifier):
 
 
 class Alignment(nn.Module):
-    """The newest mean predictions `window` [W, C], and the labels' running frequencies `p_labeled` [C]."""
+    """Mean predictions of the newest batches, `window` [W, C]; running frequencies of the labels, `p_labeled` [C]."""
 
     def __init__(self, num_classes, window, momentum):
         super().__init__()
@@ -122,13 +123,13 @@ class Alignment(nn.Module):
 
     @torch.no_grad()
     def update(self, p, targets_l):
-        """With a batch's predictions, as they are before alignment, and its labels, one-hot."""
+        """Takes a batch's predictions [B, C] before alignment, and its one-hot labels [B, C]."""
         self.window.copy_(torch.cat([self.window[1:], processes.mean(p.mean(dim=0))[None]]))
         self.p_labeled.lerp_(processes.mean(targets_l.mean(dim=0)), 1 - self.momentum)
 
 
 class MixUp(nn.Module):
-    """Mixes each row with one of the pool: all rows of all views, of all processes."""
+    """Mixes each row with a random row from the pool of all views and processes."""
 
     def __init__(self, seed, beta, one_lambda):
         super().__init__()
@@ -184,7 +185,7 @@ def train_step(model, alignment, mixup, optimizer, batch_l, batch_u, ramp, args)
         "loss_u": loss_u,
         "loss_unmixed": loss_unmixed,
         "loss_rotation": loss_rotation,
-        "accuracy_l": accuracy(logits[:number], labels_l),  # of mixed images, at least half of which is the labeled one
+        "accuracy_l": accuracy(logits[:number], labels_l),  # of mixed images; the labeled one is at least half of each
         "pseudo_label_accuracy": masked_accuracy(guesses.argmax(dim=1), labels_u, torch.ones_like(labels_u)),
     }
 

@@ -1,19 +1,19 @@
-"""Self-Tuning: contrast every image with the keys of its class, be the class a label or a pseudo-label.
+"""Self-Tuning: contrast every image with the keys of its class, which is its label or its pseudo-label.
 
     loss   = loss_l + loss_u
     loss_l = CE(x_l_query, labels) + PGC(x_l_query, x_l_key, labels)
-    loss_u = PGC(x_u_query, x_u_key, pseudo_labels),    pseudo_labels = argmax of a pass of their own, no threshold
-    PGC    = KL(target || softmax(similarities / T)), the target uniform over an image's own key and the K keys of its
-             class among all the keys in the queue
+    loss_u = PGC(x_u_query, x_u_key, pseudo_labels),    pseudo_labels = argmax of a separate pass, without a threshold
+    PGC    = KL(target || softmax(similarities / T)), over an image's own key and all keys in the queue. The target is
+             uniform over the own key and the K keys of the image's class
 
 Paper: Wang et al., Self-Tuning for Data-Efficient Deep Learning, ICML 2021, arXiv:2102.12903, section 3.2. Differences
-from the paper's own code, all of them the published table's:
- 1. The projector and the classifier stand on the bottleneck, dropout included, and the projector learns at the
+from the paper's own code, all as in the published table:
+ 1. The projector and the classifier take the bottleneck's output, after its dropout. The projector learns at the
     backbone's rate.
- 2. Longer training at other rates. The published MoCo rows use the same steps, no cosine.
+ 2. Longer training at other rates. The published MoCo rows have the same milestones, and no cosine schedule.
  3. Weight decay 5e-4 (there 1e-4), timm's RandAugment, this suite's crops, and one centre crop in the test (there ten).
-Shared with that code, and worth knowing: the key encoder moves twice a step (once per call of PGC), and the unlabeled
-call sees the labeled keys of the same step.
+As in that code, the key encoder moves twice a step (once per call of PGC), and the unlabeled call sees the labeled keys
+of the same step.
 
 The script is longer than its neighbours because the method has a second network, a queue and a loss on both.
 
@@ -58,7 +58,7 @@ def parse_args(argv=None):
 
 
 class Encoder(ImageClassifier):
-    """The classifier, with a projector beside the head: both read the same bottleneck features."""
+    """The classifier with a projector next to the head. Both take the same bottleneck features."""
 
     def __init__(self, *shared, projection_dim):
         super().__init__(*shared)
@@ -75,7 +75,7 @@ class Encoder(ImageClassifier):
 
 
 class KeyEncoder(nn.Module):
-    """A copy of the encoder that follows it slowly; always in train mode, with BatchNorm statistics of its own."""
+    """A copy of the encoder that follows it slowly. Always in train mode, with its own BatchNorm statistics."""
 
     def __init__(self, encoder, m):
         super().__init__()
@@ -88,14 +88,14 @@ class KeyEncoder(nn.Module):
 
     @torch.no_grad()
     def update(self, encoder):
-        """Of the parameters alone. `average.Average` copies buffers, and rounds otherwise: not the same last bits."""
+        """Moves the parameters only. `average.Average` also copies buffers, and rounds differently in the last bits."""
         parameters = list(self.encoder.parameters())
         torch._foreach_mul_(parameters, self.m)
         torch._foreach_add_(parameters, list(encoder.parameters()), alpha=1 - self.m)
 
 
 class Queue(nn.Module):
-    """For each class a ring of its K newest keys: `keys` [C, K, P], and `pointers` [C] to the slots next to fill."""
+    """For each class a ring buffer of its K newest keys: `keys` [C, K, P], and `pointers` [C] to the next slots."""
 
     def __init__(self, num_classes, K, projection_dim):
         super().__init__()
@@ -103,7 +103,7 @@ class Queue(nn.Module):
         self.register_buffer("pointers", torch.zeros(num_classes, dtype=torch.int64))
 
     def loss(self, queries, keys, labels, T):
-        """PGC of queries [B, P] with their own keys [B, P] and labels [B], the queue as it stands."""
+        """PGC of queries [B, P] with their own keys [B, P] and labels [B], for the present queue."""
         C, K, P = self.keys.shape
         own = (queries * keys).sum(dim=1, keepdim=True)
         similarities = torch.cat([own, queries @ self.keys.view(C * K, P).T], dim=1)
@@ -114,10 +114,10 @@ class Queue(nn.Module):
 
     @torch.no_grad()
     def enqueue(self, keys, labels):
-        """As if the keys were put in one by one: of those that fall on the same slot, the last is written."""
+        """Same result as adding the keys one by one: of several keys for one slot, the last is written."""
         C, K, _ = self.keys.shape
         one_hot = F.one_hot(labels, C)
-        rank = one_hot.cumsum(dim=0).gather(1, labels[:, None]).squeeze(1) - 1  # among the batch's keys of the class
+        rank = one_hot.cumsum(dim=0).gather(1, labels[:, None]).squeeze(1) - 1  # among the batch's keys of that class
         slots = (self.pointers[labels] + rank) % K
         same_slot = (labels[:, None] == labels) & (slots[:, None] == slots)
         last = torch.where(same_slot, torch.arange(len(labels), device=labels.device), -1).max(dim=1).values
@@ -135,7 +135,7 @@ def train_step(model, key_encoder, queue, optimizer, batch_l, batch_u, args):
     keys_l = key_encoder(x_l_key)
     loss_cls = F.cross_entropy(logits_l, labels_l)
     loss_pgc_l = queue.loss(queries_l, keys_l, labels_l, args.T)
-    (loss_cls + loss_pgc_l).backward()  # before the queue changes under the graph
+    (loss_cls + loss_pgc_l).backward()  # before `enqueue` changes the keys that the graph needs
     queue.enqueue(processes.gather(keys_l), processes.gather(labels_l))
 
     with torch.no_grad():

@@ -9,19 +9,19 @@
     targets = smoothing * q + (1 - smoothing) * (for each class the sum of w over its labeled images)
 
 z is a projection of the features to the unit sphere. A bank holds z_k for each labeled image, a running mean over its
-weak views. Until all of them were written, targets are q and loss_instance is 0. Targets are soft; they and the bank
-carry no gradient.
+weak views. Until every image has one, targets are q and loss_instance is 0. Targets are soft. Neither they nor the
+bank carry a gradient.
 
 Paper: Zheng et al., SimMatch: Semi-supervised Learning with Similarity Matching, CVPR 2022, arXiv:2203.06915. This is
-its form for small banks; the one for ImageNet has a teacher. The defaults are those of the CIFAR settings, an average
-of the weights is tested as there (--ema 0: the weights), and the rest is FixMatch's here; no figure is published for
-them. Differences from the code that those settings come with:
+its form for small banks; the one for ImageNet has a teacher. The defaults are those of the CIFAR settings, which also
+test an average of the weights (--ema 0 tests the weights). The rest is as in fixmatch.py; no figure is published for
+these. Differences from the code of those settings:
  1. An embedding of the bank is normalized over its features, as in the paper's equation. The code normalizes each
-    feature over the batch. It thereby trained at a lower temperature: --T 0.07 is nearer to that.
- 2. The window holds 128 batches (there 32): with hundreds of classes a batch of this suite has few images of each.
- 3. Every view is a forward pass of its own, but with --joint-passes (there one for all); as many unlabeled as labeled
-    images in a batch (there 7 times as many); no Cutout.
- 4. Targets begin to mix when all of the bank was written (there after 1,024 steps).
+    feature over the batch, which amounts to a lower temperature: --T 0.07 is closer to it.
+ 2. The window holds 128 batches (there 32): with hundreds of classes, a batch here has few images of each.
+ 3. Every view has a forward pass of its own, unless --joint-passes is given (there one pass for all); as many unlabeled
+    as labeled images in a batch (there 7 times as many); no Cutout.
+ 4. Targets are mixed once every image is in the bank (there after 1,024 steps).
 
 Cells: scripts/scratch.sh. Diff against: comatch.py.
 """
@@ -64,7 +64,7 @@ def parse_args(argv=None):
 
 
 class Encoder(ImageClassifier):
-    """The classifier, with a projector beside the head: both read the same bottleneck features."""
+    """The classifier with a projector next to the head. Both take the same bottleneck features."""
 
     def __init__(self, *shared, projection_dim):
         super().__init__(*shared)
@@ -80,7 +80,7 @@ class Encoder(ImageClassifier):
 
 
 class Window(nn.Module):
-    """The mean predictions of the newest batches: `means` [W, C], 0 where there was none yet; `steps` counts all."""
+    """The mean predictions of the newest batches: `means` [W, C], 0 in unused rows; `steps` counts all batches."""
 
     def __init__(self, num_classes, length):
         super().__init__()
@@ -89,15 +89,15 @@ class Window(nn.Module):
 
     @torch.no_grad()
     def align(self, p):
-        """Predictions [B, C] over their mean, this batch's included, normalized."""
+        """Predictions [B, C] divided by their mean, which includes this batch, and normalized."""
         self.means[(self.steps % len(self.means))[None]] = processes.mean(p.mean(dim=0))
         self.steps += 1
-        aligned = p / self.means.sum(dim=0).clamp(min=1e-30)  # a sum for a mean: its factor cancels
+        aligned = p / self.means.sum(dim=0).clamp(min=1e-30)  # the sum serves as the mean: the factor cancels
         return aligned / aligned.sum(dim=1, keepdim=True)
 
 
 class Bank(nn.Module):
-    """An embedding for each of the K labeled images, found by its index: `embeddings` [K, P]; `written` [K] or not.
+    """An embedding for each of the K labeled images: `embeddings` [K, P], and whether it was `written` yet, bool [K].
 
     `one_hot` [K, C] are the images' labels. Embeddings begin as random unit vectors.
     """
@@ -114,7 +114,7 @@ class Bank(nn.Module):
         return z @ self.embeddings.T / T
 
     def targets(self, p, z, T, smoothing):
-        """Of classes [B, C] and of labeled images [B, K], for predictions [B, C] of images with embeddings [B, P]."""
+        """Targets over classes [B, C] and over labeled images [B, K], from predictions [B, C] and embeddings [B, P]."""
         w = F.softmax(self.similarities(z, T), dim=1)
         own = torch.where(self.written.all(), smoothing, 1.0)
         unfolded = w * (p @ self.one_hot.T)
@@ -122,12 +122,12 @@ class Bank(nn.Module):
         return own * p + (1 - own) * (w @ self.one_hot), instances
 
     def loss(self, z, instances, T):
-        """Gradients flow into z [B, P] alone."""
+        """Gradients flow into z [B, P] only."""
         loss = -(instances * F.log_softmax(self.similarities(z, T), dim=1)).sum(dim=1).mean()
         return torch.where(self.written.all(), loss, 0.0)
 
     def write(self, indices, z):
-        """The embeddings [B, P] of labeled images, of all processes. Of an image that is there twice, the last one."""
+        """Update the embeddings of labeled images with z [B, P] of all processes. Of duplicates, the last is used."""
         indices, z = processes.gather(indices), processes.gather(z)
         equal = indices[:, None] == indices
         last = torch.where(equal, torch.arange(len(indices), device=z.device), -1).amax(dim=1)
@@ -164,7 +164,7 @@ def train_step(model, window, bank, optimizer, batch_l, batch_u, args):
     optimizer.zero_grad()
     loss.backward()
     optimizer.step()
-    bank.write(indices_l, z_l_weak)  # now that no backward needs what it held
+    bank.write(indices_l, z_l_weak)  # after `backward`, which needs the old embeddings
     return {
         "loss": loss,
         "loss_l": loss_l,

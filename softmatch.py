@@ -7,9 +7,9 @@
     mu, var    = running mean and variance of the confidence
 
 Paper: Chen et al., SoftMatch: Addressing the Quantity-Quality Trade-off in Semi-supervised Learning, ICLR 2023,
-arXiv:2301.10921. The form is that of the authors' code in USB, which aligns before it takes mu and var; their
-TorchSSL, after that. No published table has these settings. Differences from the paper:
- 1. fixmatch.py's differences from FixMatch, but for the mask.
+arXiv:2301.10921. The form is that of the authors' code in USB, which computes mu and var after the alignment; their
+code in TorchSSL does so before. No published table has these settings. Differences from the paper:
+ 1. fixmatch.py's differences from FixMatch, except for the mask.
 
 Shell file: scripts/softmatch.sh. Diff against: fixmatch.py.
 """
@@ -46,11 +46,11 @@ class Gaussian(nn.Module):
         self.momentum, self.n_sigma = momentum, n_sigma
         self.register_buffer("mu", torch.tensor(1 / num_classes))
         self.register_buffer("var", torch.tensor(1.0))
-        self.register_buffer("q_hat", torch.zeros(num_classes))  # the first batch's own mean takes its place
+        self.register_buffer("q_hat", torch.zeros(num_classes))  # replaced by the first batch's mean
 
     @torch.no_grad()
     def mask(self, probabilities):
-        """Of a batch [B, C], which is taken into the running means before."""
+        """The weights [B] of a batch of probabilities [B, C], after it has updated the running means."""
         q = processes.mean(probabilities.mean(dim=0))
         self.q_hat.lerp_(q, torch.where(self.q_hat.any(), 1 - self.momentum, 1.0))
         uniform = 1 / len(self.q_hat)
@@ -75,7 +75,7 @@ def train_step(model, gaussian, optimizer, batch_l, batch_u, args):
     (x_l_weak, *x_l_strong), labels_l, _ = batch_l
     (x_u_weak, x_u_strong), labels_u, _ = batch_u
 
-    views = [x_l_weak, *x_l_strong, x_u_weak, x_u_strong]  # no strong labeled one where its weight is 0
+    views = [x_l_weak, *x_l_strong, x_u_weak, x_u_strong]  # x_l_strong is empty if its weight is 0
     logits_l_weak, *logits_l_strong, logits_u_weak, logits_u_strong = passes(
         model, views, no_grad=x_u_weak, joint=args.joint_passes
     )

@@ -1,4 +1,4 @@
-"""UDA: the prediction on a strong view should be that on the weak view, where the latter is confident.
+"""UDA: the prediction on a strong view should equal the one on the weak view, if that is confident.
 
     loss   = loss_l + trade_off_con * loss_u
     loss_l = CE(x_l_weak) + trade_off_cls_strong * CE(x_l_strong)
@@ -7,10 +7,10 @@
     paper:   loss_u = mean(mask * KL(softmax(x_u_weak / T) || softmax(x_u_strong)))
 
 Paper: Xie et al., Unsupervised Data Augmentation for Consistency Training, NeurIPS 2020, arXiv:1904.12848, equation 1
-and section 2.4. Differences from the paper, all of them the published table's:
- 1. The temperature divides the student's logits, and so smooths where the paper sharpens the target.
- 2. The loss is averaged over the selected images, so that a single one has the weight of a full batch.
-    --uda-variant paper undoes both; the paper's temperature is --T 0.4.
+and section 2.4. Differences from the paper, all as in the published table:
+ 1. The temperature divides the student's logits, which smooths the student. In the paper it sharpens the target.
+ 2. The loss is averaged over the selected images, so a single selected image has the weight of a full batch.
+    --uda-variant paper undoes both. The paper's temperature is --T 0.4.
  3. No training signal annealing, as many unlabeled as labeled images in a batch, and no average of the weights.
  4. The labeled images have a strong view and loss, too.
 
@@ -46,7 +46,7 @@ def parse_args(argv=None):
 
 
 def consistency_loss(logits_u_weak, logits_u_strong, threshold, T, variant):
-    """Nothing flows back into `logits_u_weak`, whose confidence is never sharpened."""
+    """Nothing flows back into `logits_u_weak`. Its confidence is computed without the temperature."""
     logits_u_weak = logits_u_weak.detach()
     target = F.softmax(logits_u_weak, dim=1)
     mask = (target.max(dim=1).values > threshold).float()
@@ -62,7 +62,7 @@ def train_step(model, optimizer, batch_l, batch_u, args):
     (x_l_weak, *x_l_strong), labels_l, _ = batch_l
     (x_u_weak, x_u_strong), _, _ = batch_u
 
-    views = [x_l_weak, *x_l_strong, x_u_weak, x_u_strong]  # no strong labeled one where its weight is 0
+    views = [x_l_weak, *x_l_strong, x_u_weak, x_u_strong]  # x_l_strong is empty if its weight is 0
     logits_l_weak, *logits_l_strong, logits_u_weak, logits_u_strong = passes(
         model, views, no_grad=x_u_weak, joint=args.joint_passes
     )

@@ -1,4 +1,4 @@
-"""V-PET: one fresh network learns the classes that several finished runs vote for.
+"""V-PET: one new network learns the classes that several finished runs vote for.
 
     loss    = KL(targets || x_u_weak) + KL(targets || x_u_strong)  (+ loss_l, with --with-labels)
     targets = mean over the sources of one_hot(argmax(mean over --passes weak views of the source's logits))
@@ -6,8 +6,8 @@
 
 The sources are finished runs of any script, on the same images and labels; their networks are those of the last epoch.
 They may differ in backbone, adapters, image size and method, and the more they differ the better. They vote once,
-before the first step. The votes go into the checkpoint; `sources.json` says how far they agree, and are right. With a
-single source this is plain self-training. The new network begins from the pretrained weights, and there is one round.
+before the first step. The checkpoint holds the votes. `sources.json` says how far they agree, and how many are right.
+With a single source this is plain self-training. The new network begins with the pretrained weights, for one round.
 
 Paper: Zhang et al., Revisiting semi-supervised learning in the era of foundation models, NeurIPS 2025,
 arXiv:2503.09707, algorithm 1. As there, the labels themselves are not used: the sources have learned them. Differences:
@@ -62,7 +62,7 @@ def parse_args(argv=None):
 
 
 def check_sources(folders, fingerprints):
-    """Whether the runs are finished, and of the same images and labels."""
+    """Refuse sources that are not finished, or have other images or labels."""
     if len({os.path.realpath(folder) for folder in folders}) < len(folders):
         raise UserError("--sources names a run twice: give each of them once")
     for folder in map(Path, folders):
@@ -91,7 +91,7 @@ class Votes(nn.Module):
 
     @torch.no_grad()
     def cast(self, source, network, loaders):
-        """Each loader gives all the images, in a view of its own; of several processes each works on its share."""
+        """Each loader gives one view of all images. With several processes, each works on its share."""
         network.eval()
         classes, logits = torch.zeros_like(self.votes[:, source]), 0
         for loader in loaders:
@@ -102,9 +102,9 @@ class Votes(nn.Module):
         self.votes[:, source] = processes.sum(classes)
 
     def summary(self, labels):
-        """In percent: how often two sources agree, and all; which are right, and the classes with the most votes.
+        """In percent: how often pairs of sources agree, and all; how many votes of each are right, and majority votes.
 
-        Among equals the first class counts. What is right is told by the images whose `labels` [N] are known, not -1.
+        A tie goes to the first class. Accuracies are over the images whose `labels` [N] are known, not -1.
         """
         votes, labels = self.votes.cpu(), torch.as_tensor(labels)
         known, most = labels >= 0, F.one_hot(votes, self.num_classes).sum(dim=1).numpy().argmax(axis=1)
@@ -122,7 +122,7 @@ class Votes(nn.Module):
 
 
 def make_votes(votes, images, spec, folders, args, options):
-    """Let each source vote on the images, prepared as it knows them; the main process's generators stay as they are."""
+    """Let each source vote on the images, prepared as in its own run. The main process's generators are not used."""
     described = []
     for number, folder in enumerate(folders):
         with seeding.preserved():
@@ -169,7 +169,7 @@ def train_step(model, votes, optimizer, batch_l, batch_u, args):
     if batch_l is not None:
         (x_l_weak, *x_l_strong), labels_l, _ = batch_l
         logits_l_weak = model(x_l_weak)
-        logits_l_strong = [model(x) for x in x_l_strong]  # none where its weight is 0
+        logits_l_strong = [model(x) for x in x_l_strong]  # empty if their weight is 0
         loss_l = F.cross_entropy(logits_l_weak, labels_l)
         loss_l = loss_l + args.trade_off_cls_strong * sum(F.cross_entropy(x, labels_l) for x in logits_l_strong)
         loss = loss_u + loss_l

@@ -1,4 +1,4 @@
-"""VAT: predictions should not move when an image is changed a little in the direction that moves them most.
+"""VAT: predictions should not change if an image moves a little in the direction that changes them most.
 
     loss   = loss_l + trade_off_con * ramp_up(step) * loss_u + trade_off_entropy * loss_entropy
     loss_l = CE(x_l_weak) + trade_off_cls_strong * CE(x_l_strong)
@@ -8,15 +8,16 @@
               --power-iterations times, from a random direction
 
 Paper: Miyato et al., Virtual Adversarial Training: A Regularization Method for Supervised and Semi-Supervised Learning,
-TPAMI 2019, arXiv:1704.03976. No table has been published for these defaults: weights, ramp and eps are those with which
-TorchSSL trains from scratch, the rest is the Pi Model's here. Differences from the authors' code:
- 1. The weight 0.3, its ramp over 0.4 of the epochs, and the entropy's weight 0.06; theirs are 1, none, and 0 or 1.
- 2. xi is 0.1, not 1e-6: added to pixels, that would be rounding. It is still too small for --precision bf16.
- 3. eps is a length in what the network sees, normalised pixels: a value of an image of 32 pixels changes by 0.11 on
-    average. At 224 pixels 42 would be as much; no source has tried it.
+TPAMI 2019, arXiv:1704.03976. No table has been published for these defaults. Weights, ramp and eps are TorchSSL's for
+training from scratch; the rest is as in pi_model.py. Differences from the authors' code:
+ 1. The weight is 0.3 with a ramp over 0.4 of the epochs, and the entropy's weight 0.06. Theirs are 1 without a ramp,
+    and 0 or 1.
+ 2. xi is 0.1, not 1e-6, which would be lost in the rounding of pixels. 0.1 is still too small for --precision bf16.
+ 3. eps is a length in normalised pixels. At 32 x 32 pixels a value changes by 0.11 on average. At 224 pixels, 42 would
+    be as much; no source has tried it.
  4. The pass of x_u_weak moves BatchNorm's running statistics, unless --labeled-statistics; the perturbed ones never do.
  5. Labeled images have a strong view and loss, too.
-As there, a step's unlabeled passes share their dropout masks: other masks alone would move the predictions.
+As there, a step's unlabeled passes share their dropout masks, since different masks alone would change predictions.
 
 The papers' protocol: scripts/scratch.sh. Diff against: pi_model.py.
 """
@@ -72,7 +73,7 @@ def ramp_up(step, warm_up_steps):
 
 
 def same_masks(x):
-    """A pass within it leaves the generators as they were: the next one draws the same dropout masks."""
+    """Within the block, a pass does not advance the generators, so the next pass draws the same dropout masks."""
     return torch.random.fork_rng([x.device] if x.is_cuda else [])
 
 
@@ -88,14 +89,14 @@ def entropy(logits):
 
 
 def unit(x):
-    """Each image's values as a vector of length 1, or 0. The square of a small gradient would be below float32."""
+    """Scale each image to length 1; zeros stay zero. Dividing by the largest value first avoids underflow."""
     flat = x.flatten(1)
     largest = flat.abs().amax(dim=1, keepdim=True).clamp(min=torch.finfo(x.dtype).tiny)
     return F.normalize(flat / largest, dim=1).view_as(x)
 
 
 def direction(model, x, p, d, xi, iterations):
-    """The power iteration from d, in the shape of x. The weights get no gradients."""
+    """Power iteration, beginning from d, which has the shape of x. The weights get no gradients."""
     d = unit(d)
     for _ in range(iterations):
         r = (xi * d).requires_grad_()
@@ -107,7 +108,7 @@ def direction(model, x, p, d, xi, iterations):
 
 
 def noise(x, random):
-    """This process's share of normal numbers for the images of the whole batch, in the shape of x."""
+    """Normal random numbers in the shape of x: this process's share of those for the whole batch."""
     number = len(x) * processes.count()
     return random.normal(number, *x.shape[1:])[processes.share(number)].to(x.dtype)
 
@@ -117,7 +118,7 @@ def train_step(model, random, optimizer, batch_l, batch_u, weight_u, args):
     (x_u_weak,), _, _ = batch_u
 
     logits_l_weak = model(x_l_weak)
-    logits_l_strong = [model(x) for x in x_l_strong]  # none where its weight is 0
+    logits_l_strong = [model(x) for x in x_l_strong]  # empty if their weight is 0
     loss_l = F.cross_entropy(logits_l_weak, labels_l)
     loss_l = loss_l + args.trade_off_cls_strong * sum(F.cross_entropy(logits, labels_l) for logits in logits_l_strong)
 

@@ -87,6 +87,17 @@ def test_every_page_is_linked_from_the_readme():
     assert files - linked == set()
 
 
+def test_files_that_are_named_exist():
+    """Also after they were renamed: `common/x.py`, and in CONTRIBUTING's table `common/`: `x.py`, `y.py`."""
+    for page in PAGES:
+        text = page.read_text()
+        named = re.findall(r"`((?:common|scripts|tests|docs)/[\w/.]*\w)`", text)
+        for folder, files in re.findall(r"`(\w+/[\w/]*)`: ((?:`\w+\.py`(?:, )?)+)", text):
+            named += [folder + name for name in re.findall(r"`(.*?)`", files)]
+        missing = [name for name in named if not (ROOT / name).exists()]
+        assert not missing, f"{page.name} names {missing}"
+
+
 def test_the_readme_is_short():
     """180 lines of at most 1,900 words; `wc README.md` counts the same. What is longer goes into docs/."""
     text = README.read_text()
