@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from common.errors import UserError
+from common.training.guard import Guard
 from common.training.meters import Meters
 from tests.conftest import final_state, read_rows
 
@@ -58,6 +59,20 @@ def test_the_step_its_losses_and_its_learning_rates_are_named(small_run, tmp_pat
     assert "\n" not in message
     assert final_state(tmp_path / "run")["step"] == 3
     assert len(read_rows(tmp_path / "run")) == 1
+
+
+def test_the_rates_of_the_last_step_alone_are_kept_after_a_look():
+    """A save after it names them. Those of earlier steps would pile up over a run."""
+    guard, optimizer = Guard(Meters(torch.device("cpu"))), torch.optim.SGD([torch.zeros(1)], lr=1.0)
+    bad = {"model": {"weight": torch.tensor([float("nan")])}}
+    for step in (1, 2, 3):
+        optimizer.param_groups[0]["lr"] = step / 10
+        guard.note_rates(step, {"optimizer": optimizer})
+    guard.check_metrics(3)
+    guard.note_rates(4, {"optimizer": optimizer})
+    for step, rates in [(1, "see --lr"), (2, "see --lr"), (3, "0.3"), (4, "0.3")]:
+        with pytest.raises(UserError, match=rf"at step {step}: .*learning rates {rates}\)"):
+            guard.check_weights(bad, step)
 
 
 def test_before_the_first_checkpoint(small_run, tmp_path, monkeypatch):
