@@ -5,6 +5,8 @@ import errno
 import http.client
 import importlib
 import os
+import socket
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NoReturn
@@ -32,6 +34,7 @@ def _http_errors() -> tuple[type[Exception], ...]:
 UNREACHABLE: tuple[type[Exception], ...] = (OSError, http.client.HTTPException, *_http_errors())
 FAILED: tuple[type[Exception], ...] = (*UNREACHABLE, *checkpoint.UNREADABLE, SafetensorError)
 NOT_KEPT = {errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS}
+SECONDS = 10  # to wait for the hub's first answer
 # The hub's client and urllib obey these, in lower case, too.
 VARIABLES = ("ALL_PROXY", "HTTPS_PROXY", "HTTP_PROXY", "HF_ENDPOINT", "HF_HUB_OFFLINE")
 
@@ -48,11 +51,26 @@ def of_weights(name: str) -> Iterator[None]:
     """
     try:
         with processes.first_of_machine_first():
+            if not _cached(name):
+                _look_for_hub(name)
             yield
     except FAILED as error:
         if memory.shortage(error):
             raise
         _explain(error, name)
+
+
+def _look_for_hub(name: str) -> None:
+    """Connect to the hub once. Without a network, its client tries twelve times in 47 seconds, and prints a page.
+
+    Raises:
+        OSError: nobody answers.
+    """
+    config: Any = get_pretrained_cfg(name)
+    hub = urlparse(constants.ENDPOINT)
+    has_proxy = urllib.request.getproxies().keys() & {"all", hub.scheme}
+    if config.hf_hub_id and hub.hostname and not has_proxy and not constants.HF_HUB_OFFLINE:
+        socket.create_connection((hub.hostname, hub.port or hub.scheme), timeout=SECONDS).close()
 
 
 def _explain(error: Exception, name: str) -> NoReturn:

@@ -3,6 +3,7 @@
 import errno
 import http.client
 import socket
+import time
 from pathlib import Path
 from unittest import mock
 
@@ -76,6 +77,29 @@ def test_a_bare_name_has_weights_and_offline_only_their_download_fails(arch, tag
     assert message.startswith(f"the weights of '{arch}.{tag}' could not be downloaded (")
     assert "\n" not in message
     assert backbones.own_config(arch, False, None).tag == tag
+
+
+def test_without_a_network_nothing_is_tried_again(monkeypatch, capfd):
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(time, "sleep", lambda seconds: pytest.fail(f"waits for {seconds} seconds"))
+    with pytest.raises(UserError, match=r"could not be downloaded \(Network is unreachable\): connect to the internet"):
+        backbones.backbone("test_resnet", 160, NORMALIZER)
+    assert capfd.readouterr().err == ""
+
+
+def test_a_hub_that_answers_is_asked(monkeypatch):
+    """Behind a proxy it is not looked for: the proxy alone may know its address."""
+    asked = []
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", "http://hub.example:8080")
+    monkeypatch.setattr(socket, "create_connection", lambda place, timeout: asked.append(place) or mock.Mock())
+    monkeypatch.setattr(timm, "create_model", mock.Mock(side_effect=HfHubHTTPError("asked", response=mock.Mock())))
+    for variable, places in [("NO_PROXY", [("hub.example", 8080)]), ("HTTP_PROXY", [])]:
+        monkeypatch.setenv(variable, "http://proxy.example:1")
+        with pytest.raises(UserError, match=r"could not be downloaded \(asked\)"):
+            backbones.backbone("test_resnet", 160, NORMALIZER)
+        assert asked == places
+        asked.clear()
 
 
 @pytest.mark.parametrize("arch", ["test_resnet", "test_resnet.r160_in1k"])
