@@ -434,7 +434,7 @@ def _collate(samples: Sequence[Sample | UserError]) -> Collated | UserError:
     readable = []
     for sample in samples:
         if isinstance(sample, UserError):
-            return sample
+            return UserError(f"{sample} (python -m common.datasets ROOT --check NAME lists all such images)")
         readable.append(sample)
     rows, labels, indices = zip(*readable, strict=True)
     images = [view.movedim(0, -1) for column in zip(*rows, strict=True) for view in column]  # HWC, as in memory
@@ -451,8 +451,7 @@ def _collate_readable(samples: Sequence[Sample | UserError]) -> tuple[Collated |
 
 def _or_raise(batch: Any) -> Any:
     if isinstance(batch, UserError):
-        # A new error: the traceback of the original would keep the workers alive.
-        raise UserError(f"{batch} (python -m common.datasets ROOT --check NAME lists all such images)")
+        raise UserError(str(batch))  # a new error: the traceback of the original would keep the workers alive
     return batch
 
 

@@ -63,8 +63,10 @@ def test_too_little_shared_memory(monkeypatch):
         raise RuntimeError("unable to allocate shared memory(shm) for file </torch_1>: No space left on device (28)")
 
     monkeypatch.setattr(loaders, "default_collate", full)
-    assert "start the container with --ipc=host" in failure(loader().batches(0))
-    assert "start the container with --ipc=host" in failure(iter(TestLoader(image_set(9), WEAK, **options(1))))
+    for batches in (loader().batches(0), iter(TestLoader(image_set(9), WEAK, **options(1)))):
+        message = failure(batches)
+        assert "start the container with --ipc=host" in message
+        assert message.endswith(" or use -j 0")  # nothing of images
 
 
 def test_too_few_open_files():
