@@ -516,7 +516,8 @@ class Run:
         message = next(message for message in processes.gather_objects(failure) if message)
         if self.step > self.guard.saved_step:
             self.save()
-            message += f"; step {self.step} is saved: {continues}"
+            same = " if its images stay as they are" if "content_sha256" in self.fingerprints else ""
+            message += f"; step {self.step} is saved: {continues}{same}"
         raise UserError(message)
 
     # Results

@@ -85,6 +85,16 @@ def test_what_changed_is_said(root, change, begin):
         train(root)
 
 
+def test_after_an_unreadable_image_the_line_says_that_another_one_is_no_continuation(root):
+    (root / "test" / "bee" / "0.png").write_bytes(b"")
+    told = r"replace or remove it .*; step 2 is saved: the same command continues if its images stay as they are$"
+    with pytest.raises(UserError, match=told):
+        train(root)
+    picture(root / "test" / "bee" / "0.png", 9)
+    with pytest.raises(UserError, match=r"1 is of another content \('test/bee/0.png'\)"):
+        train(root)
+
+
 def test_a_list_that_changed_is_noticed(root):
     file = root / "labels.csv"
     rows = [f"train/{name}/{i}.png,{name}\n" for name in ("ant", "bee") for i in range(3)]
