@@ -82,7 +82,7 @@ def images(run: Run, args: argparse.Namespace, all_labels: bool = False) -> Imag
     if args.val_fold is not None:
         part, parts = map(int, args.val_fold.split("/"))
         labeled, unlabeled, held_out = splits.hold_out_fold(labeled, unlabeled, data, part, parts, args.split_seed)
-    splits.tell_of_spare_labels(data, labeled, held_out)
+    splits.log_spare_labels(data, labeled, held_out)
     if args.init_from is not None:
         warm_start.read(args.init_from).refuse_other_classes(data.classes, args.root)
     run.describe(data, labeled, held_out)

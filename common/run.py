@@ -145,7 +145,7 @@ class Run:
         self.fingerprints |= {"test_sha256": data.test_sha256}
         if data.spec.counts is None:
             self._refuse_log_among_images(data)
-            self.files = self._look_at_files(data)
+            self.files = self._take_inventory(data)
             self.fingerprints["content_sha256"] = inventory.sha256(self.files)
         more = f", {len(held_out):,} more are held out" if len(held_out) else ""
         logger.info(f"{self.args.data}: {data.counts}; {len(labeled):,} of the training images are labeled{more}")
@@ -158,7 +158,7 @@ class Run:
         """What chooses the epoch of `best.pth`; see `best_epoch.chooser`."""
         return best_epoch.chooser(len(self.held_out), self.args.val_fold is not None, len(self.data.test))
 
-    def _look_at_files(self, data: Data) -> inventory.Inventory:
+    def _take_inventory(self, data: Data) -> inventory.Inventory:
         """The inventory of your own images. (Other datasets are known by their counts and checksums.)"""
         known, root = self.folder.read_files(), Path(self.args.root).expanduser()
         parts = {"train": data.train, "test": data.test}
@@ -253,7 +253,7 @@ class Run:
 
     def _resume(self, content: dict[str, Any], path: Path) -> None:
         restored = self.state | {"meters": self.meters, "rng": self.generators}
-        checkpoint.restore(restored, content, path, beside=("step", "history", "seconds"))
+        checkpoint.restore(restored, content, path, values=("step", "history", "seconds"))
         self.step, self.history, self.seconds = content["step"], content["history"], content["seconds"]
         if not isinstance(self.step, int) or not isinstance(self.history, list) or self.step < 0:
             raise UserError(f"checkpoint '{path}' is another script's: choose another --log")
@@ -548,7 +548,7 @@ class Run:
             older = not self.folder.read_files()
             data = self.read_images(None if older else "default")  # the inventory tells more than the images' size
             self._refuse_log_among_images(data)
-            files = self._look_at_files(data)
+            files = self._take_inventory(data)
             now = {"data_sha256": data.sha256} if older else {"content_sha256": inventory.sha256(files)}
             self.folder.compare_images(now, files, self.args.root)
         file, result = self._start_file, self.folder.read_result()

@@ -75,7 +75,7 @@ class Known(NamedTuple):
 
     def is_for_testing(self, inner: str) -> bool:
         """Whether a path below the root is in a folder of test images."""
-        return inner.partition(os.sep)[0] in image_folder.TESTED
+        return inner.partition(os.sep)[0] in image_folder.TEST_FOLDERS
 
 
 def known(folder: Path) -> Known:

@@ -39,13 +39,13 @@ def fold(text: str) -> str:
 LARGEST = {int: 2**32, float: 3e38}  # well within PyTorch's int64 and float32
 
 
-def number(convert: type, accepts: Callable[[Any], bool], what: str) -> Callable[[str], Any]:
+def number(convert: type, accepts: Callable[[Any], bool], expected: str) -> Callable[[str], Any]:
     """A type for numbers.
 
     Args:
         convert: `int` or `float`.
         accepts: whether a value is in range.
-        what: the range in words, to follow `must be` in a message.
+        expected: the range in words, to follow `must be` in a message.
     """
 
     def parse_number(text: str) -> Any:
@@ -55,7 +55,7 @@ def number(convert: type, accepts: Callable[[Any], bool], what: str) -> Callable
         except ValueError:
             good = False
         if not good:
-            raise argparse.ArgumentTypeError(f"must be {what}, got '{text}'")
+            raise argparse.ArgumentTypeError(f"must be {expected}, got '{text}'")
         if abs(value) > LARGEST[convert]:
             raise argparse.ArgumentTypeError(f"must be at most {LARGEST[convert]:g}, got '{text}'")
         return value

@@ -80,7 +80,7 @@ def load(
     for images in (data.train, data.test):
         _check_files(images)
     if spec.counts is None:  # published datasets stay as they were for the tables
-        _tell_of_turned([*data.train.images, *data.test.images], exif_orientation)
+        _log_turned([*data.train.images, *data.test.images], exif_orientation)
         data = replace(data, train=data.train.oriented(exif_orientation), test=data.test.oriented(exif_orientation))
     data = _with_fingerprints(_check_counts(name, data, any_counts), root)
     if resizing != "default" and spec.native_size is None:
@@ -88,7 +88,7 @@ def load(
     return replace(data, spec=replace(data.spec, flip=data.spec.flip and flip))
 
 
-def _tell_of_turned(paths: Sequence[str], exif_orientation: bool) -> None:
+def _log_turned(paths: Sequence[str], exif_orientation: bool) -> None:
     """Log how many images have an EXIF orientation: cameras store photographs unturned, and note how to turn them."""
     looked_at = paths[:: -(-len(paths) // LOOKED_AT)] if paths else []
     number = processes.once_per_machine(lambda: len(turned(looked_at)))

@@ -19,7 +19,7 @@ from common.datasets.labeled_list import class_of
 from common.datasets.walk import EXTENSIONS, Skipped, class_folders, count_unused, images_in
 from common.errors import UserError
 
-TESTED = ("test", "val")  # folders of ROOT with test images
+TEST_FOLDERS = ("test", "val")  # folders of ROOT with test images
 
 logger = logging.getLogger(__name__)
 
@@ -47,7 +47,7 @@ def load(root: Path) -> dict:
     tested = _test_images(test_dir, classes, skipped, "the train folder")
     skipped.refuse_broken_links()
     skipped.warn(root)
-    _tell_of_deep_classes(train_dir, [path for path, _ in labeled], classes)
+    _log_deep_classes(train_dir, [path for path, _ in labeled], classes)
     train = ImageSet([path for path, _ in labeled] + extra, [label for _, label in labeled] + [-1] * len(extra))
     test = ImageSet([path for path, _ in tested], [label for _, label in tested])
     class_names.warn(classes, train.labels, test.labels)
@@ -110,11 +110,11 @@ def _read_list(
     _refuse_missing((root,), "name the folder that holds the images of --labeled-list")
     test_dir = _test_folder(root)
     skipped = Skipped()
-    found = {os.path.relpath(path, root): path for path in images_in(root, skipped, leave_out=TESTED)}
+    found = {os.path.relpath(path, root): path for path in images_in(root, skipped, leave_out=TEST_FOLDERS)}
     if test_dir is not None and test_dir.name == "test" and os.path.isdir(root / "val"):
         number = sum(1 for _ in images_in(root / "val", Skipped()))
         skipped.images.update({"in 'val'": number} if number else {})
-    return found, labeled_list.read(file, root, found, TESTED, min_confidence), test_dir, skipped
+    return found, labeled_list.read(file, root, found, TEST_FOLDERS, min_confidence), test_dir, skipped
 
 
 def _refuse_missing(folders: Sequence[Path], needs: str) -> None:
@@ -176,7 +176,7 @@ def _refuse_unknown(folder: Path, name: str, classes: Sequence[str], source: str
     raise UserError(f"'{folder}' has the class {here}, which {source} lacks: did you mean {there}? Give both one name")
 
 
-def _tell_of_deep_classes(train_dir: Path, paths: Sequence[str], classes: Sequence[str]) -> None:
+def _log_deep_classes(train_dir: Path, paths: Sequence[str], classes: Sequence[str]) -> None:
     """Log if all images lie deeper than in class folders: one folder too many would merge all classes into one."""
     below = [os.path.relpath(path, train_dir).split(os.sep) for path in paths]
     if all(len(parts) > 2 for parts in below):

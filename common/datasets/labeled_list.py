@@ -282,8 +282,8 @@ class _Reader:
             if near:
                 return near
         folder = os.path.dirname(os.path.normpath(name))
-        beside = {os.path.basename(path): path for path in self.found if os.path.dirname(path) == folder}
-        return [beside[other] for other in difflib.get_close_matches(base, list(beside)[:10_000], n=1, cutoff=0.8)]
+        siblings = {os.path.basename(path): path for path in self.found if os.path.dirname(path) == folder}
+        return [siblings[other] for other in difflib.get_close_matches(base, list(siblings)[:10_000], n=1, cutoff=0.8)]
 
     def _present(self, name: str) -> list[str]:
         return [path for path in (os.path.join(self.root, name), name) if os.path.lexists(path)]

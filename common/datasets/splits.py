@@ -65,7 +65,7 @@ def split(
     return labeled, unlabeled
 
 
-def tell_of_spare_labels(data: Data, labeled: np.ndarray, held_out: np.ndarray) -> None:
+def log_spare_labels(data: Data, labeled: np.ndarray, held_out: np.ndarray) -> None:
     """Log how many labels of your own images are not used, and how to use them.
 
     Args:

@@ -37,8 +37,8 @@ def read_checkpoint(file: str | Path) -> Any:
     """
     file = Path(file)
     if not os.path.isfile(file):  # unlike Path.is_file, no error for names that are too long
-        what = "is a folder" if os.path.isdir(file) else "does not exist"
-        raise UserError(f"file '{file}' {what}: give the path of a .pth or .safetensors file")
+        problem = "is a folder" if os.path.isdir(file) else "does not exist"
+        raise UserError(f"file '{file}' {problem}: give the path of a .pth or .safetensors file")
     try:
         return read_unchecked(file)
     except (*checkpoint.UNREADABLE, SafetensorError) as error:
@@ -158,8 +158,8 @@ def _without_prefix(state: dict[str, Tensor], wanted: list[str], file: str | Pat
         raise UserError(f"'{file}' holds several networks ({_some(whole)}): save the state_dict of one of them")
     prefix = max(found, key=found.__getitem__)  # if none is whole, `fill` says what is missing
     outside = [key for key in state if not key.startswith(prefix)]
-    beside = f"; {_some(outside)} left out" if outside else ""
-    logger.info(f"'{file}': names are taken without their prefix '{prefix}'{beside}")
+    ignored = f"; {_some(outside)} left out" if outside else ""
+    logger.info(f"'{file}': names are taken without their prefix '{prefix}'{ignored}")
     return {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
 
 

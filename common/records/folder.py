@@ -224,9 +224,9 @@ class Folder:
         if any(before.get(name) != value for name, value in fingerprints.items()):
             known = self._read_files()
             changed = inventory.differences(known, files) if known else []
-            what = f" ({', '.join(changed)})" if changed else ""
+            details = f" ({', '.join(changed)})" if changed else ""
             raise UserError(
-                f"'{self.path}' was begun with other images than '{root}' holds now{what}: restore them, or choose "
+                f"'{self.path}' was begun with other images than '{root}' holds now{details}: restore them, or choose "
                 "another --log"
             )
 
@@ -260,11 +260,11 @@ class Folder:
         before = read_json(file).get("test_sha256") if file.is_file() else None
         tested, now = ({k: v for k, v in of.items() if v.part == "test"} for of in (self._read_files(), files))
         changed = inventory.differences(tested, now) if tested else []
-        what = f" ({', '.join(changed)})" if changed else ""
+        details = f" ({', '.join(changed)})" if changed else ""
         if changed or before not in (None, fingerprints["test_sha256"]):
             logger.warning(
                 f"WARNING: the test images in '{root}' are others than those that '{self.path}' was tested on in "
-                f"training{what}: its scores there and these do not compare"
+                f"training{details}: its scores there and these do not compare"
             )
 
     @processes.by_first

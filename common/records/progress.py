@@ -31,7 +31,7 @@ class Progress:
         self.epoch, self.epochs, self.steps, self.first, self.done = epoch, epochs, steps, done, done
         hidden = None if processes.is_first() else True  # None: hidden if there is no terminal
         self.bar = tqdm(total=steps, initial=done, desc=f"epoch {epoch + 1}/{epochs}", leave=False, disable=hidden)
-        self.started = self.told = time.perf_counter()
+        self.started = self.logged_at = time.perf_counter()
 
     def __enter__(self) -> "Progress":
         return self
@@ -44,17 +44,17 @@ class Progress:
         self.done += 1
         self.bar.update()
         is_last = self.done == self.steps  # a line with averages follows
-        if self.bar.disable and not is_last and time.perf_counter() - self.told > SILENCE:
-            self._tell("")  # without averages: all processes would have to compute them after the same step
+        if self.bar.disable and not is_last and time.perf_counter() - self.logged_at > SILENCE:
+            self._log_line("")  # without averages: all processes would have to compute them after the same step
 
     def report(self, averages: dict[str, float | None]) -> None:
         """Print a line with the averages so far, the speed, and the remaining time of the training."""
         shown = (f"{name} {'-' if value is None else format(value, '.4g')}" for name, value in averages.items())
-        self._tell("".join(f"{each}  " for each in shown))
+        self._log_line("".join(f"{each}  " for each in shown))
 
-    def _tell(self, shown: str) -> None:
-        self.told = time.perf_counter()
-        seconds = (self.told - self.started) / (self.done - self.first)
+    def _log_line(self, shown: str) -> None:
+        self.logged_at = time.perf_counter()
+        seconds = (self.logged_at - self.started) / (self.done - self.first)
         left = (self.epochs - self.epoch) * self.steps - self.done
         logger.info(
             f"epoch {self.epoch + 1}/{self.epochs} step {self.done}/{self.steps}  {shown}"

@@ -79,8 +79,8 @@ def matrix_image(matrix: np.ndarray, names: list[str]) -> Image.Image:
         for (i, j), count in np.ndenumerate(matrix):
             if count:
                 fill = "white" if count > 0.2 * matrix[i].sum() else "black"
-                place = (rows.width + (j + 0.5) * cell, columns.height + (i + 0.5) * cell)
-                draw.text(place, str(count), font=font, fill=fill, anchor="mm")
+                center = (rows.width + (j + 0.5) * cell, columns.height + (i + 0.5) * cell)
+                draw.text(center, str(count), font=font, fill=fill, anchor="mm")
     legend = ["rows: true class; columns: predicted. Blue: right, red: wrong;"]
     legend += ["full color: all images of the row, half: an eighth"]
     return _stacked([picture, _text("\n".join(legend), TEXT)], gap=6)
@@ -190,8 +190,8 @@ def _stacked(parts: Sequence[Image.Image], down: bool = True, gap: int = GAP) ->
     widths, heights = zip(*(part.size for part in parts), strict=True)
     gaps = gap * (len(parts) - 1)
     size = (max(widths), sum(heights) + gaps) if down else (sum(widths) + gaps, max(heights))
-    whole, place = Image.new("RGB", size, "white"), 0
+    whole, offset = Image.new("RGB", size, "white"), 0
     for part in parts:
-        whole.paste(part, (0, place) if down else (place, 0))
-        place += (part.height if down else part.width) + gap
+        whole.paste(part, (0, offset) if down else (offset, 0))
+        offset += (part.height if down else part.width) + gap
     return whole

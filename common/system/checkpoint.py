@@ -135,19 +135,19 @@ def _tensors(state: Any, name: str) -> Iterator[tuple[str, Tensor]]:
             yield from _tensors(value, f"{name}.{key}" if name else str(key))
 
 
-def restore(objects: dict[str, Any], content: dict[str, Any], path: Path, beside: Sequence[str] = ()) -> None:
+def restore(objects: dict[str, Any], content: dict[str, Any], path: Path, values: Sequence[str] = ()) -> None:
     """Load each object's state from `content`, strictly.
 
     Args:
         objects: name -> object with `load_state_dict`.
         content: what `load` returned.
         path: of the checkpoint, for messages.
-        beside: names of plain values that must be in `content`, too.
+        values: names of plain values that must be in `content`, too.
 
     Raises:
         UserError: a name is missing, or a state does not fit its object.
     """
-    missing = [name for name in (*objects, *beside) if name not in content]
+    missing = [name for name in (*objects, *values) if name not in content]
     if missing:
         raise UserError(f"checkpoint '{path}' holds no '{missing[0]}': it is another script's; choose another --log")
     for name, item in objects.items():

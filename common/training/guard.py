@@ -63,10 +63,10 @@ class Guard:
         if broken:
             self._refuse(broken, step, ", ".join(f"{name} {value:.4g}" for name, value in scores.items()))
 
-    def _refuse(self, what: str, step: int, details: str) -> NoReturn:
+    def _refuse(self, name: str, step: int, details: str) -> NoReturn:
         rates = ", ".join(f"{rate:g}" for rate in self._rates.get(step, [])) or "see --lr"
         kept = f"the checkpoint of step {self.saved_step} is kept" if self.saved_step else "nothing was saved yet"
         raise UserError(
-            f"{what} not finite at step {step}: {details} (learning rates {rates}); {kept}: "
+            f"{name} not finite at step {step}: {details} (learning rates {rates}); {kept}: "
             "start anew with a smaller --lr, in another --log or with --overwrite"
         )

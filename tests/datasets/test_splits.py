@@ -125,8 +125,8 @@ def test_labels_that_are_not_used_are_told(number, told, caplog):
     caplog.set_level("INFO")
     data = SimpleNamespace(train=SimpleNamespace(labels=LABELS), candidates=None, spec=SimpleNamespace(counts=None))
     labeled, _ = splits.split(LABELS, CLASSES, number, 0)
-    splits.tell_of_spare_labels(data, labeled, np.empty(0, dtype=np.int64))
-    splits.tell_of_spare_labels(
+    splits.log_spare_labels(data, labeled, np.empty(0, dtype=np.int64))
+    splits.log_spare_labels(
         SimpleNamespace(**vars(data) | {"spec": SimpleNamespace(counts=(5, 200, 9))}), labeled, np.empty(0)
     )
     assert [line for line in caplog.messages if "are not" in line] == ([f"{told} uses all of them"] if told else [])
