@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from common.errors import UserError
 from common.loading.augment import Normalizer
-from common.networks import backbone_files, backbones, classifier
+from common.networks import backbone_files, backbones, classifier, pretrained
 from common.training import optim
 from tests.conftest import assert_equal_states
 
@@ -31,6 +31,7 @@ def _no_network(monkeypatch):
 
     monkeypatch.setattr(socket.socket, "connect", refuse)
     monkeypatch.setattr(socket, "getaddrinfo", refuse)
+    monkeypatch.setattr(pretrained, "_look_for_hub", lambda name: None)  # what would download is replaced
 
 
 def scratch(arch: str, size: int = 32, **options) -> nn.Module:
