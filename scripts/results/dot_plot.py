@@ -55,9 +55,9 @@ def _panels(cells: dict[Place, list[Cell]], numbers: dict[str, int]) -> dict[str
         title = ", ".join(place[:3]).replace("$", r"\$")  # which would begin a formula
         for cell, difference in zip(several, differing(several), strict=True):
             if cell.has("last_top1"):
-                row = oracles[title] if cell.method == "oracle" else panels[f"{title}; labels: {cell.labels}"]
+                row = oracles[title] if cell.method == "oracle" else panels[f"{title}\nlabels: {cell.labels}"]
                 row[marked(cell.method, difference, numbers)] = cell
-    return {title: named | oracles[title.rpartition("; ")[0]] for title, named in panels.items()}
+    return {title: named | oracles[title.rpartition("\n")[0]] for title, named in panels.items()}
 
 
 def _draw_panel(axes: Axes, title: str, named: dict[str, Cell]) -> None:

@@ -3,6 +3,7 @@
 import re
 import shutil
 import tarfile
+from collections import defaultdict
 from pathlib import Path
 from unittest import mock
 
@@ -10,7 +11,8 @@ import pytest
 
 from scripts import collect_results, select_run
 from scripts.compare_runs import compare, setting
-from scripts.results.runs import Cell, cells, read_runs
+from scripts.results import tables
+from scripts.results.runs import Cell, cells, footnotes, read_runs
 from tests.conftest import ROOT
 from tests.helpers.shell import dry_run, parse
 
@@ -148,3 +150,23 @@ def test_which_ingredient_matters(base, header, unpacked):
         for title, *figures in rows(FROM_SCRATCH, f"| {header} | FixMatch | time | FlexMatch | time |")
     }
     assert shown == expected
+
+
+FINE_TUNING = ROOT / "docs" / "finetuning.md"
+FINE_TUNED = ["seeds", "last", "minus erm", "best on test", "pseudo-labels right", "images with one"]
+IN_THE_PAGE = "seeds | last epoch | minus ERM | best on test | pseudo-labels right | images with one"
+
+
+def test_fine_tuning(unpacked):
+    """The tables have the columns that collect_results.py prints, a table for each dataset that was run."""
+    runs, notes = cells(read_runs([unpacked("finetune")]))
+    assert not notes
+    by_dataset = defaultdict(dict)
+    for place, several in runs.items():
+        by_dataset[place.dataset][place] = several
+    for dataset, own in by_dataset.items():
+        names, *found = tables.other_table(tables.in_order(own), footnotes(own), "erm", pseudo_labels=True)
+        columns = [names.index(name) for name in FINE_TUNED]
+        title = {"cifar10_jpeg/": "CIFAR-10"}.get(dataset, dataset)
+        shown = table(FINE_TUNING, f"| {title} | {IN_THE_PAGE} |")
+        assert shown == {row[names.index("method")]: tuple(row[i] for i in columns) for row in found}

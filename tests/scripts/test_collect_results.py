@@ -348,7 +348,7 @@ def test_a_row_per_method_with_a_dot_per_seed(write_run, tmp_path):
     table, _ = cells(read_runs([tmp_path]))
     figure = dot_plot.dot_plot_figure(table, footnotes(table))
     few, many = figure.axes
-    assert [axes.get_title().rpartition("; ")[2] for axes in (few, many)] == [f"labels: {n} per class" for n in (4, 40)]
+    assert [axes.get_title().rpartition("\n")[2] for axes in (few, many)] == [f"labels: {n} per class" for n in (4, 40)]
     assert [label.get_text() for label in few.get_yticklabels()] == ["erm 50.0", "fixmatch 65.0", "oracle 90.0"]
     assert [label.get_text() for label in many.get_yticklabels()] == ["fixmatch 80.0", "oracle 90.0"]
     points = [tuple(point) for drawn in few.collections for point in drawn.get_offsets()]
