@@ -3,6 +3,22 @@
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+def tensor(*rows: list[float]) -> Tensor:
+    """The rows as a float64 tensor."""
+    return torch.tensor(rows, dtype=torch.float64)
+
+
+def unit(*rows: list[float]) -> Tensor:
+    """The rows as a tensor, each of length 1."""
+    return F.normalize(tensor(*rows), dim=1)
+
+
+def near(actual: Tensor, *rows: list[float], atol: float = 1e-6) -> None:
+    """Whether the tensor is what was worked out by hand."""
+    torch.testing.assert_close(actual, tensor(*rows), rtol=0, atol=atol)
 
 
 def softmax(logits: np.ndarray) -> np.ndarray:

@@ -192,6 +192,17 @@ class Epochs:
         return self.rows
 
 
+def losses_of(method: str, args, epoch: int = 0, step: int = 0) -> dict[str, float]:
+    """The losses that the script's `train_one_epoch` reports of one step, which is the run's `step`-th."""
+    setup, run = build(method, args), Epochs(method, (1,) * (epoch + 1))
+    run.epoch, run.step = epoch, step
+    scheduler = torch.optim.lr_scheduler.LambdaLR(setup.optimizer, lambda t: 1)
+    loaders = [None] * len(batches(method))
+    setup.script.train_one_epoch(run, *loaders, setup.model, *setup.state, setup.optimizer, scheduler, args)
+    (row,) = run.rows
+    return {name: value.item() for name, value in row.items() if name.startswith("loss")}
+
+
 def everything(setup: SimpleNamespace) -> dict[str, Tensor]:
     """A copy of all parameters and buffers, of the method's own state, too."""
     modules = nn.ModuleList([setup.model, *setup.state])

@@ -7,7 +7,7 @@ import torch
 import adamatch
 from common.system import seeding
 from tests.helpers import steps
-from tests.helpers.reference import cross_entropy, cross_entropy_gradient, softmax
+from tests.helpers.reference import cross_entropy, cross_entropy_gradient, softmax, tensor
 
 
 def alignment(num_classes: int = 3, length: int = 4, momentum: float = 0.999, **state) -> adamatch.Alignment:
@@ -15,10 +15,6 @@ def alignment(num_classes: int = 3, length: int = 4, momentum: float = 0.999, **
     for name, value in state.items():
         getattr(made, name).copy_(torch.tensor(value))
     return made
-
-
-def tensor(*rows: list[float]) -> torch.Tensor:
-    return torch.tensor(rows, dtype=torch.float64)
 
 
 LABELED = tensor([1.25, 0.5, 0], [0, 2.8, -0.5])

@@ -7,20 +7,7 @@ from torch.nn import functional as F
 
 import comatch
 from tests.helpers import steps
-from tests.helpers.reference import softmax
-
-
-def tensor(*rows: list[float]) -> torch.Tensor:
-    return torch.tensor(rows, dtype=torch.float64)
-
-
-def unit(*rows: list[float]) -> torch.Tensor:
-    return F.normalize(tensor(*rows), dim=1)
-
-
-def near(actual: torch.Tensor, *rows: list[float], atol: float = 1e-6) -> None:
-    torch.testing.assert_close(actual, tensor(*rows), rtol=0, atol=atol)
-
+from tests.helpers.reference import near, softmax, tensor, unit
 
 FIRST = tensor([0.7, 0.2, 0.1], [0.3, 0.6, 0.1], [0.05, 0.9, 0.05])
 Q = ([0.562914, 0.099338, 0.337748], [0.275081, 0.339806, 0.385113], [0.061283, 0.681327, 0.257390])

@@ -145,10 +145,6 @@ def test_batches_of_different_sizes():
 @pytest.mark.parametrize(("step", "weight"), [(0, 0.0), (3, 15.0), (4, 20.0), (7, 20.0)])
 def test_the_weight_of_a_step(step, weight):
     args = steps.arguments("mixmatch", *"--trade-off-con 20 --warm-up-epochs 2 --iters-per-epoch 2".split())
-    setup, run = steps.build("mixmatch", args), steps.Epochs("mixmatch", (1, 1))
-    run.step = step
-    scheduler = torch.optim.lr_scheduler.LambdaLR(setup.optimizer, lambda t: 1)
-    mixmatch.train_one_epoch(run, None, None, setup.model, *setup.state, setup.optimizer, scheduler, args)
-    (row,) = run.rows
-    assert (row["loss"] - row["loss_l"]).item() == pytest.approx(weight * row["loss_u"].item(), abs=1e-5)
+    row = steps.losses_of("mixmatch", args, step=step)
+    assert row["loss"] - row["loss_l"] == pytest.approx(weight * row["loss_u"], abs=1e-5)
     assert mixmatch.ramp_up(0, 0) == 1

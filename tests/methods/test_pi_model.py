@@ -39,12 +39,7 @@ EXP, LINEAR = [np.exp(-5), np.exp(-1.25), 1], [0, 0.5, 1]
 @pytest.mark.parametrize("epoch", [0, 1, 2])
 def test_weight_of_an_epoch(method, flags, weights, epoch):
     args = steps.arguments(method, "--warm-up-epochs", "2", *flags.split())
-    run = steps.Epochs(method, (1, 1, 1))
-    run.epoch = epoch
-    setup = steps.build(method, args)
-    scheduler = torch.optim.lr_scheduler.LambdaLR(setup.optimizer, lambda t: 1)
-    setup.script.train_one_epoch(run, None, None, setup.model, *setup.state, setup.optimizer, scheduler, args)
-    row = {name: run.rows[0][name].item() for name in ("loss", "loss_l", "loss_u")}
+    row = steps.losses_of(method, args, epoch)
     assert row["loss_u"] > 1e-3
     assert row["loss"] - row["loss_l"] == pytest.approx(3 * weights[epoch] * row["loss_u"], abs=1e-6)
 

@@ -206,11 +206,7 @@ def test_the_guess_uses_the_state_before_the_step():
 @pytest.mark.parametrize(("step", "ramp"), [(0, 0.0), (3, 0.75), (4, 1.0), (7, 1.0)])
 def test_the_ramp_of_a_step(step, ramp):
     args = steps.arguments("remixmatch", *"--warm-up-epochs 2 --iters-per-epoch 2".split())
-    setup, run = steps.build("remixmatch", args), steps.Epochs("remixmatch", (1, 1))
-    run.step = step
-    scheduler = torch.optim.lr_scheduler.LambdaLR(setup.optimizer, lambda t: 1)
-    remixmatch.train_one_epoch(run, None, None, setup.model, *setup.state, setup.optimizer, scheduler, args)
-    row = {name: run.rows[0][name].item() for name in run.rows[0] if name.startswith("loss")}
+    row = steps.losses_of("remixmatch", args, step=step)
     risen = row["loss"] - row["loss_l"] - 0.5 * row["loss_rotation"]
     assert risen == pytest.approx(ramp * (1.5 * row["loss_u"] + 0.5 * row["loss_unmixed"]), abs=1e-5)
     assert remixmatch.ramp_up(0, 0) == 1

@@ -3,24 +3,10 @@
 import numpy as np
 import pytest
 import torch
-from torch.nn import functional as F
 
 import simmatch
 from tests.helpers import steps
-from tests.helpers.reference import softmax
-
-
-def tensor(*rows: list[float]) -> torch.Tensor:
-    return torch.tensor(rows, dtype=torch.float64)
-
-
-def unit(*rows: list[float]) -> torch.Tensor:
-    return F.normalize(tensor(*rows), dim=1)
-
-
-def near(actual: torch.Tensor, *rows: list[float], atol: float = 1e-6) -> None:
-    torch.testing.assert_close(actual, tensor(*rows), rtol=0, atol=atol)
-
+from tests.helpers.reference import near, softmax, tensor, unit
 
 EMBEDDINGS = unit([1, 0.2], [0.8, -0.6], [-1, 1], [0.1, 1])
 P, Z = tensor([0.6, 0.3, 0.1], [0.1, 0.2, 0.7]), tensor([1, 0], [0, 1])
