@@ -3,6 +3,7 @@
 import importlib
 import json
 import re
+import runpy
 import shlex
 import subprocess
 import sys
@@ -289,12 +290,22 @@ def test_launch_ends_with_130_where_ctrl_c_comes_before_the_first_step(capsys):
         ("erm.py", "data -d Digits -a resnet5 --scratch --device cpu --log LOG", "unknown model 'resnet5'"),
     ],
 )
-def test_a_real_process_ends_with_one_line_and_code_2(tmp_path, script, flags, message):
+def test_a_script_ends_with_one_line_and_code_2(tmp_path, monkeypatch, capsys, script, flags, message):
     argv = flags.replace("LOG", str(tmp_path / "run")).split()
-    done = subprocess.run([sys.executable, script, *argv], cwd=ROOT, capture_output=True, text=True, check=False)
+    monkeypatch.setattr(sys, "argv", [script, *argv])
+    with pytest.raises(SystemExit) as end:
+        runpy.run_path(str(ROOT / script), run_name="__main__")
+    assert end.value.code == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"error: {message}")
+
+
+def test_so_does_its_process(tmp_path):
+    argv = f"data -d Digits -a resnet5 --scratch --device cpu --log {tmp_path / 'run'}".split()
+    done = subprocess.run([sys.executable, "erm.py", *argv], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert done.stderr.count("\n") == 1
-    assert done.stderr.startswith(f"error: {message}")
+    assert done.stderr.startswith("error: unknown model 'resnet5'")
 
 
 PATHS = {

@@ -14,13 +14,13 @@ from scripts import collect_results
 from tests.conftest import ROOT, read_rows
 
 SMALL = (
-    "-d Digits -a resnet18 --train-resizing native --val-resizing native --bottleneck-dim 16 --epochs 2 "
+    "-d Digits -a test_resnet --train-resizing native --val-resizing native --bottleneck-dim 16 --epochs 4 "
     "--iters-per-epoch 2 --batch-size 8 --workers 0 --device cpu"
 ).split()
 
 
 def make_backbone(folder):
-    model = timm.create_model("resnet18", num_classes=0)
+    model = timm.create_model("test_resnet", num_classes=0)
     state = {f"module.encoder_q.{key}": value for key, value in model.state_dict().items()}
     torch.save({"state_dict": state}, folder / "moco.pth.tar")
     names = ("moco.pth.tar", "moco_v2_800ep_backbone.pth", "fc.pth")
@@ -54,7 +54,7 @@ def test_a_row_is_killed_continued_collected_and_plotted(tmp_path, capsys):
     assert again.stdout.endswith("\n2 of 2 cells are finished\n")
     first_cell, second_cell = again.stdout.split("== 2/2: ")
     assert "finished: top-1" in first_cell
-    assert "epoch 1/2" not in first_cell
+    assert "epoch 1/4" not in first_cell
     assert f"resuming '{second}' at step " in second_cell
 
     capsys.readouterr()
@@ -62,6 +62,6 @@ def test_a_row_is_killed_continued_collected_and_plotted(tmp_path, capsys):
     out, err = capsys.readouterr()
     assert err == ""
     for number, threshold in (("[1]", "0.7"), ("[2]", "0.9")):
-        assert f"resnet18, moco_v2_800ep_backbone  fixmatch {number}  4 per class  1 " in out
+        assert f"test_resnet, moco_v2_800ep_backbone  fixmatch {number}  4 per class  1 " in out
         assert f"\n{number} threshold {threshold}\n" in out
     assert {path.name for path in logs.glob("*.png")} >= {"accuracy.png"}

@@ -26,10 +26,10 @@ def copy(tmp_path):
     return folder
 
 
-def quickstart(folder) -> str:
+def quickstart(folder, **variables: str) -> str:
     command = ["bash", str(folder / "scripts" / "quickstart.sh"), *SHORT]
     environment = {key: value for key, value in os.environ.items() if key not in ("METHODS", "SEEDS", "LOGS", "PYTHON")}
-    environment |= {"OMP_NUM_THREADS": "1", "PYTHON": sys.executable}
+    environment |= {"OMP_NUM_THREADS": "1", "PYTHON": sys.executable} | variables
     return subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout
 
 
@@ -40,7 +40,7 @@ def test_it_trains_shows_a_table_and_finds_its_work_again(copy):
         assert any(line.startswith("Digits ") and f" {method} " in line for line in first.splitlines())
         assert (copy / "logs" / "digits" / f"{method}_seed0" / "result.json").is_file()
     assert (copy / "logs" / "digits" / "accuracy.png").stat().st_size > 10_000
-    second = quickstart(copy)
+    second = quickstart(copy, METHODS="fixmatch")  # one stands for all: each is a process, which imports PyTorch
     assert "tested" not in second
-    assert second.count("finished: top-1") == 3
+    assert second.count("finished: top-1") == 1
     assert second.splitlines()[-5:] == first.splitlines()[-5:]
