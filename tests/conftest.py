@@ -7,6 +7,7 @@ import json
 import logging
 import random
 import shutil
+import signal
 import sys
 import tempfile
 from collections.abc import Callable, Iterable
@@ -16,9 +17,11 @@ from unittest import mock
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from common import cli, datasets
 from tests.helpers import leftovers
+from tests.helpers.few_images import few_images
 
 ROOT = Path(__file__).parent.parent
 SMALL = (
@@ -33,6 +36,8 @@ def pytest_addoption(parser):
 
 def pytest_configure(config):
     leftovers.watch()
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as in what a shell starts with `&`; tests send the signal
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(config, items):
@@ -49,6 +54,27 @@ def pytest_collection_modifyitems(config, items):
 @pytest.fixture(autouse=True, scope="session")
 def _one_thread():
     torch.set_num_threads(1)  # sums split over another number of threads differ in the last bit
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _few_images():
+    """Digits has 144 images, in this process and in those that are forked from it, but within `all_images`."""
+    with few_images():
+        yield
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _quick_pictures():
+    """Each run writes two PNG files; packed as small as usual, they would take a third of its time."""
+    Image.init()
+    save = Image.SAVE["PNG"]
+
+    def save_quickly(image, *args):
+        image.encoderinfo.setdefault("compress_level", 1)
+        save(image, *args)
+
+    with mock.patch.dict(Image.SAVE, {"PNG": save_quickly}):
+        yield
 
 
 @pytest.fixture(autouse=True)

@@ -9,6 +9,7 @@ from torchvision.datasets import CIFAR10, CIFAR100
 
 from common import datasets
 from common.errors import UserError
+from tests.helpers.few_images import all_images
 
 TRAIN, TEST = [f"data_batch_{i}" for i in range(1, 6)], ["test_batch"]
 NAMES = {
@@ -77,7 +78,8 @@ def test_a_damaged_cifar_that_cannot_be_downloaded_is_one_line(cifar, monkeypatc
 
 @pytest.fixture(scope="module")
 def digits():
-    return datasets.load("Digits", "/nowhere")
+    with all_images():
+        return datasets.load("Digits", "/nowhere")
 
 
 def test_digits(digits):

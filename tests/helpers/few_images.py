@@ -1,8 +1,8 @@
-"""A dataset cut short, for tests that make many runs and look at no score."""
+"""Digits cut short, which most tests train on: they make many runs, and look at no score."""
 
 import contextlib
 import functools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from unittest import mock
 
@@ -11,17 +11,34 @@ import numpy as np
 from common import datasets
 
 TRAIN, TEST = 120, 24
+_load = datasets.load
+
+
+@functools.cache
+def _all_digits(*args, **kwargs) -> datasets.Data:
+    return _load("Digits", *args, **kwargs)
+
+
+@functools.cache
+def _few_digits(*args, **kwargs) -> datasets.Data:
+    data = _all_digits(*args, **kwargs)
+    return replace(data, train=data.train.subset(np.arange(TRAIN)), test=data.test.subset(np.arange(TEST)))
 
 
 @contextlib.contextmanager
-def few_images() -> Iterator[None]:
-    """Within, every dataset has its first images alone, and is read once. Its fingerprints stay as they were."""
-    load = datasets.load
+def _digits_from(read: Callable) -> Iterator[None]:
+    def load(name, *args, **kwargs):
+        return read(*args, **kwargs) if name == "Digits" else _load(name, *args, **kwargs)
 
-    @functools.cache
-    def load_few(*args, **kwargs):
-        data = load(*args, **kwargs)
-        return replace(data, train=data.train.subset(np.arange(TRAIN)), test=data.test.subset(np.arange(TEST)))
-
-    with mock.patch.object(datasets, "load", load_few):
+    with mock.patch.object(datasets, "load", load):
         yield
+
+
+def few_images():
+    """Within, Digits has its first images alone, and is read once. Its fingerprints are those of the whole."""
+    return _digits_from(_few_digits)
+
+
+def all_images():
+    """Within, Digits is whole, also where `few_images` is in force. It is read once."""
+    return _digits_from(_all_digits)

@@ -10,6 +10,7 @@ from torch import nn
 import erm
 from common.loading.loaders import Batch
 from tests.conftest import assert_equal_states, final_state
+from tests.helpers.few_images import TRAIN
 from tests.helpers.reference import SpyModel, cross_entropy, cross_entropy_gradient, parameters
 
 
@@ -75,7 +76,7 @@ def test_gradients_of_the_step_before_are_forgotten():
     assert_equal_states(dict(model.state_dict()), dict(fresh.state_dict()))
 
 
-@pytest.mark.parametrize(("flags", "images"), [((), 40), (("--oracle",), 1198)], ids=["erm", "oracle"])
+@pytest.mark.parametrize(("flags", "images"), [((), 40), (("--oracle",), TRAIN)], ids=["erm", "oracle"])
 def test_images_of_erm_and_of_the_oracle(small_run, tmp_path, monkeypatch, flags, images):
     seen = []
     loader = erm.TrainLoader

@@ -10,7 +10,6 @@ from unittest import mock
 import pytest
 import torch
 
-from common import datasets
 from common.errors import UserError
 from common.loading import augment
 from common.networks import backbones
@@ -154,14 +153,10 @@ OWN_CASES = [(method, flags) for method in FLAGS for flags in FLAGS[method][1]]
 SHARED_CASES = [(method, flags) for method in FLAGS for flags in shared(method)]
 
 
-loaded = functools.cache(datasets.load)
-
-
 @contextlib.contextmanager
 def quickly():
-    """Runs have a small backbone, read their images once, and are not tested."""
+    """Runs have a small backbone, and are not tested."""
     with (
-        mock.patch.object(datasets, "load", loaded),
         mock.patch.object(backbones, "backbone", side_effect=lambda *args: steps.Backbone()),
         mock.patch.object(evaluate, "evaluate", side_effect=lambda *args: {"top1": 0.0, "mean_per_class": 0.0}),
     ):

@@ -11,7 +11,6 @@ import pytest
 
 from scripts.results import published
 from tests.conftest import ROOT, assert_equal_states, final_state, train_small
-from tests.helpers.few_images import few_images
 from tests.helpers.stops import stop_in_step
 
 SCRATCH = "--ema 0.9 --auto-augment classic --labeled-in-unlabeled"  # with every second method
@@ -52,12 +51,6 @@ STOPS = (2, 3, 5)  # in the middle of the first epoch, between its last step and
 def has_cells(method: str) -> bool:
     """Whether the method has a shell file, with settings for the published table's datasets. A prototype has none."""
     return (ROOT / "scripts" / f"{method}.sh").exists()
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _short():
-    with few_images():
-        yield
 
 
 def test_every_script_has_an_entry():

@@ -18,6 +18,7 @@ from common.errors import Interrupted, UserError
 from common.loading.loaders import Batch
 from tests import conftest
 from tests.conftest import final_state, read_rows, train_small
+from tests.helpers.few_images import TRAIN
 from tests.helpers.stops import at_call
 
 
@@ -167,7 +168,7 @@ def test_sources_of_another_kind_vote(sources, tmp_path):
     found = json.loads((tmp_path / "run" / "sources.json").read_text())
     assert [(s["method"], s["arch"]) for s in found["sources"]] == [("erm", "wrn_10_1_half"), ("fixmatch", "test_vit")]
     votes = final_state(tmp_path / "run")["votes"]["votes"]
-    assert votes.shape == (1198 - 40, 2)
+    assert votes.shape == (TRAIN - 40, 2)
     agreement = found["votes"]["pairwise_agreement"]["1-2"]
     assert agreement == pytest.approx(100 * (votes[:, 0] == votes[:, 1]).float().mean().item(), abs=0.01)
     assert "loss_l" not in read_rows(tmp_path / "run")[0]

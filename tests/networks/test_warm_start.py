@@ -14,7 +14,6 @@ from common import build, trained
 from common.errors import UserError
 from common.run import Run
 from tests.conftest import SMALL, assert_same_run, final_state, resolved, train_small
-from tests.helpers.few_images import few_images
 from tests.helpers.stops import stop_in_step
 from tests.methods.test_methods import METHODS
 
@@ -25,8 +24,7 @@ VIT = "-a test_vit --optimizer adamw --lr 0.01 --epochs 1 --iters-per-epoch 2 --
 def run(tmp_path_factory):
     """A finished run, to be read only."""
     folder = tmp_path_factory.mktemp("warm") / "run"
-    with few_images():
-        train_small("erm", "--lr", "0.1", log=folder)
+    train_small("erm", "--lr", "0.1", log=folder)
     return folder
 
 
@@ -46,10 +44,9 @@ def beginning(method: str, log: Path, *flags: str) -> dict:
         states.append({name: item.state_dict() for name, item in state.items()})
         raise Begun
 
-    with few_images():
-        own = resolved(METHODS[method].split())
-        with mock.patch.object(Run, "start", start), pytest.raises(Begun):
-            script.main(script.parse_args([*SMALL, *own, *flags, "--log", str(log)]))
+    own = resolved(METHODS[method].split())
+    with mock.patch.object(Run, "start", start), pytest.raises(Begun):
+        script.main(script.parse_args([*SMALL, *own, *flags, "--log", str(log)]))
     return states[0]
 
 
@@ -76,10 +73,9 @@ def test_what_does_not_fit_begins_anew(run, tmp_path, capsys):
 
 def test_it_is_recorded_and_resumed_to_the_bit(run, tmp_path):
     flags = ("--init-from", str(run))
-    with few_images():
-        result = train_small("fixmatch", *flags, log=tmp_path / "whole")
-        stop_in_step(2, "fixmatch", *flags, log=tmp_path / "parts")
-        train_small("fixmatch", *flags, log=tmp_path / "parts")
+    result = train_small("fixmatch", *flags, log=tmp_path / "whole")
+    stop_in_step(2, "fixmatch", *flags, log=tmp_path / "parts")
+    train_small("fixmatch", *flags, log=tmp_path / "parts")
     assert_same_run(tmp_path / "whole", tmp_path / "parts")
     expected = {"init_from": str(run), "pretraining": "run run", "pretraining_sha256": sha256(run)}
     assert {key: result[key] for key in expected} == expected
@@ -92,21 +88,20 @@ def test_another_run_of_that_name_is_refused(run, tmp_path):
     """In the middle, and where a finished run is shown."""
     start = shutil.copytree(run, tmp_path / "start")
     flags = ("--init-from", str(start))
-    with few_images():
-        stop_in_step(2, "erm", *flags, log=tmp_path / "new")
-        shutil.rmtree(start)
-        train_small("erm", "--seed", "1", log=start)
-        with pytest.raises(UserError, match=r"was begun with another file than '.*start/checkpoints/best.pth' is now"):
-            train_small("erm", *flags, log=tmp_path / "new")
-        shutil.rmtree(start)
-        shutil.copytree(run, start)
-        assert train_small("erm", *flags, log=tmp_path / "new")["init_from"] == str(start)
-        torch.save(torch.load(start / "checkpoints/best.pth") | {"epoch": 5}, start / "checkpoints/best.pth")
-        with pytest.raises(UserError, match="was begun with another file than"):
-            train_small("erm", *flags, log=tmp_path / "new")
-        shutil.rmtree(start)  # what is finished needs it no more
+    stop_in_step(2, "erm", *flags, log=tmp_path / "new")
+    shutil.rmtree(start)
+    train_small("erm", "--seed", "1", log=start)
+    with pytest.raises(UserError, match=r"was begun with another file than '.*start/checkpoints/best.pth' is now"):
         train_small("erm", *flags, log=tmp_path / "new")
-        train_small("erm", *flags, "--phase", "test", log=tmp_path / "new")
+    shutil.rmtree(start)
+    shutil.copytree(run, start)
+    assert train_small("erm", *flags, log=tmp_path / "new")["init_from"] == str(start)
+    torch.save(torch.load(start / "checkpoints/best.pth") | {"epoch": 5}, start / "checkpoints/best.pth")
+    with pytest.raises(UserError, match="was begun with another file than"):
+        train_small("erm", *flags, log=tmp_path / "new")
+    shutil.rmtree(start)  # what is finished needs it no more
+    train_small("erm", *flags, log=tmp_path / "new")
+    train_small("erm", *flags, "--phase", "test", log=tmp_path / "new")
 
 
 def test_other_statistics_are_told(run, tmp_path, capsys):
@@ -123,11 +118,10 @@ def test_with_adapters_it_begins_as_the_run_ended(before, after, tmp_path):
         pytest.importorskip("peft")
     old, new = tmp_path / "old", tmp_path / "new"
     script = importlib.import_module("erm")
-    with few_images():
-        train_small("erm", *VIT.split(), *before.split(), log=old)
-        argv = [*SMALL, *VIT.split(), *after.split(), "--init-from", str(old), "--log", str(new)]
-        model = build.classifier(trained.ImageClassifier, 10, script.parse_args(argv)).eval()
-        train_small("erm", *VIT.split(), *after.split(), "--init-from", str(old), log=new)
+    train_small("erm", *VIT.split(), *before.split(), log=old)
+    argv = [*SMALL, *VIT.split(), *after.split(), "--init-from", str(old), "--log", str(new)]
+    model = build.classifier(trained.ImageClassifier, 10, script.parse_args(argv)).eval()
+    train_small("erm", *VIT.split(), *after.split(), "--init-from", str(old), log=new)
     images = torch.randn(4, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     expected = trained.load(old, "best").model(images)
     assert expected.std() > 0
@@ -141,14 +135,13 @@ def test_a_run_of_other_classes_is_refused(run, tmp_path):
     content = torch.load(start / "checkpoints" / "best.pth")
     torch.save(content | {"classes": [*content["classes"][:9], "ten"]}, start / "checkpoints" / "best.pth")
     told = r"other classes than 'data' has \(number 10 is 'ten' there and '9' here\): give both the same, or take its"
-    with few_images(), pytest.raises(UserError, match=told):
+    with pytest.raises(UserError, match=told):
         train_small("erm", "--init-from", str(start), log=tmp_path / "new")
     assert not (tmp_path / "new" / "args.json").exists()
 
 
 @pytest.mark.parametrize("after", ["", "--adapter 2", "--lora 4"])
 def test_a_runs_adapters_are_not_lost_in_silence(after, tmp_path):
-    with few_images():
-        train_small("erm", *VIT.split(), "--adapter", "4", log=tmp_path / "old")
-        with pytest.raises(UserError, match=r"has --adapter 4, which cannot be merged into a backbone: give it"):
-            train_small("erm", *VIT.split(), *after.split(), "--init-from", str(tmp_path / "old"), log=tmp_path / "new")
+    train_small("erm", *VIT.split(), "--adapter", "4", log=tmp_path / "old")
+    with pytest.raises(UserError, match=r"has --adapter 4, which cannot be merged into a backbone: give it"):
+        train_small("erm", *VIT.split(), *after.split(), "--init-from", str(tmp_path / "old"), log=tmp_path / "new")

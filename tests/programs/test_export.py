@@ -208,7 +208,7 @@ def test_adapters(flags, photo, tmp_path, capsys):
         train_small("erm", *flags, "--phase", "test", log=tmp_path / "run")
     network = trained.load(tmp_path / "run", "best")
     data = importlib.import_module("common.datasets").load("Digits", ".")
-    views = torch.stack([augment.as_tensor(data.test.load(i)) for i in range(64)])
+    views = torch.stack([augment.as_tensor(data.test.load(i)) for i in range(len(data.test))])
     with torch.no_grad():
         own = network.model(augment.Normalizer(network.args.norm_mean, network.args.norm_std)(views))
     assert torch.allclose(own, logits[0], atol=1e-5)

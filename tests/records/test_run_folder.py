@@ -213,7 +213,9 @@ def test_another_split_seed_gives_another_split(trained, small_run):
         ([70.0, 70.0, 70.0], [1.0, 2.0, 0.0], {"best_top1": 70, "best_epoch": 1, "best_mean_per_class": 2}),
     ],
 )
-def test_best_and_last(small_run, tmp_path, monkeypatch, capsys, top1, per_class, expected):
+def test_best_and_last(
+    small_run, tmp_path, monkeypatch, capsys, top1, per_class, expected
+):
 
     scores = iter([{"top1": a, "mean_per_class": b} for a, b in zip(top1, per_class, strict=True)])
     monkeypatch.setattr(evaluate, "evaluate", lambda *args: next(scores))

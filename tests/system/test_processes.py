@@ -38,7 +38,6 @@ from tests.conftest import (
     train_small,
 )
 from tests.helpers import steps
-from tests.helpers.few_images import few_images
 from tests.helpers.several import Several, exact, launch
 from tests.helpers.stops import stop_in_step
 from tests.loading.test_loaders import TEST, image_set, options, take, train_loader
@@ -265,10 +264,9 @@ def all_runs(folder) -> None:
 def runs(tmp_path_factory):
     """Folders with the runs of WHOLE, by one process and by two, and what the two of them printed."""
     one, two = (tmp_path_factory.mktemp(name) for name in ("one", "two"))
-    with few_images():
-        all_runs(one)
-        both = Several(2, lambda: all_runs(two))
-        both.results(1200)
+    all_runs(one)
+    both = Several(2, lambda: all_runs(two))
+    both.results(1200)
     return SimpleNamespace(one=one, two=two, stdout=both.stdout)
 
 
@@ -359,19 +357,18 @@ def send(signum: int) -> Callable[[], None]:
 
 
 def test_a_signal_to_one_stops_both_after_the_same_step_and_they_continue(tmp_path, runs):
-    with few_images():  # as the run that it is compared with
-        run = stopped(tmp_path, 1, 2, send(signal.SIGTERM))
-        assert run.wait() == [143, 143], run.stderr
-        assert run.stderr.count("stopped by SIGTERM after step 2, and saved") == run.stderr.count("\n") == 1
-        assert final_state(tmp_path)["step"] == 2
+    run = stopped(tmp_path, 1, 2, send(signal.SIGTERM))
+    assert run.wait() == [143, 143], run.stderr
+    assert run.stderr.count("stopped by SIGTERM after step 2, and saved") == run.stderr.count("\n") == 1
+    assert final_state(tmp_path)["step"] == 2
 
-        run = stopped(tmp_path, 0, 3, send(signal.SIGINT))  # of its life: the fifth of the run
-        assert run.wait() == [130, 130], run.stderr
-        assert final_state(tmp_path)["step"] == 5
+    run = stopped(tmp_path, 0, 3, send(signal.SIGINT))  # of its life: the fifth of the run
+    assert run.wait() == [130, 130], run.stderr
+    assert final_state(tmp_path)["step"] == 5
 
-        with exact():
-            train_small("fixmatch", *METHODS["fixmatch"].split(), log=tmp_path)
-        assert "the checkpoint is of 2 processes, and these are 1" in (tmp_path / "log.txt").read_text()
+    with exact():
+        train_small("fixmatch", *METHODS["fixmatch"].split(), log=tmp_path)
+    assert "the checkpoint is of 2 processes, and these are 1" in (tmp_path / "log.txt").read_text()
     assert_near_runs(tmp_path, runs.one / "fixmatch")
 
 

@@ -21,6 +21,7 @@ from common.run import Run
 from common.training import confusion
 from common.training.confusion import Confusion, Error
 from tests.conftest import read_rows
+from tests.helpers.few_images import TEST
 
 CPU = torch.device("cpu")
 MATRIX = np.array([[5, 0, 3], [4, 4, 0], [0, 0, 0]])  # the third class has no test image
@@ -155,8 +156,8 @@ def test_a_run_has_the_report_of_its_last_epoch_and_a_test_that_of_its_checkpoin
     log = tmp_path / "run"
     rows, last = table(log), read_rows(log)[-1]
     assert [row["class"] for row in rows] == [str(i) for i in range(10)]
-    assert sum(int(row["images"]) for row in rows) == 599
-    assert 100 * sum(int(row["correct"]) for row in rows) / 599 == pytest.approx(last["top1"])
+    assert sum(int(row["images"]) for row in rows) == TEST
+    assert 100 * sum(int(row["correct"]) for row in rows) / TEST == pytest.approx(last["top1"])
     assert sum(float(row["accuracy"]) for row in rows) / 10 == pytest.approx(last["mean_per_class"])
     page = (log / "report.png").read_bytes()
     assert Image.open(io.BytesIO(page)).size[0] > 600
@@ -164,7 +165,7 @@ def test_a_run_has_the_report_of_its_last_epoch_and_a_test_that_of_its_checkpoin
     assert result["best_epoch"] < 3, "so that the two checkpoints are not one"
     (log / "report.png").unlink()
     small_run("erm", *flags, "--phase", "test")
-    assert 100 * sum(int(row["correct"]) for row in table(log)) / 599 == pytest.approx(result["best_top1"])
+    assert 100 * sum(int(row["correct"]) for row in table(log)) / TEST == pytest.approx(result["best_top1"])
     small_run("erm", *flags, "--phase", "test", "--checkpoint", "latest")
     assert table(log) == rows
     assert (log / "report.png").is_file()
