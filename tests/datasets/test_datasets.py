@@ -269,7 +269,7 @@ def test_split_does_not_depend_on_the_locale(on_disk):
 
 @pytest.mark.parametrize("method", ["erm", "fixmatch"])
 @pytest.mark.parametrize("name", WRITERS)
-def test_two_steps(method, name, on_disk, tmp_path, monkeypatch):
+def test_every_dataset_trains_two_steps(method, name, on_disk, tmp_path, monkeypatch):
     root, _ = on_disk(name)
     script = importlib.import_module(method)
     argv = [str(root), "-d", name, "--log", str(tmp_path / "run"), *TWO_STEPS]

@@ -26,7 +26,7 @@ def test_the_rule_to_the_letter(seed, number):
     assert unlabeled.tolist() == [i for i in range(200) if i not in set(expected)]
 
 
-def test_known_indices():
+def test_a_seed_draws_these_indices_on_every_machine():
     """Written down once, so that a new NumPy cannot change the split unnoticed."""
     labeled, unlabeled = splits.split(np.repeat([0, 1, 2], 10), list("abc"), 2, 0)
     assert labeled.tolist() == [2, 8, 13, 15, 22, 23]
@@ -102,7 +102,7 @@ def test_a_class_without_images_is_named_whatever_is_drawn(number):
         splits.split(np.array([0, 0, -1]), list("ab"), number, 0)
 
 
-def test_none_is_drawn():
+def test_with_0_labels_per_class_all_images_are_unlabeled():
     labeled, unlabeled = splits.split(np.array([0, 1, 0]), list("ab"), 0, 0)
     assert (labeled.tolist(), unlabeled.tolist()) == ([], [0, 1, 2])
 

@@ -66,7 +66,7 @@ def table(page: Path, header: str) -> dict[str, tuple[str, ...]]:
     return {method(title): tuple(figures) for title, *figures in rows(page, header)}
 
 
-def test_digits(unpacked):
+def test_the_docs_show_the_recorded_runs_on_digits(unpacked):
     """All methods in docs/from_scratch.md, and in the last column of the README's methods."""
     found = by_name(unpacked("digits"))
     header = "| script, cells | method | in plain words | paper | published | Digits |"

@@ -14,7 +14,7 @@ C_AFTER = [(0, 0.0), (500, 0.0245), (1000, 0.0462), (2000, 0.0762), (5000, 0.098
 
 
 @pytest.mark.parametrize(("n", "c"), C_AFTER)
-def test_reversal(n, c):
+def test_the_reversal_turns_gradients_and_grows_with_the_steps(n, c):
     reversal = dst.GradientReversal()
     reversal.steps.fill_(n)
     x, gradient = torch.randn(4, 3, requires_grad=True), torch.randn(4, 3)
@@ -129,7 +129,7 @@ def test_only_the_head_is_tested():
     assert before.shape == (4, steps.CLASSES)
 
 
-def test_heads():
+def test_the_two_heads_are_of_the_same_make():
     """Two of the same make, with dropout, at the full rate."""
     model = dst.DebiasedClassifier(steps.Backbone(), steps.CLASSES, 6, width=7)
     for head in (model.worst_head, model.pseudo_head):

@@ -146,7 +146,7 @@ def test_every_flag_matters(flag, value):
     assert not torch.equal(parameters(plain), parameters(changed))
 
 
-def test_metrics():
+def test_the_metrics_of_a_step_by_hand():
     model = nn.Identity()  # the views are the logits
     labeled = Batch((torch.eye(2), torch.eye(2)), torch.tensor([0, 0]), torch.arange(2))
     weak = logits_with_confidences(0.99, 0.99, 0.99, 0.6).float()  # predictions 0, 1, 0, and 1 below the threshold

@@ -15,7 +15,7 @@ RAMP = [0.0067, 0.0174, 0.0408, 0.0863, 0.165, 0.287, 0.449, 0.638, 0.819, 0.951
 
 
 @pytest.mark.parametrize("script", [pi_model, mean_teacher])
-def test_ramp(script):
+def test_the_weights_ramp_by_hand(script):
     assert [script.ramp_up(epoch, 10, "exp") for epoch in range(13)] == pytest.approx(RAMP, rel=1e-2)
     assert script.ramp_up(0, 0, "exp") == script.ramp_up(3, 0, "linear") == 1
     assert [script.ramp_up(epoch, 4, "linear") for epoch in range(6)] == [0, 0.25, 0.5, 0.75, 1, 1]

@@ -132,7 +132,7 @@ def test_encoder_is_as_wide_as_the_flags_say():
 
 
 @pytest.mark.parametrize(("finetune", "factors"), [(True, [0.1, 1, 1, 0.1]), (False, [1, 1, 1, 1])])
-def test_rates(finetune, factors):
+def test_the_rates_of_the_groups(finetune, factors):
     setup = steps.build("self_tuning", steps.arguments("self_tuning", *FLAGS))
     groups = setup.model.parameter_groups(0.5, finetune)
     assert [group["lr"] for group in groups] == pytest.approx([0.5 * factor for factor in factors])

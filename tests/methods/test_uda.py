@@ -43,7 +43,7 @@ def test_temperature_changes_the_loss(variant):
     assert loss(WEAK, STRONG, T=0.4, variant=variant) != loss(WEAK, STRONG, T=0.85, variant=variant)
 
 
-def test_denominators():
+def test_the_published_loss_is_a_mean_over_the_mask_and_the_papers_over_the_batch():
     """Of four images one is sure: the published table's mean is over it alone, the paper's over all four."""
     weak, strong = torch.zeros(4, 2), torch.zeros(4, 2)
     weak[0, 0] = 30.0

@@ -70,7 +70,7 @@ def test_the_gradient_of_the_entropy_is_numpys():
     assert np.allclose(logits.grad, -p * (np.log(p) + h) / 4)
 
 
-def test_ramp():
+def test_the_weights_ramp_by_hand():
     assert [vat.ramp_up(step, 4) for step in range(6)] == [0, 0.25, 0.5, 0.75, 1, 1]
     assert vat.ramp_up(0, 0) == 1
 

@@ -74,7 +74,7 @@ def test_every_family_gives_float32_logits_and_gradients(arch, size):
         ("wrn_28_2", "wrn_28_2"),
     ],
 )
-def test_names(arch, name):
+def test_a_bare_name_means_torchvisions_weights_and_any_other_is_timms_own(arch, name):
     assert backbones.timm_name(arch) == name
 
 
@@ -258,7 +258,7 @@ def test_no_pool_is_for_models_that_pool():
     assert scratch("mobilenetv3_small_050", no_pool=True).feature_dim == 1024
 
 
-def test_the_classifier():
+def test_the_bottleneck_and_the_head_of_a_classifier():
     torch.manual_seed(0)
     model = classifier.ImageClassifier(scratch("wrn_10_1"), 10)
     linear, norm, relu, dropout = model.bottleneck

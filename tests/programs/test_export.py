@@ -191,7 +191,7 @@ def test_a_full_disk_leaves_the_old_file(world, photo, monkeypatch):
 
 
 @pytest.mark.parametrize("flags", ["--lora 2", "--adapter 4"])
-def test_adapters(flags, photo, tmp_path, capsys):
+def test_lora_is_exported_and_adaptformers_are_refused(flags, photo, tmp_path, capsys):
     """LoRA is merged, and exported; AdaptFormers stay what they are, which no plain network is."""
     if "lora" in flags:
         pytest.importorskip("peft")

@@ -106,7 +106,7 @@ class Fixed(torch.nn.Module):
         ("--all", 'path,class,confidence,p(one),p(two),p(three),"p(a, b)"\na.png,two,{1},{0},{1},{2},{3}'),
     ],
 )
-def test_columns(run, images, flags, columns):
+def test_the_columns_of_the_table(run, images, flags, columns):
     """Of two classes that are alike, the first is taken, as the evaluation's argmax does."""
     network = trained.load(run, "best")._replace(model=Fixed(), classes=["one", "two", "three", "a, b"])
     with mock.patch.object(trained, "load", return_value=network):

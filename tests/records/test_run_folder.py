@@ -46,7 +46,7 @@ def load(folder, name: str) -> dict:
     return torch.load(folder / "checkpoints" / name, weights_only=True)
 
 
-def test_files(trained):
+def test_the_files_of_a_finished_run(trained):
     _, folder, _ = trained
     assert {str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file() and p.name[0] != "."} == {
         "args.json",
@@ -62,7 +62,7 @@ def test_files(trained):
     }
 
 
-def test_result(trained):
+def test_the_fields_of_the_result(trained):
     method, folder, returned = trained
     result = json.loads((folder / "result.json").read_text())
     assert result == returned
@@ -113,7 +113,7 @@ def test_arguments_are_kept(trained):
     assert saved["args"] == vars(importlib.import_module(method).parse_args(argv))
 
 
-def test_checkpoints(trained):
+def test_what_the_two_checkpoints_hold(trained):
     method, folder, _ = trained
     latest, best = load(folder, "latest.pth"), load(folder, "best.pth")
     assert {"model", "optimizer", "scheduler", "rng", "step", "args"} <= set(latest)
@@ -213,7 +213,7 @@ def test_another_split_seed_gives_another_split(trained, small_run):
         ([70.0, 70.0, 70.0], [1.0, 2.0, 0.0], {"best_top1": 70, "best_epoch": 1, "best_mean_per_class": 2}),
     ],
 )
-def test_best_and_last(
+def test_the_best_scores_are_over_all_epochs_and_the_last_ones_stand_beside_them(
     small_run, tmp_path, monkeypatch, capsys, top1, per_class, expected
 ):
 

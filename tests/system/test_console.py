@@ -64,7 +64,7 @@ def test_the_list_of_datasets(stream, broken):
     assert end_of(datasets_program.main, lambda: datasets_program.parse_args([])) == CODES[stream][0]
 
 
-def test_help(stream, broken):
+def test_help_on_a_closed_output(stream, broken):
     broken()
     assert end_of(lambda args: None, lambda: datasets_program.parse_args(["--help"])) == CODES[stream][0]
 

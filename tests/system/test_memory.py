@@ -48,7 +48,7 @@ def test_every_kind_is_known(make, words):
         (ValueError("can't allocate memory"), None),
     ],
 )
-def test_and_no_other(error, words):
+def test_other_errors_are_no_shortage_of_memory(error, words):
     assert memory.shortage(error) == words
 
 

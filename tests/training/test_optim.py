@@ -45,7 +45,7 @@ def test_the_first_step_has_the_full_rate(name):
         ("cos", 12_000, 0.0),  # beyond a quarter of the wave it stays at 0
     ],
 )
-def test_known_steps(name, step, factor):
+def test_the_rate_of_a_step_by_hand(name, step, factor):
     optimizer, scheduler = make(name)
     advance(optimizer, scheduler, step)
     assert rates(optimizer) == pytest.approx([0.003 * factor, 0.03 * factor], abs=2e-5)

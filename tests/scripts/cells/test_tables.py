@@ -79,7 +79,7 @@ def test_all_prints_every_command_once_and_one_dataset_after_the_other():
         ("erm", "moco Caltech101", "4 10", ["erm_moco_pretrain/caltech_4", "erm_moco_pretrain/caltech_10"]),
     ],
 )
-def test_a_selection(name, arguments, rows, logs):
+def test_words_select_pretraining_and_datasets_in_the_tables_order(name, arguments, rows, logs):
     commands = dry_run(name, arguments, ROWS=rows)
     assert [parse(command)["log"].removesuffix("_labels_per_class") for command in commands] == [
         f"logs/{log}" for log in logs
