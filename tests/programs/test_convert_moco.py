@@ -1,6 +1,7 @@
 """The MoCo converter: the backbone that comes out is the query encoder's, and nothing else is ever written or run."""
 
 import argparse
+import functools
 import os
 
 import pytest
@@ -16,8 +17,12 @@ from common.networks import backbones
 STATISTICS = {"image_size": 64, "normalizer": Normalizer((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))}
 
 
+@functools.cache
 def encoder(seed: int, arch: str = "resnet50", head: str = "fc") -> nn.Module:
-    """A network whose BatchNorm statistics are its own, with MoCo v2's projection head in place of its classifier."""
+    """A network whose BatchNorm statistics are its own, with MoCo v2's projection head in place of its classifier.
+
+    To be read only.
+    """
     torch.manual_seed(seed)
     model = timm.create_model(arch, num_classes=0)
     for name, buffer in model.named_buffers():

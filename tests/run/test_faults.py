@@ -19,11 +19,13 @@ from tests.long import faults
 from tests.long.faults import Life
 
 
-@pytest.fixture
-def undisturbed(tmp_path):
-    life = Life("fixmatch", tmp_path / "undisturbed")
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    """The folder of a run that nothing disturbed, to be read only."""
+    log = tmp_path_factory.mktemp("faults") / "undisturbed"
+    life = Life("fixmatch", log)
     assert life.wait() == 0, life.errors.read_text()
-    return tmp_path / "undisturbed"
+    return log
 
 
 def resumes(log, undisturbed) -> None:
