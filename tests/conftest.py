@@ -5,6 +5,7 @@ import functools
 import importlib
 import json
 import logging
+import os
 import random
 import shutil
 import signal
@@ -115,6 +116,23 @@ def small_run(tmp_path):
         return train_small(method, *flags, log=log)
 
     return run
+
+
+@pytest.fixture
+def lock_folder(monkeypatch):
+    """After `lock_folder(name)`, folders of that name may not be read."""
+
+    def lock(name: str) -> None:
+        scandir = os.scandir
+
+        def refuse(path):
+            if Path(path).name == name:
+                raise PermissionError(13, "Permission denied", str(path))
+            return scandir(path)
+
+        monkeypatch.setattr(os, "scandir", refuse)
+
+    return lock
 
 
 @pytest.fixture

@@ -1,7 +1,6 @@
 """A user's own images."""
 
 import json
-import os
 import shutil
 
 import numpy as np
@@ -164,15 +163,8 @@ def test_a_link_back_up_adds_nothing(root):
     assert len(datasets.load("ImageFolder", root).train) == number
 
 
-def test_a_folder_that_may_not_be_read_is_named(root, monkeypatch):
-    scandir = os.scandir
-
-    def refuse(path):
-        if str(path).endswith("deep"):
-            raise PermissionError(13, "Permission denied", str(path))
-        return scandir(path)
-
-    monkeypatch.setattr(os, "scandir", refuse)
+def test_a_folder_that_may_not_be_read_is_named(root, lock_folder):
+    lock_folder("deep")
     with pytest.raises(UserError, match=r"train/cat/deep' cannot be read \(Permission denied\): change"):
         datasets.load("ImageFolder", root)
 

@@ -62,16 +62,9 @@ def test_files_folders_and_patterns(images, words, found):
     assert predict.find(words) == dict.fromkeys(found)
 
 
-def test_what_is_not_there_is_told_in_its_place(images, monkeypatch):
+def test_what_is_not_there_is_told_in_its_place(images, lock_folder):
     (images / "empty").mkdir()
-    scandir = os.scandir
-
-    def refuse(path):
-        if str(path).endswith("deep"):
-            raise PermissionError(13, "Permission denied", str(path))
-        return scandir(path)
-
-    monkeypatch.setattr(os, "scandir", refuse)
+    lock_folder("deep")
     assert predict.find(["x.png", "b", "*.gif", "empty", "a.png"]) == {
         "x.png": "there is no such file",
         "b/2.png": None,
