@@ -14,6 +14,7 @@ from common.datasets import splits
 from scripts import collect_results
 from scripts.results import plots, runs
 from tests.conftest import SMALL, assert_equal_states, assert_same_run, final_state, read_rows, train_small
+from tests.helpers.few_images import all_images
 from tests.helpers.reference import SpyModel, softmax
 
 ROUNDS = ("--rounds", "2", "--lr", "0.1")  # two epochs of three steps each
@@ -113,6 +114,13 @@ class Spy:
             mock.patch.object(noisy_student.PseudoLabels, "make", autospec=True, side_effect=self.labels),
         ):
             return train_small("noisy_student", *ROUNDS, *flags, log=log)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _all_images():
+    """A teacher labels them in several batches."""
+    with all_images():
+        yield
 
 
 @pytest.fixture(scope="module")

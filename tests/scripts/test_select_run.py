@@ -14,6 +14,7 @@ from common.errors import UserError
 from scripts import collect_results, select_run
 from scripts.results import agreement
 from tests.conftest import train_small
+from tests.helpers.few_images import all_images
 
 FAR = ("--lr", "0.2")
 
@@ -356,6 +357,12 @@ def test_the_error_over_images_is_the_deviation_over_other_images():
     deviation = np.std([first.value - other.value for first, other in pairs], ddof=1)
     errors = [agreement.error_over_images(*pair) for pair in pairs[:4]]
     assert np.mean(errors) == pytest.approx(deviation, rel=0.4)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _enough_for_clusters():
+    with all_images():
+        yield
 
 
 @pytest.fixture(scope="module")
