@@ -153,7 +153,10 @@ class Reader:
             if "in DataLoader worker process" in str(error):  # raised by the code of a view
                 raise
             if isinstance(error, ConnectionError | EOFError | FileNotFoundError):  # the other end is gone
-                wait([process.sentinel for process in self.processes], timeout=5)
+                gone = wait([process.sentinel for process in self.processes], timeout=5)
+                for process in self.processes:
+                    if process.sentinel in gone:
+                        process.join(timeout=5)  # its files are closed a moment before it has an exit code
             cause = self._death() or explain(error)
             if cause is None:
                 raise
