@@ -1,6 +1,7 @@
 """The architecture: `common/` is a ladder, whose rungs its docstring lists, and a script keeps its form."""
 
 import ast
+import functools
 import re
 from pathlib import Path
 
@@ -19,6 +20,11 @@ def modules() -> list[Path]:
     return [path for path in sorted((ROOT / "common").rglob("*.py")) if path.name != "__main__.py"]
 
 
+@functools.cache
+def tree(path: Path) -> ast.Module:
+    return ast.parse(path.read_text())
+
+
 def rung(dotted: str) -> str | None:
     """`common.system.files` stands on the rung `system`."""
     parts = dotted.split(".")
@@ -28,7 +34,7 @@ def rung(dotted: str) -> str | None:
 def imported(path: Path) -> set[str]:
     """The rungs of `common` that a module imports, anywhere in it."""
     found = set()
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in ast.walk(tree(path)):
         if isinstance(node, ast.Import):
             found |= {rung(alias.name) for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
@@ -72,7 +78,7 @@ def test_no_circle_within_a_folder():
 
 def imports(path: Path, module: str) -> bool:
     parent, _, name = module.rpartition(".")
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in ast.walk(tree(path)):
         if isinstance(node, ast.ImportFrom) and (
             node.module == module or (node.module == parent and name in {alias.name for alias in node.names})
         ):
@@ -88,7 +94,7 @@ def test_each_folder_says_what_belongs_there(folder):
 
 
 def functions(path: Path) -> list[ast.FunctionDef]:
-    return [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.FunctionDef)]
+    return [node for node in ast.walk(tree(path)) if isinstance(node, ast.FunctionDef)]
 
 
 def lines(path: Path, node: ast.FunctionDef) -> int:
@@ -115,7 +121,7 @@ def test_only_build_and_run_read_the_arguments():
     readers = {
         path.relative_to(ROOT / "common").as_posix()
         for path in modules()
-        for node in ast.walk(ast.parse(path.read_text()))
+        for node in ast.walk(tree(path))
         if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "args"
     }
     assert {name for name in readers if not name.startswith("cli")} <= {"build.py", "run.py", "trained.py"}
