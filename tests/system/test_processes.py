@@ -1,5 +1,6 @@
 """One run on several processes is the run of one, up to rounding: steps, BatchNorm, loaders, state, and how it ends."""
 
+import functools
 import itertools
 import json
 import os
@@ -159,11 +160,22 @@ def alone():
     return SimpleNamespace(steps=all_steps(), norms=all_norms(), batches=all_batches())
 
 
-@pytest.fixture(scope="module", params=COUNTS)
-def several(request):
-    """What each of two and of four processes found, by rank."""
-    found = Several(request.param, lambda: (all_steps(), all_norms(), all_batches())).results()
-    return [SimpleNamespace(steps=own[0], norms=own[1], batches=own[2]) for own in found]
+@pytest.fixture(scope="module")
+def found_by():
+    """count -> what each of so many processes found, by rank."""
+
+    @functools.cache
+    def found(count: int) -> list[SimpleNamespace]:
+        results = Several(count, lambda: (all_steps(), all_norms(), all_batches())).results()
+        return [SimpleNamespace(steps=own[0], norms=own[1], batches=own[2]) for own in results]
+
+    return found
+
+
+@pytest.fixture(params=COUNTS)
+def several(request, found_by):
+    """What each of two and of four processes found, by rank; they are asked once, whatever the order of the tests."""
+    return found_by(request.param)
 
 
 def assert_near(actual, expected, tolerance: float, what: str) -> None:
