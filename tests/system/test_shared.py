@@ -1,4 +1,4 @@
-"""What a whole batch shares: a gather with gradients, and random numbers. By hand, and two processes against one."""
+"""What processes exchange: a gather with gradients, weights, and random numbers. By hand, and two against one."""
 
 import random
 from types import SimpleNamespace
@@ -6,10 +6,13 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+import torch.distributed as dist
 from torch import nn
 from torch.nn import functional as F
 
 from common.system import checkpoint, processes, seeding
+from common.system.devices import find_device
+from tests.helpers.gpu.stand_in import gpu
 from tests.helpers.several import Several
 
 SIZE = 8  # of the whole batch
@@ -70,6 +73,61 @@ def test_two_processes_that_mix_and_compare_are_one(both):
     for _, found in both:
         for tensor, other in zip(found, expected, strict=True):
             torch.testing.assert_close(tensor, other, rtol=1e-12, atol=1e-12)
+
+
+# The first process's weights, and GPUs
+
+
+def taken() -> list[list]:
+    """What each process holds after it took the first one's: numbers, a tensor of another layout, counts."""
+    processes.join()
+    rank = processes.rank()
+    image = torch.full((2, 3, 2, 2), rank + 0.5).to(memory_format=torch.channels_last)
+    tensors = [torch.arange(3.0) + 10 * rank, image, torch.tensor(7 + rank)]
+    processes.take_from_first(tensors)
+    return [tensor.tolist() for tensor in tensors]
+
+
+def test_all_take_the_weights_of_the_first():
+    expected = [[0, 1, 2], torch.full((2, 3, 2, 2), 0.5).tolist(), 7]
+    assert Several(2, taken).results() == [expected, expected]
+
+
+def on_one_gpu() -> list:
+    """Two processes that share a GPU: no NCCL, which would refuse that, and what they exchange ends on the GPU."""
+    processes.join()
+    with gpu():
+        device = find_device("cuda")
+        processes.use(device)
+        assert processes.on_gpus() is None
+        x = torch.arange(4.0, device=device)[processes.share(4)]
+        found = [processes.gather(x), processes.sum(x), processes.mean(x)]
+        processes.take_from_first([x])
+        assert all(tensor.is_cuda for tensor in found)
+        return [tensor.tolist() for tensor in (*found, x)]
+
+
+def on_own_gpus() -> None:
+    """Over NCCL the tensors of the GPUs travel, and none of the host; the hosts agree over gloo."""
+    processes.join()
+    with gpu(processes.rank(), number=2):
+        device = find_device("cuda")
+        processes.use(device)
+        assert processes.gather(torch.ones(1, device=device)).is_cuda
+        assert processes.largest(processes.rank()) == 1
+        with pytest.raises(RuntimeError, match="a tensor of the host over NCCL"):
+            dist.all_reduce(torch.ones(1), group=processes.on_gpus())
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU is there")
+def test_two_processes_on_one_gpu_talk_through_the_host():
+    expected = [[0, 1, 2, 3], [2, 4], [1, 2], [0, 1]]
+    assert Several(2, on_one_gpu).results() == [expected, expected]
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU is there")
+def test_the_gpus_alone_talk_over_nccl():
+    Several(2, on_own_gpus).results()
 
 
 # Random numbers

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -38,6 +39,10 @@ def has_kernel(name: str) -> bool:
     return torch._C._dispatch_has_computed_kernel_for_dispatch_key(name, "CUDA")
 
 
+def _is_group(value: Any) -> bool:
+    return isinstance(value, torch.ScriptObject) and value._type().name() == "ProcessGroup"
+
+
 @functools.cache
 def written(func: Any) -> tuple[tuple[str, bool], ...]:
     """The names of an operation's arguments, and whether it changes them in place."""
@@ -55,18 +60,22 @@ class Gpu(TorchDispatchMode):
         stream: on which operations are queued.
         may_wait: whether the host may wait for the device.
         sides: the streams besides the first one.
+        groups: the names of the process groups that stand for NCCL's.
     """
 
     def __init__(self, index: int = 0):
         super().__init__()
         self.index, self.current, self.stream, self.may_wait = index, 0, Stream(), True
         self.sides: list[Stream] = []
+        self.groups: set[str] = set()
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         kwargs = dict(kwargs or {})
         tensors = tensors_in([*args, *kwargs.values()])
         on_gpu = [tensor for tensor in tensors if isinstance(tensor, GpuTensor)]
         target = self._target(kwargs, on_gpu)
+        if func.namespace == "c10d" and len(on_gpu) < len(tensors):
+            self._refuse_over_nccl(func, args)
         if not on_gpu and target.type == "cpu":
             return func(*args, **kwargs)
         self._refuse_mixtures(func, tensors, on_gpu)
@@ -98,6 +107,12 @@ class Gpu(TorchDispatchMode):
         known = torch.backends.cuda.is_built() and func.namespace == "aten"
         if known and not has_kernel(func.name()):
             raise NotImplementedError(f"{func} has no kernel for CUDA")
+
+    def _refuse_over_nccl(self, func: Any, args: tuple) -> None:
+        """NCCL takes no tensors of the host."""
+        groups = [dist.ProcessGroup.unbox(value) for value in args if _is_group(value)]
+        if any(group.group_name in self.groups for group in groups):
+            raise RuntimeError(f"{func} sends a tensor of the host over NCCL")
 
     def _refuse_waiting(
         self, func: Any, args: tuple, kwargs: dict[str, Any], tensors: list[Tensor], target: torch.device

@@ -74,12 +74,19 @@ def gpu(index: int = 0, number: int = 1) -> Iterator[Gpu]:
     run, but for what it alone uses.
     """
     device, new_group = Gpu(index), dist.new_group
+
+    def new_gloo_group(backend: str, **kwargs: Any) -> dist.ProcessGroup:
+        group = new_group(**kwargs)
+        if backend == "nccl":
+            device.groups.add(group.group_name)
+        return group
+
     with contextlib.ExitStack() as stack:
         for name, function in _functions(device, number).items():
             stack.enter_context(mock.patch.object(torch.cuda, name, function))
         stack.enter_context(mock.patch.object(Tensor, "pin_memory", _pin_memory))
         stack.enter_context(mock.patch.object(torch.autograd, "grad", _grad))
-        stack.enter_context(mock.patch.object(dist, "new_group", lambda backend, **kwargs: new_group(**kwargs)))
+        stack.enter_context(mock.patch.object(dist, "new_group", new_gloo_group))
         stack.enter_context(torch.backends.cudnn.flags(enabled=False))  # the host has no operations of its names
         kinds = [torch.Tensor, torch.nn.Parameter, GpuTensor]  # those that optimizers update many at once
         stack.enter_context(mock.patch.object(optimizer, "_foreach_supported_types", kinds))
