@@ -97,6 +97,31 @@ def test_a_worker_killed_between_two_batches():
     )
 
 
+class Ending:
+    """A killed process whose files are closed, and whose exit code is there as soon as somebody waits for it."""
+
+    exitcode = None
+
+    def __init__(self):
+        self.sentinel, other = os.pipe()
+        os.close(other)
+
+    def join(self, timeout: float) -> None:
+        self.exitcode = -signal.SIGKILL
+
+
+def test_a_killed_workers_exit_code_is_waited_for():
+    reader, ending = workers.Reader(None), Ending()
+    reader.processes = [ending]
+
+    def reset():
+        raise ConnectionResetError(104, "Connection reset by peer")
+
+    with pytest.raises(UserError, match="killed by SIGKILL"):
+        reader._explained(reset)
+    os.close(ending.sentinel)
+
+
 def test_a_worker_killed_while_its_batch_is_awaited():
     batches = loader(Transform("slow", [slow])).batches(0)
     before = set(multiprocessing.active_children())
