@@ -51,8 +51,7 @@ class Curriculum(nn.Module):
     """How many images of each class have been learned, and the thresholds that follow from it.
 
     `bank` [N] holds the last confident pseudo-label of every unlabeled image, or -1 before the first one. `counts`
-    [1 + C] holds how often each value is in the bank, beginning with -1. A few additions keep it up to date, which is
-    faster than counting the bank anew.
+    [1 + C] is how often each value is in the bank, beginning with -1: faster to keep up to date than to count anew.
     """
 
     def __init__(self, num_images, num_classes):
