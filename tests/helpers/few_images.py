@@ -20,9 +20,9 @@ def _all_digits(*args, **kwargs) -> datasets.Data:
 
 
 @functools.cache
-def _few_digits(*args, **kwargs) -> datasets.Data:
+def _few_digits(test: int, *args, **kwargs) -> datasets.Data:
     data = _all_digits(*args, **kwargs)
-    return replace(data, train=data.train.subset(np.arange(TRAIN)), test=data.test.subset(np.arange(TEST)))
+    return replace(data, train=data.train.subset(np.arange(TRAIN)), test=data.test.subset(np.arange(test)))
 
 
 @contextlib.contextmanager
@@ -34,9 +34,13 @@ def _digits_from(read: Callable) -> Iterator[None]:
         yield
 
 
-def few_images():
-    """Within, Digits has its first images alone, and is read once. Its fingerprints are those of the whole."""
-    return _digits_from(_few_digits)
+def few_images(test: int = TEST):
+    """Within, Digits has its first images alone, and is read once. Its fingerprints are those of the whole.
+
+    Args:
+        test: how many test images. They are a single batch, unless they are more than 64.
+    """
+    return _digits_from(functools.partial(_few_digits, test))
 
 
 def all_images():

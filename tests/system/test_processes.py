@@ -39,6 +39,7 @@ from tests.conftest import (
     train_small,
 )
 from tests.helpers import steps
+from tests.helpers.few_images import few_images
 from tests.helpers.several import Several, exact, launch
 from tests.helpers.stops import stop_in_step
 from tests.loading.test_loaders import TEST, image_set, options, take, train_loader
@@ -266,12 +267,15 @@ def assert_near_runs(a, b, tolerance: float = 1e-9) -> None:
     assert_near(read_rows(a), read_rows(b), tolerance, "metrics")
 
 
+SHARED = 70  # test images: two batches, one for each process
+
+
 def all_runs(folder) -> None:
     for name, flags in WHOLE.items():
         if "--lora" not in flags or find_spec("peft"):
             words = resolved(flags.split())  # the runs that vote are made by one process, and as they are
             words += [] if name == COMPLETE else ["--iters-per-epoch", "2"]
-            with exact():
+            with exact(), few_images(test=SHARED):
                 train_small(name.split()[0], *words, log=folder / name)
 
 
@@ -372,18 +376,19 @@ def send(signum: int) -> Callable[[], None]:
 
 
 def test_a_signal_to_one_stops_both_after_the_same_step_and_they_continue(tmp_path, runs):
-    run = stopped(tmp_path, 1, 2, send(signal.SIGTERM))
-    assert run.wait() == [143, 143], run.stderr
-    assert run.stderr.count("stopped by SIGTERM after step 2, and saved") == run.stderr.count("\n") == 1
-    assert final_state(tmp_path)["step"] == 2
+    with few_images(test=SHARED):  # as the run that it is compared with
+        run = stopped(tmp_path, 1, 2, send(signal.SIGTERM))
+        assert run.wait() == [143, 143], run.stderr
+        assert run.stderr.count("stopped by SIGTERM after step 2, and saved") == run.stderr.count("\n") == 1
+        assert final_state(tmp_path)["step"] == 2
 
-    run = stopped(tmp_path, 0, 3, send(signal.SIGINT))  # of its life: the fifth of the run
-    assert run.wait() == [130, 130], run.stderr
-    assert final_state(tmp_path)["step"] == 5
+        run = stopped(tmp_path, 0, 3, send(signal.SIGINT))  # of its life: the fifth of the run
+        assert run.wait() == [130, 130], run.stderr
+        assert final_state(tmp_path)["step"] == 5
 
-    with exact():
-        train_small("fixmatch", *METHODS["fixmatch"].split(), log=tmp_path)
-    assert "the checkpoint is of 2 processes, and these are 1" in (tmp_path / "log.txt").read_text()
+        with exact():
+            train_small("fixmatch", *METHODS["fixmatch"].split(), log=tmp_path)
+        assert "the checkpoint is of 2 processes, and these are 1" in (tmp_path / "log.txt").read_text()
     assert_near_runs(tmp_path, runs.one / COMPLETE)
 
 
