@@ -21,6 +21,7 @@ import torch
 from PIL import Image
 
 from common import cli, datasets
+from common.records import progress
 from tests.helpers import leftovers
 from tests.helpers.few_images import few_images
 
@@ -76,6 +77,15 @@ def _quick_pictures():
 
     with mock.patch.dict(Image.SAVE, {"PNG": save_quickly}):
         yield
+
+
+@pytest.fixture(autouse=True)
+def _console_of_each_test():
+    """What logged to a test's own stderr is not left to log there when pytest has closed it."""
+    yield
+    for handler in logging.getLogger("common").handlers:
+        if isinstance(handler, progress._Console):
+            handler.stream = None
 
 
 @pytest.fixture(autouse=True)
