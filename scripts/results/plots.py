@@ -1,15 +1,11 @@
 """Plots: metrics over epochs, and our figures against the published ones."""
 
 import math
-import os
 import statistics
 import zlib
 from collections import defaultdict
 from collections.abc import Callable, Iterable
 from pathlib import Path
-
-# Notebooks set a backend of their own for the programs that they start. Without it, matplotlib cannot be imported.
-os.environ["MPLBACKEND"] = "agg"
 
 import matplotlib as mpl
 from matplotlib import pyplot as plt
