@@ -62,9 +62,9 @@ def main(args):
         rows.append([folder.name, str(found.seeds), *means, f"{found.time:.2f}"])
         was, now = differing([base, other])
         notes.append(f"* {folder.name}: {now or 'the same settings'} ({args.base.name}: {was or 'the same'})")
-        left_out = sorted({*base.seeds, *other.seeds} - ({*base.seeds} & {*other.seeds}))
+        left_out = sorted({*base.draws} ^ {*other.draws})
         if left_out:
-            notes.append(f"  left out, not both have it: seed {', '.join(map(str, left_out))}")
+            notes.append(f"  left out, not both have it: seed {', '.join(left_out)}")
     print("\n".join([tables.text(rows), "", *map(tables.wrapped, notes)]))
     if args.markdown:
         try:

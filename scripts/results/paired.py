@@ -43,12 +43,12 @@ def compare(base: Cell, other: Cell, score: str) -> Comparison:
 
 
 def paired(base: Cell, other: Cell, *scores: str) -> list[tuple[dict, dict]]:
-    """The results of both for each seed that both have.
+    """The results of both for each seed that both have; with `--val-fold`, for each part of the labels.
 
     Raises:
         UserError: they have no seed in common, or a run lacks one of the scores.
     """
-    pairs = [(a.result, b.result) for a in base.runs for b in other.runs if a.result["seed"] == b.result["seed"]]
+    pairs = [(a.result, b.result) for a in base.runs for b in other.runs if a.draw == b.draw]
     folders = f"'{base.runs[0].folder.parent}' and '{other.runs[0].folder.parent}'"
     if not pairs:
         raise UserError(f"the runs of {folders} have no seed in common: run both with the same SEEDS")

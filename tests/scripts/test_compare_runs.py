@@ -51,6 +51,18 @@ def test_the_difference_is_paired_by_seed_with_students_interval(write_runs, tmp
     assert (tmp_path / "table.md").read_text().startswith("| setting | seeds | last_top1 | all's |")
 
 
+def test_parts_of_the_labels_are_paired_one_by_one(write_runs, tmp_path, capsys):
+    """Two parts of one seed are two pairs, not four: with differences of +1 and +3, 2 ± 12.706 * 1."""
+    for part, (base, other) in enumerate([(60.0, 61.0), (70.0, 73.0)], 1):
+        for name, score, rate in (("a", base, "0.003"), ("b", other, "0.5")):
+            write_runs(f"{name}/{part}", {0: score}, "--val-fold", f"{part}/2", "--lr", rate)
+    write_runs("b/3", {1: 99.0}, "--val-fold", "1/2", "--lr", "0.5")
+    compared(tmp_path / "a", tmp_path / "b")
+    out = capsys.readouterr().out
+    assert re.search(r"^b +2 +67\.0 +65\.0 +\+2\.0 ± 12\.7 ", out, re.MULTILINE)
+    assert "left out, not both have it: seed 1 (part 1/2)\n" in out
+
+
 def test_another_score_can_be_compared_and_one_seed_has_no_interval(write_runs, capsys):
     base, other = write_runs("a", {0: 60.0}), write_runs("b", {0: 50.0}, "--lr", "0.5", best_top1=99.0)
     compared(base, other, "--score", "best_top1")
