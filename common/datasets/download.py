@@ -28,6 +28,7 @@ from pathlib import Path, PurePosixPath
 from tqdm import tqdm
 
 from common.errors import UserError
+from common.system.files import NO_LOCKS
 
 logger = logging.getLogger(__name__)
 
@@ -109,6 +110,13 @@ def _locked(path: Path, name: str) -> Iterator[None]:
         except BlockingIOError:
             logger.info(f"another job is downloading {name}: waiting for it")
             fcntl.flock(file, fcntl.LOCK_EX)
+        except OSError as error:
+            if error.errno not in NO_LOCKS:
+                raise
+            logger.warning(
+                f"WARNING: the disk of '{path.parent}' knows no locks ({error.strerror}): see to it yourself that no "
+                f"other job downloads {name} there"
+            )
         yield
 
 

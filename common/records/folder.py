@@ -17,7 +17,6 @@ result.json         written last: its presence means that the run is finished
 
 import contextlib
 import csv
-import errno
 import fcntl
 import io
 import json
@@ -34,7 +33,7 @@ from common.errors import UserError
 from common.records import sheet
 from common.records.tensorboard import EVENTS, Events
 from common.system import checkpoint, processes
-from common.system.files import refuse_special, write_whole
+from common.system.files import NO_LOCKS, refuse_special, write_whole
 
 logger = logging.getLogger("common")
 
@@ -46,7 +45,6 @@ FILES = (
     "args.json",
 )
 CHECKPOINTS = ("latest.pth", "previous.pth", "best.pth", "next_best.pth", "damaged.pth")
-NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP}  # on network disks that do not support locks
 
 
 class Folder:

@@ -11,6 +11,7 @@ from typing import TextIO
 from common.errors import UserError
 
 FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP}  # on network disks that do not support locks
 
 
 def write_whole(path: Path, content: bytes | memoryview, previous: Path | None = None) -> None:
@@ -19,7 +20,7 @@ def write_whole(path: Path, content: bytes | memoryview, previous: Path | None =
     So a reader sees the whole old file or the whole new one.
 
     Args:
-        path: the file to write or replace.
+        path: the file to write or replace, or a link to it.
         content: all of it.
         previous: where to move the old file, if it is to be kept.
 
@@ -60,9 +61,11 @@ def refuse_special(path: Path) -> None:
 
 @contextlib.contextmanager
 def _beside(path: Path, previous: Path | None = None) -> Iterator[Path]:
+    refuse_special(path)
+    if path.is_symlink():  # the link stays, and the file that it names is replaced
+        path = Path(os.path.realpath(path))
     temporary = path.with_name(path.name + ".tmp")
-    for file in (path, temporary):
-        refuse_special(file)
+    refuse_special(temporary)
     try:
         yield temporary
         if previous is not None and path.is_file():

@@ -1,5 +1,7 @@
 """Downloads against a local server that can falter: what arrives is whole, verified and safe, or nothing is there."""
 
+import errno
+import fcntl
 import gzip
 import hashlib
 import http.server
@@ -140,6 +142,17 @@ def test_unpacks_and_leaves_nothing_else(server, packed, tmp_path):
     assert {path.name for path in root.iterdir()} == {"set", ".Set.lock"}
     fetch("Set", root, [packed], ["set"])
     assert len(server.requests) == 1
+
+
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.ENOSYS])
+def test_a_disk_without_locks_is_told_of_and_used(server, packed, tmp_path, monkeypatch, log, number):
+    def flock(*args):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    fetch("Set", tmp_path, [packed], ["set"])
+    assert tree(tmp_path) == WHOLE
+    assert f"WARNING: the disk of '{tmp_path}' knows no locks ({os.strerror(number)}): see to it" in log.text
 
 
 def test_formats_and_folders(server, tmp_path):
