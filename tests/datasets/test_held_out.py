@@ -51,6 +51,12 @@ def test_another_seed_holds_out_others_and_the_same_the_same():
     assert draws[0] == draws[1] != draws[2]
 
 
+def test_the_seed_chooses_among_the_same_images():
+    """Of all labels, where the seed has not drawn the labeled images before."""
+    first, second = (divide(LABELS, "all", 5, seed)[1][2].tolist() for seed in (0, 1))
+    assert first != second
+
+
 def test_a_seed_holds_these_indices_out_on_every_machine():
     """Written down once, so that a new NumPy cannot change the draw unnoticed."""
     assert divide(np.repeat([0, 1, 2], 10), 2, 2)[1][2].tolist() == [0, 6, 11, 10, 20, 21]

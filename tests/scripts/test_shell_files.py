@@ -104,6 +104,14 @@ def test_cdpath_leads_into_no_other_checkout(name, tmp_path):
     assert not re.findall(r"^\s*cd ", (ROOT / "scripts" / f"{name}.sh").read_text(), re.MULTILINE)
 
 
+def test_cdpath_leads_label_sh_into_no_other_checkout(tmp_path):
+    (tmp_path / "scripts").mkdir()
+    environment = os.environ | {"CDPATH": str(tmp_path), "PYTHON": "echo"}
+    command = ["bash", "scripts/label.sh", "photos", "labels.csv"]
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    assert done.stdout == f"{ROOT}/scripts/label.py photos labels.csv\n"
+
+
 @pytest.mark.parametrize("path", SHELL_FILES, ids=lambda path: path.name)
 def test_the_syntax_is_that_of_bash_3_2(path):
     subprocess.run(["bash", "-n", str(path)], check=True)
