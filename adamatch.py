@@ -34,7 +34,7 @@ from common.training.evaluate import accuracy, masked_accuracy
 
 
 def parse_args(argv=None):
-    parser = cli.parser("adamatch", __doc__, joint_passes=True)
+    parser = cli.parser(__file__, __doc__, joint_passes=True)
     group = parser.add_argument_group("method")
     group.add_argument(
         "--trade-off-self-training", type=cli.non_negative, default=1.0, help="weight of loss_u (default: 1)"
@@ -157,7 +157,7 @@ def train_one_epoch(run, loader_l, loader_u, model, alignment, mixing, optimizer
 
 
 def main(args):
-    run = Run("adamatch", args)
+    run = Run(__file__, args)
     if run.finished:
         return run.show()
 

@@ -18,7 +18,7 @@ from common.training.evaluate import accuracy
 
 
 def parse_args(argv=None):
-    parser = cli.parser("erm", __doc__, unlabeled=False)
+    parser = cli.parser(__file__, __doc__, unlabeled=False)
     group = parser.add_argument_group("method")
     group.add_argument("--oracle", action="store_true", help="train on the labels of all training images")
     parser.set_defaults(epochs=20)
@@ -49,7 +49,7 @@ def train_one_epoch(run, loader_l, model, optimizer, scheduler, args):
 
 
 def main(args):
-    run = Run("erm", args)
+    run = Run(__file__, args)
     if run.finished:
         return run.show()
 

@@ -32,7 +32,7 @@ from common.training.evaluate import accuracy, evaluate
 
 
 def parse_args(argv=None):
-    parser = cli.parser("mean_teacher", __doc__)
+    parser = cli.parser(__file__, __doc__)
     group = parser.add_argument_group("method")
     group.add_argument(
         "--trade-off-con", type=cli.non_negative, default=0.1, help="weight of the consistency loss (default: 0.1)"
@@ -138,7 +138,7 @@ def train_one_epoch(run, loader_l, loader_u, model, teacher, optimizer, schedule
 
 
 def main(args):
-    run = Run("mean_teacher", args)
+    run = Run(__file__, args)
     if run.finished:
         return run.show()
 

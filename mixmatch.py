@@ -32,7 +32,7 @@ from common.training.evaluate import accuracy, masked_accuracy
 
 
 def parse_args(argv=None):
-    parser = cli.parser("mixmatch", __doc__, strong_labeled=False)
+    parser = cli.parser(__file__, __doc__, strong_labeled=False)
     group = parser.add_argument_group("method")
     group.add_argument(
         "--trade-off-con", type=cli.non_negative, default=75.0, help="weight of the consistency loss (default: 75)"
@@ -128,7 +128,7 @@ def train_one_epoch(run, loader_l, loader_u, model, mixup, optimizer, scheduler,
 
 
 def main(args):
-    run = Run("mixmatch", args)
+    run = Run(__file__, args)
     if run.finished:
         return run.show()
 

@@ -33,7 +33,7 @@ from common.training.evaluate import accuracy, masked_accuracy
 
 
 def parse_args(argv=None):
-    parser = cli.parser("noisy_student", __doc__)
+    parser = cli.parser(__file__, __doc__)
     group = parser.add_argument_group("method")
     group.add_argument(
         "--trade-off-self-training", type=cli.non_negative, default=1.0, help="weight of loss_u (default: 1)"
@@ -116,7 +116,7 @@ def train_one_epoch(run, loader_l, loader_u, model, pseudo_labels, optimizer, sc
 
 
 def main(args):
-    run = Run("noisy_student", args, rounds=1 + args.rounds)
+    run = Run(__file__, args, rounds=1 + args.rounds)
     if run.finished:
         return run.show()
 

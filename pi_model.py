@@ -26,7 +26,7 @@ from common.training.evaluate import accuracy
 
 
 def parse_args(argv=None):
-    parser = cli.parser("pi_model", __doc__)
+    parser = cli.parser(__file__, __doc__)
     group = parser.add_argument_group("method")
     group.add_argument(
         "--trade-off-con", type=cli.non_negative, default=0.1, help="weight of the consistency loss (default: 0.1)"
@@ -107,7 +107,7 @@ def train_one_epoch(run, loader_l, loader_u, model, optimizer, scheduler, args):
 
 
 def main(args):
-    run = Run("pi_model", args)
+    run = Run(__file__, args)
     if run.finished:
         return run.show()
 

@@ -25,7 +25,7 @@ from common.training.evaluate import accuracy, masked_accuracy
 
 
 def parse_args(argv=None):
-    parser = cli.parser("pseudo_label", __doc__)
+    parser = cli.parser(__file__, __doc__)
     group = parser.add_argument_group("method")
     group.add_argument(
         "--trade-off-self-training", type=cli.non_negative, default=1.0, help="weight of loss_u (default: 1)"
@@ -96,7 +96,7 @@ def train_one_epoch(run, loader_l, loader_u, model, optimizer, scheduler, args):
 
 
 def main(args):
-    run = Run("pseudo_label", args)
+    run = Run(__file__, args)
     if run.finished:
         return run.show()
 

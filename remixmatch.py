@@ -40,7 +40,7 @@ from common.training.evaluate import accuracy, masked_accuracy
 
 
 def parse_args(argv=None):
-    parser = cli.parser("remixmatch", __doc__, strong_labeled=False)
+    parser = cli.parser(__file__, __doc__, strong_labeled=False)
     group = parser.add_argument_group("method")
     group.add_argument(
         "--trade-off-self-training", type=cli.non_negative, default=1.5, help="weight of loss_u (default: 1.5)"
@@ -201,7 +201,7 @@ def train_one_epoch(run, loader_l, loader_u, model, alignment, mixup, optimizer,
 
 
 def main(args):
-    run = Run("remixmatch", args)
+    run = Run(__file__, args)
     if run.finished:
         return run.show()
 

@@ -36,7 +36,7 @@ from common.training.evaluate import accuracy, masked_accuracy
 
 
 def parse_args(argv=None):
-    parser = cli.parser("self_tuning", __doc__, schedule=False, strong_labeled=False)
+    parser = cli.parser(__file__, __doc__, schedule=False, strong_labeled=False)
     group = parser.add_argument_group("method")
     group.add_argument(
         "--projection-dim", type=cli.positive_int, default=1024, metavar="P", help="width of the keys (default: 1024)"
@@ -167,7 +167,7 @@ def train_one_epoch(run, loader_l, loader_u, model, key_encoder, queue, optimize
 
 
 def main(args):
-    run = Run("self_tuning", args)
+    run = Run(__file__, args)
     if run.finished:
         return run.show()
 

@@ -39,7 +39,7 @@ from common.training.evaluate import accuracy, masked_accuracy
 
 
 def parse_args(argv=None):
-    parser = cli.parser("simmatch", __doc__, strong_labeled=False, joint_passes=True)
+    parser = cli.parser(__file__, __doc__, strong_labeled=False, joint_passes=True)
     group = parser.add_argument_group("method")
     group.add_argument(
         "--trade-off-self-training", type=cli.non_negative, default=1.0, help="weight of loss_u (default: 1)"
@@ -185,7 +185,7 @@ def train_one_epoch(run, loader_l, loader_u, model, window, bank, optimizer, sch
 
 
 def main(args):
-    run = Run("simmatch", args)
+    run = Run(__file__, args)
     if run.finished:
         return run.show()
 

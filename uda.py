@@ -28,7 +28,7 @@ from common.training.evaluate import accuracy
 
 
 def parse_args(argv=None):
-    parser = cli.parser("uda", __doc__, joint_passes=True)
+    parser = cli.parser(__file__, __doc__, joint_passes=True)
     group = parser.add_argument_group("method")
     group.add_argument(
         "--trade-off-con", type=cli.non_negative, default=1.0, help="weight of the consistency loss (default: 1)"
@@ -92,7 +92,7 @@ def train_one_epoch(run, loader_l, loader_u, model, optimizer, scheduler, args):
 
 
 def main(args):
-    run = Run("uda", args)
+    run = Run(__file__, args)
     if run.finished:
         return run.show()
 

@@ -42,7 +42,7 @@ logger = logging.getLogger("common")
 
 def parse_args(argv=None):
     sources = "--sources logs/erm/cifar100 logs/fixmatch/cifar100"
-    parser = cli.parser("v_pet", __doc__, example=sources)
+    parser = cli.parser(__file__, __doc__, example=sources)
     group = parser.add_argument_group("method")
     group.add_argument(
         "--sources", type=cli.path, nargs="+", required=True, metavar="RUN_FOLDER", help="finished runs, two to four"
@@ -192,7 +192,7 @@ def train_one_epoch(run, loader_l, loader_u, model, votes, optimizer, scheduler,
 
 
 def main(args):
-    run = Run("v_pet", args)
+    run = Run(__file__, args)
     if run.finished:
         return run.show()
 

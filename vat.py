@@ -34,7 +34,7 @@ from common.training.evaluate import accuracy
 
 
 def parse_args(argv=None):
-    parser = cli.parser("vat", __doc__)
+    parser = cli.parser(__file__, __doc__)
     group = parser.add_argument_group("method")
     group.add_argument(
         "--trade-off-con", type=cli.non_negative, default=0.3, help="weight of the consistency loss (default: 0.3)"
@@ -155,7 +155,7 @@ def train_one_epoch(run, loader_l, loader_u, model, random, optimizer, scheduler
 
 
 def main(args):
-    run = Run("vat", args)
+    run = Run(__file__, args)
     if run.finished:
         return run.show()
 

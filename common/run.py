@@ -41,7 +41,7 @@ class Run:
     device and the number of steps.
 
     Args:
-        method: the script's name.
+        script: the script's file, `__file__`. Its name is the method's, and its content is recorded.
         args: all flags.
         rounds: number of trainings of `--epochs` each, one after the other. Epochs and steps count on. Each round has
             a best network of its own, and the last round's scores are the result.
@@ -64,12 +64,12 @@ class Run:
             exist.
     """
 
-    def __init__(self, method: str, args: cli.Arguments, rounds: int = 1):
-        self.method, self.args, self.rounds = method, args, rounds
+    def __init__(self, script: str, args: cli.Arguments, rounds: int = 1):
+        self.script, self.args, self.rounds = Path(script), args, rounds
         processes.join()
         self.folder = Folder(
             args.log,
-            method,
+            self.method,
             vars(args),
             lambda saved: cli.differences(args, saved),
             testing=args.phase == "test",
@@ -100,6 +100,11 @@ class Run:
         self._started = 0.0  # the time at which an uninterrupted training would have begun
         self._streams: list[Iterator[Batch]] = []  # made in the first step
         seeding.seed_all(args.seed, "model")
+
+    @property
+    def method(self) -> str:
+        """The method's name: the script's."""
+        return self.script.stem
 
     @property
     def finished(self) -> bool:
@@ -223,7 +228,7 @@ class Run:
         else:
             self.folder.compare_images(self.fingerprints, self.files, self.args.root)
             self._resume(*newest)
-        self.sessions.append(results.session(self.step, self.device))
+        self.sessions.append(self._conditions())
         self.folder.write_history(self.history)
         for optimizer in self.state.values():
             if isinstance(optimizer, Optimizer) and processes.count() > 1:
@@ -272,12 +277,15 @@ class Run:
         self._compare_backbones(content.get("pretraining_sha256"), self.pretraining_sha256)
         self.sessions = content.get("sessions", [])
         if self.sessions:
-            others = results.other_conditions(self.sessions[-1], results.session(self.step, self.device))
+            others = results.other_conditions(self.sessions[-1], self._conditions())
             if others:
                 logger.warning(
                     f"WARNING: the run goes on with {', '.join(others)}: its numbers may not be those of a run without "
                     "a stop"
                 )
+
+    def _conditions(self) -> dict[str, Any]:
+        return results.session(self.step, self.device, self.script)
 
     def _compare_backbones(self, before: str | None, now: str | None) -> None:
         if before not in (None, now):  # None: an older run did not record it
@@ -554,6 +562,11 @@ class Run:
         file, result = self._start_file, self.folder.read_result()
         if file is not None and os.path.isfile(file):
             self._compare_backbones(result.get("pretraining_sha256"), _sha256_of_first(file))
+        if results.other_script(result, self._conditions()):
+            logger.warning(
+                f"WARNING: {self.script.name} has changed since this run: the result is that of the older script; "
+                "--overwrite trains anew"
+            )
         return self._show()
 
     def _show(self) -> dict[str, Any]:

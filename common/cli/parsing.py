@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 from common.cli import flags, resume
 from common.cli.arguments import Arguments, Formatter, Parser
@@ -9,7 +10,7 @@ from common.cli.resolve import resolve
 
 
 def parser(
-    method: str,
+    script: str,
     doc: str,
     *,
     unlabeled: bool = True,
@@ -21,7 +22,7 @@ def parser(
     """A parser with the flags that all methods share.
 
     Args:
-        method: the script's name; the default of `--log` is `logs/<method>`.
+        script: the script's file, `__file__`. Its name is the method's; the default of `--log` is `logs/<method>`.
         doc: the script's docstring.
         unlabeled: whether the method draws batches of unlabeled images.
         schedule: whether it uses `--lr-scheduler`.
@@ -29,6 +30,7 @@ def parser(
         joint_passes: whether its views may share a forward pass; see `classifier.passes`.
         example: flags that the method requires, for the example in `--help`.
     """
+    method = Path(script).stem
     words = f"python {method}.py data -d CIFAR100 -a resnet50 --finetune {example} --log logs/{method}/cifar100"
     p = Parser(
         shown=flags.SHOWN,

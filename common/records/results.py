@@ -1,5 +1,6 @@
 """The result of a finished run: `result.json` (schema 1), and its one-line summary."""
 
+import hashlib
 import itertools
 import os
 import platform
@@ -83,14 +84,19 @@ def _origin(data: Data, root: str) -> dict[str, str | bool | None]:
     return {"data_folder": None, "official_split": data.official_split}
 
 
-def session(step: int, device: torch.device) -> dict[str, Any]:
-    """The conditions under which a training begins, or resumes after `step`: device, threads, versions and so on."""
+def session(step: int, device: torch.device, script: Path) -> dict[str, Any]:
+    """The conditions under which a training begins, or resumes after `step`: device, threads, versions and so on.
+
+    Args:
+        script: the method's file. None is recorded for its content if there is no such file.
+    """
     return {
         "from_step": step,
         "device": _device_name(device),
         "threads": torch.get_num_threads(),
         "processes": processes.count(),
         "versions": _versions(),
+        "script_sha256": hashlib.sha256(script.read_bytes()).hexdigest() if script.is_file() else None,
         "git_commit": _git_commit(),
     }
 
@@ -100,7 +106,14 @@ def other_conditions(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
     flat = [{**each, **each["versions"]} for each in (before, now)]
     names = ["device", "processes", *now["versions"]] + (["threads"] if "CPU" in now["device"] else [])
     old, new = ({name: each.get(name) for name in names} for each in flat)
-    return [f"{name} {new[name]} (was {old[name]})" for name in names if old[name] != new[name]]
+    others = [f"{name} {new[name]} (was {old[name]})" for name in names if old[name] != new[name]]
+    return [*others, "a script that has changed"] if other_script(before, now) else others
+
+
+def other_script(before: dict[str, Any], now: dict[str, Any]) -> bool:
+    """Whether two sessions had different scripts. False if one has not recorded its own, as older runs."""
+    recorded = {each.get("script_sha256") for each in (before, now)}
+    return len(recorded) == 2 and None not in recorded
 
 
 NOT_MEASURED = "not measured"

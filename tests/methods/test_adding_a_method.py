@@ -39,8 +39,6 @@ def edit(copy) -> None:
     # 1. The script: FixMatch whose mask is soft.
     replace(
         copy / "mine.py",
-        ('cli.parser("fixmatch",', 'cli.parser("mine",'),
-        ('Run("fixmatch",', 'Run("mine",'),
         ("Shell file: scripts/fixmatch.sh. Diff against: erm.py", "Diff against: fixmatch.py"),
         ("mask = confidence(x_u_weak) > threshold", "mask = sigmoid(20 * (confidence(x_u_weak) - threshold))"),
         ("    mask = (confidence > threshold).float()", "    mask = F.sigmoid(20 * (confidence - threshold))"),

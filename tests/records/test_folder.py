@@ -2,6 +2,7 @@
 
 import errno
 import fcntl
+import hashlib
 import json
 import os
 import shutil
@@ -18,7 +19,7 @@ from common.records import folder, results
 from common.run import Run
 from common.system import checkpoint
 from common.training import evaluate
-from tests.conftest import SMALL, assert_same_run, final_state, read_rows, train_small
+from tests.conftest import ROOT, SMALL, assert_same_run, final_state, read_rows, train_small
 from tests.helpers.stops import Killed, at_call, kill
 
 
@@ -199,8 +200,28 @@ def test_each_session_is_recorded_and_other_conditions_are_told(tmp_path, monkey
         (2, "9.9"),
         (5, "9.9"),
     ]
-    assert set(result["sessions"][0]) == {"from_step", "device", "threads", "processes", "versions", "git_commit"}
+    known = {"from_step", "device", "threads", "processes", "versions", "script_sha256", "git_commit"}
+    assert set(result["sessions"][0]) == known
     assert result["versions"]["torch"] == "9.9"
+
+
+def test_a_script_that_has_changed_is_told(tmp_path, monkeypatch, capsys):
+    """Of an interrupted run that goes on, and of a finished one that shows its result."""
+    copy, log = tmp_path / "mine.py", tmp_path / "run"
+    copy.write_text((ROOT / "erm.py").read_text())
+    monkeypatch.setattr(erm, "__file__", str(copy))
+    interrupt(2, log=log)
+    copy.write_text(copy.read_text() + "# an idea\n")
+    capsys.readouterr()
+    result = train_small("erm", log=log)
+    assert "WARNING: the run goes on with a script that has changed: its numbers" in capsys.readouterr().out
+    assert (result["method"], result["script_sha256"]) == ("mine", hashlib.sha256(copy.read_bytes()).hexdigest())
+    assert train_small("erm", log=log) == result
+    assert "WARNING" not in capsys.readouterr().out
+    copy.write_text((ROOT / "erm.py").read_text())
+    assert train_small("erm", log=log) == result
+    told = "WARNING: mine.py has changed since this run: the result is that of the older script; --overwrite trains"
+    assert told in capsys.readouterr().out
 
 
 def test_threads_are_conditions_of_a_cpu_alone():

@@ -31,7 +31,7 @@ FIELDS = (
     "schema method dataset arch pretraining pretraining_sha256 pretraining_weights num_samples_per_class oracle seed "
     "split_seed epochs iters_per_epoch best_top1 best_epoch best_mean_per_class last_top1 last_mean_per_class "
     "data_folder official_split any_counts seconds steps_per_second device processes precision labeled_sha256 "
-    "chosen_by data_sha256 test_sha256 threads sessions versions git_commit command"
+    "chosen_by data_sha256 test_sha256 threads sessions versions script_sha256 git_commit command"
 ).split()
 
 
