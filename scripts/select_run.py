@@ -215,6 +215,7 @@ class Clusters:
             args.labeled_list,
             args.train_resizing,
             args.flip,
+            runs[0].args.get("min_confidence"),
         )
         if self.data.sha256 != runs[0].result.get("data_sha256"):
             raise UserError(
@@ -231,7 +232,8 @@ class Clusters:
 
     def _of(self, run: Run) -> agreement.Agreement:
         if run.folder not in self.found:
-            network, images = trained.load(run.folder, "latest"), self.data.train.subset(self.images(run))
+            network = trained.load(run.folder, "latest")
+            images = self.data.train.oriented(network.args.exif_orientation).subset(self.images(run))
             found = agreement.features_and_predictions(network, images, self.device, self.workers)
             self.found[run.folder] = agreement.Agreement(*found, len(self.data.classes))
         return self.found[run.folder]

@@ -9,11 +9,13 @@ import numpy as np
 import pytest
 from sklearn.metrics import adjusted_mutual_info_score
 
+import erm
 import fixmatch
 from common.errors import UserError
 from scripts import collect_results, select_run
 from scripts.results import agreement
 from tests.conftest import train_small
+from tests.datasets.test_images import photo
 from tests.helpers.few_images import all_images
 
 FAR = ("--lr", "0.2")
@@ -402,3 +404,33 @@ def test_what_has_no_clusters_is_refused(trained_runs, tmp_path):
     put("result.json", data_sha256="0")
     with pytest.raises(UserError, match="'data' holds other images than the runs had: name their folder with --root"):
         select(*folders, "--by", "clusters")
+
+
+@pytest.mark.filterwarnings("ignore:Number of distinct clusters")  # all show the same
+def test_images_of_ones_own_are_read_as_each_run_read_them(tmp_path, monkeypatch):
+    """A table of predictions is the list, and one of the runs turns its photographs."""
+    rows = ["path,class,confidence"]
+    for i in range(26):
+        name = f"train/{'cat' if i % 2 else 'dog'}/{i}.png"
+        (tmp_path / "photos" / name).parent.mkdir(parents=True, exist_ok=True)
+        photo(tmp_path / "photos" / name, 6)
+        rows.append(f"{name},{'cat' if i % 2 else 'dog'},{0.9 if i < 6 else 0.4}")
+    (tmp_path / "table.csv").write_text("\n".join(rows))
+    argv = (
+        f"{tmp_path}/photos -d ImageFolder --labeled-list {tmp_path}/table.csv --min-confidence 0.5 -a wrn_10_1_half "
+        "--scratch --image-size 16 -j 0 --bottleneck-dim 8 --epochs 1 -i 1 -b 2 --device cpu"
+    ).split()
+    for name, flags in (("stored", []), ("turned", ["--exif-orientation"])):
+        erm.main(erm.parse_args([*argv, *flags, "--log", str(tmp_path / "runs" / name)]))
+    content = json.loads((tmp_path / "runs" / "stored" / "args.json").read_text())
+    del content["args"]["exif_orientation"]  # as of a run that is older than the flag
+    (tmp_path / "runs" / "stored" / "args.json").write_text(json.dumps(content))
+    seen, read = [], agreement.features_and_predictions
+
+    def noting(network, images, *args):
+        seen.append((network.file.parent.parent.name, len(images), images.load(0).size))
+        return read(network, images, *args)
+
+    monkeypatch.setattr(agreement, "features_and_predictions", noting)
+    select(tmp_path / "runs", "-j", "0", "--device", "cpu")
+    assert sorted(seen) == [("stored", 20, (24, 32)), ("turned", 20, (32, 24))]
