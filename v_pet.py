@@ -134,8 +134,9 @@ def make_votes(votes, images, spec, folders, args, options):
             )
         weak, _, _ = augment.transforms(spec, own.train_resizing, own.val_resizing, own.image_size, strong=[])
         normalizer = augment.Normalizer(own.norm_mean, own.norm_std)
+        as_read = images.oriented(own.exif_orientation)
         loaders = (
-            TestLoader(images, weak, stream=f"votes {i}", **options | {"normalizer": normalizer, "cache": 0})
+            TestLoader(as_read, weak, stream=f"votes {i}", **options | {"normalizer": normalizer, "cache": 0})
             for i in range(args.passes)
         )
         votes.cast(number, source.model.to(options["device"]), loaders)

@@ -5,9 +5,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 import erm
 import predict
+import v_pet
 from common import datasets
 from common.datasets.images import ImageSet
 from common.loading.loaders import TrainLoader
@@ -71,3 +73,23 @@ def test_training_and_prediction_see_the_same(root, tmp_path, monkeypatch):
     first, second = run(root, tmp_path / "stored")
     assert first != second
     assert seen == [(24, 32), (32, 24)]
+
+
+def test_a_source_of_v_pet_votes_on_photographs_as_it_was_trained_on_them(root, tmp_path, monkeypatch):
+    run(root, tmp_path / "turned", "--exif-orientation")
+    run(root, tmp_path / "stored")
+    seen, make = [], v_pet.TestLoader
+
+    def noting(images: ImageSet, *args, **options):
+        seen.append(np.asarray(images.load(0)).shape[:2])
+        return make(images, *args, **options)
+
+    monkeypatch.setattr(v_pet, "TestLoader", noting)
+    args = v_pet.parse_args([str(root), "-d", "ImageFolder", "--sources", "none", "--passes", "1"])
+    options = {"workers": 0, "device": torch.device("cpu")}
+    for own in (False, True):
+        data = datasets.load("ImageFolder", root, exif_orientation=own)
+        votes = v_pet.Votes(len(data.train), 2, 2, "mean")
+        folders = [tmp_path / "turned", tmp_path / "stored"]
+        v_pet.make_votes(votes, data.train, data.spec, folders, args, options)
+    assert seen == [(24, 32), (32, 24)] * 2
