@@ -10,6 +10,7 @@ JSON, says how to make it and how to prepare images:
     arch, options                   for timm.create_model
     feature_dim, bottleneck_dim     the widths that the backbone and the bottleneck give; 0: there is no bottleneck
     classes                         the names of the outputs
+    exif_orientation                whether to turn an image first as its EXIF says, by PIL.ImageOps.exif_transpose
     resize, crop                    in pixels: resized to a square (bicubic), and its center
     mean, std                       of each channel of an RGB image, of pixels in [0, 1]; grey of 16 bits is
                                     divided by 257 first, not clipped
@@ -101,6 +102,7 @@ def description(run: trained.Trained, options: dict[str, int]) -> dict[str, str]
         "feature_dim": run.model.backbone.feature_dim,
         "bottleneck_dim": args.bottleneck_dim,
         "classes": run.classes,
+        "exif_orientation": args.exif_orientation,
         "resize": augment.resized(args.val_resizing, args.image_size),
         "crop": args.image_size,
         "mean": args.norm_mean,
@@ -174,6 +176,7 @@ def timm_config(
         "num_classes": len(run.classes),
         "num_features": run.model.backbone.feature_dim,
         "label_names": run.classes,
+        "exif_orientation": run.args.exif_orientation,  # of no meaning to timm, which never turns an image
         "model_args": options,
         "pretrained_cfg": {"num_classes": len(run.classes)} | prepared | layers,
     }
@@ -275,6 +278,8 @@ def main(args):
         write_whole(path, content)
         print(f"wrote '{path}': {len(run.classes)} classes, {len(content) / 1e6:.1f} MB")
     print(f"the network is {run.origin}")
+    if run.args.exif_orientation:
+        print("the run turned photographs as their EXIF says: do so first, with PIL.ImageOps.exif_transpose(image)")
     if isinstance(run.model.backbone, WideResNet):
         print(f"timm knows '{run.args.arch}' after `import common.wide_resnet`, a file that needs torch and timm alone")
     if args.timm:

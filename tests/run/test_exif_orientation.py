@@ -1,19 +1,24 @@
 """Photographs are turned in training, test and prediction where --exif-orientation asks for it, and nowhere else."""
 
 import csv
+import json
 from pathlib import Path
 
 import numpy as np
 import pytest
+import timm
 import torch
+from safetensors import safe_open
 
 import erm
+import export
 import predict
 import v_pet
 from common import datasets
 from common.datasets.images import ImageSet
 from common.loading.loaders import TrainLoader
 from tests.datasets.test_images import photo
+from tests.programs.test_export import printed
 
 
 @pytest.fixture
@@ -93,3 +98,29 @@ def test_a_source_of_v_pet_votes_on_photographs_as_it_was_trained_on_them(root, 
         folders = [tmp_path / "turned", tmp_path / "stored"]
         v_pet.make_votes(votes, data.train, data.spec, folders, args, options)
     assert seen == [(24, 32), (32, 24)] * 2
+
+
+def test_an_export_says_whether_photographs_were_turned(root, tmp_path, capsys):
+    for name, flags in (("turned", ["--exif-orientation"]), ("stored", [])):
+        run(root, tmp_path / name, "-a", "test_resnet", "--no-bottleneck", "--bottleneck-dim", "1024", *flags)
+        capsys.readouterr()
+        export.main(export.parse_args([str(tmp_path / name), str(tmp_path / f"{name}.safetensors")]))
+        export.main(export.parse_args([str(tmp_path / name), str(tmp_path / f"{name}_model"), "--timm"]))
+        assert capsys.readouterr().out.count("PIL.ImageOps.exif_transpose") == 2 * len(flags)
+        for file in (f"{name}.safetensors", f"{name}_model/model.safetensors"):
+            with safe_open(tmp_path / file, "pt") as content:
+                assert json.loads(content.metadata()["exif_orientation"]) is bool(flags)
+        config = json.loads((tmp_path / f"{name}_model" / "config.json").read_text())
+        assert config["exif_orientation"] is bool(flags)
+        timm.create_model(f"local-dir:{tmp_path / f'{name}_model'}", pretrained=True)
+
+
+def test_the_lines_of_the_docs_turn_as_the_run_did(root, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    photo(Path("photo.png"), 6)
+    for flags, size in ((["--exif-orientation"], (32, 24)), ([], (24, 32))):
+        run(root, tmp_path / str(size[0]), "-a", "test_resnet", *flags)
+        export.main(export.parse_args([str(tmp_path / str(size[0])), "photos.safetensors"]))
+        known: dict = {}
+        exec(printed(), known)  # noqa: S102 (our own)
+        assert known["image"].size == size
