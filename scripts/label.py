@@ -64,6 +64,7 @@ def parse_args(argv=None):
     parser.add_argument("-a", "--arch", default=ARCH, help="network (default: %(default)s)")
     parser.add_argument("--image-size", type=cli.positive_int, metavar="PIXELS", help="(default: by the photos)")
     parser.add_argument("--no-flip", action="store_true", help="a mirrored photo may be of another class: text, digits")
+    parser.add_argument("--exif-orientation", action="store_true", help="turn photos as their EXIF orientation says")
     parser.add_argument("--seed", type=cli.seed, default=0, help="of every random choice (default: 0)")
     parser.add_argument("-j", "--workers", type=cli.non_negative_int, metavar="N", help="loader processes of each set")
     parser.add_argument("--device", help="cpu, cuda, ... (default: cuda where there is one)")
@@ -88,6 +89,7 @@ def common_flags(args, data: Data) -> list[str]:
         if config is not None:  # timm knows what its own weights want, but not what a file does
             words += ["--norm-mean", *map(str, config.mean), "--norm-std", *map(str, config.std)]
     words += ["--no-flip"] if args.no_flip else []
+    words += ["--exif-orientation"] if args.exif_orientation else []
     words += ["--device", args.device] if args.device else []
     return words + (["-j", str(args.workers)] if args.workers is not None else [])
 
@@ -223,9 +225,10 @@ def main(args):
     progress.log_to(None)
     if not args.labels.is_file():
         raise UserError(f"there is no list '{args.labels}': name another, or write lines of a path and a class")
-    data = datasets.load("ImageFolder", args.photos, labeled_list=args.labels)
-    names = ("photos", "labels", "minutes", "weights", "scratch", "arch", "image_size", "no_flip", "seed")
-    arguments = {name: getattr(args, name) for name in names}
+    turned = args.exif_orientation
+    data = datasets.load("ImageFolder", args.photos, labeled_list=args.labels, exif_orientation=turned)
+    names = ["photos", "labels", "minutes", "weights", "scratch", "arch", "image_size", "no_flip", "exif_orientation"]
+    arguments = {name: getattr(args, name) for name in [*names, "seed"]}
     work = Work(args.out, {name: str(x) if isinstance(x, Path) else x for name, x in arguments.items()})
     if "told" not in work.facts:
         shared = common_flags(args, data)

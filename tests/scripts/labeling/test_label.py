@@ -16,7 +16,7 @@ from PIL import Image
 
 from common.errors import Interrupted, UserError
 from scripts import label
-from scripts.labeling import planning
+from scripts.labeling import pages, planning
 from scripts.labeling.work import Work
 from tests.conftest import ROOT
 
@@ -132,6 +132,32 @@ def test_other_arguments_or_a_folder_with_other_files_are_refused(labeled, photo
     (tmp_path / "mine.txt").touch()
     with pytest.raises(UserError, match=r"holds files, but no label.json"):
         call(photos, tmp_path)
+
+
+def test_photographs_are_turned_in_all_that_it_runs(photos, small, tmp_path, monkeypatch):
+    """Trainings, predictions, report and export."""
+    turned, report = [], pages.report
+
+    def noting(parts, data, *args):
+        turned.append(data.train.upright)
+        report(parts, data, *args)
+
+    monkeypatch.setattr(pages, "report", noting)
+    out = tmp_path / "out"
+    call(photos, out, "--exif-orientation")
+    runs = [json.loads(file.read_text())["args"] for file in (out / "runs").rglob("args.json")]
+    assert {args["exif_orientation"] for args in runs} == {True}  # that of the predictions is their run's
+    assert turned == [True]
+    assert json.loads((out / "photos_model" / "config.json").read_text())["exif_orientation"] is True
+    with pytest.raises(UserError, match=r"begun with other arguments: exif_orientation False \(was True\); choose"):
+        call(photos, out)
+
+
+def test_a_folder_that_is_older_than_a_flag_goes_on(tmp_path):
+    Work(tmp_path / "out", {"seed": 0})
+    Work(tmp_path / "out", {"seed": 0, "exif_orientation": False})
+    with pytest.raises(UserError, match=r"begun with other arguments: exif_orientation True \(was False\); choose"):
+        Work(tmp_path / "out", {"seed": 0, "exif_orientation": True})
 
 
 def test_a_network_that_timm_cannot_hold_is_refused_before_the_trials(photos, small, tmp_path):
