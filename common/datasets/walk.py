@@ -177,7 +177,7 @@ def count_unused(root: Path, used: Sequence[str], skipped: Skipped) -> None:
     skipped.folders += unread.folders
     skipped.links += [path for path in unread.links if os.path.basename(path) in used]
     for name, path in folders:
-        if name in used:
+        if name in used or is_run(path):
             continue
         found = images_in(Path(path), Skipped(), onerror=lambda error: None)
         number = sum(1 for _ in islice(found, COUNTED))

@@ -190,6 +190,17 @@ def test_a_run_below_the_images_is_none_of_them(root, monkeypatch, tmp_path, cap
     assert skipped.folders == {"of runs": 1}
 
 
+def test_a_run_directly_in_the_folder_of_the_images_is_not_counted_among_what_is_not_used(root, capsys):
+    for name in ("run", "logs/run"):
+        train(root, "--log", str(root / name))
+        capsys.readouterr()
+    train(root, "--overwrite")
+    assert "not used" not in capsys.readouterr().out
+    picture(root / "logs" / "x.png", 3)
+    train(root, "--overwrite")
+    assert "images that are not used (1 in 'logs')" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("log", ["photos", "photos/train", "photos/train/ant", "."])
 def test_a_folder_of_images_is_no_folder_for_a_run(root, tmp_path, log):
     with pytest.raises(UserError, match=r"--log '.*' holds images, '.*\.png' for one: choose another --log"):
