@@ -24,7 +24,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 from common import cli
 from common.errors import UserError
 from scripts.results import dot_plot, foundation, from_scratch, plots, published, tables
-from scripts.results.runs import Cell, Place, Run, cells, differing, footnotes, read_runs
+from scripts.results.runs import Cell, Place, Run, cells, differing, footnotes, image_root_above, read_runs
 
 
 def parse_args(argv=None):
@@ -80,11 +80,27 @@ def progress(run: Run) -> str:
     return f"not finished: {run.folder} ({done} of {total} epochs)"
 
 
+def refuse_among_images(folder: Path, runs: list[Run]) -> None:
+    """Refuse to put plots among the images of a run: the next training would take them for images, too.
+
+    Raises:
+        UserError: the folder lies below one that holds the images.
+    """
+    for run in runs:
+        root = image_root_above(run, folder)
+        if root is not None:
+            raise UserError(
+                f"plots in '{folder}' would be taken for images, since '{root}' holds those of '{run.folder}': name a "
+                "folder elsewhere with --plots"
+            )
+
+
 def main(args):
     runs = read_runs(args.logs)
     for run in runs:
         if run.result is None:
             print(progress(run), file=sys.stderr)
+    refuse_among_images(args.plots or args.logs[0], runs)
     finished = [run for run in runs if run.result is not None]
     if not finished:
         raise UserError(f"no finished run below {', '.join(map(str, args.logs))}: finish one, or name another folder")

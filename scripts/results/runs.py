@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from common import cli
+from common.datasets.walk import is_run
 from common.errors import UserError
 
 ROOT = Path(__file__).parent.parent.parent
@@ -224,6 +225,23 @@ def known_images(run: Run) -> list[int]:
         return [int(index) for index in content["indices"] + content.get("held_out", [])]
 
     return _read(run.folder / "labeled.json", parse)
+
+
+def image_root_above(run: Run, folder: Path) -> Path | None:
+    """The folder of a run's own images, if a search there would find images in `folder`.
+
+    It is known by the first labeled image, since the run may have had a path as seen from elsewhere. Older runs do not
+    name their images. Their path is taken as it is.
+
+    Raises:
+        UserError: its labeled.json is damaged.
+    """
+    if run.args.get("data") != "ImageFolder" or is_run(folder):
+        return None
+    file, root = run.folder / "labeled.json", Path(str(run.args.get("root"))).expanduser().resolve()
+    names = _read(file, lambda text: json.loads(text).get("names", [])) if file.exists() else []
+    above = [folder.resolve(), *folder.resolve().parents]
+    return next((each for each in above if ((each / names[0]).is_file() if names else each == root)), None)
 
 
 def _arguments(content: dict[str, Any]) -> dict[str, Any]:

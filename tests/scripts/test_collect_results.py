@@ -13,6 +13,7 @@ from types import SimpleNamespace
 from unittest import mock
 
 import pytest
+from PIL import Image
 
 import erm
 import fixmatch
@@ -683,6 +684,37 @@ def test_csv_and_markdown(write_run, tmp_path, capsys):
         "pseudo_labels.png",
         "published_supervised.png",
     }
+
+
+def test_plots_are_not_put_among_images(tmp_path, monkeypatch, capsys):
+    """The next training with a list would take them for unlabeled images."""
+    root = tmp_path / "photos"
+    for i in range(4):
+        (root / f"{'ab'[i % 2]}").mkdir(parents=True, exist_ok=True)
+        Image.effect_noise((16, 16), 60).save(root / "ab"[i % 2] / f"{i}.png")
+    (root / "labels.csv").write_text("".join(f"{'ab'[i % 2]}/{i}.png,{'ab'[i % 2]}\n" for i in range(4)))
+    monkeypatch.chdir(root)
+    flags = "-a wrn_10_1_half --scratch --image-size 16 --bottleneck-dim 8 --epochs 1 -i 1 -b 2 -j 0 --device cpu"
+    argv = f". -d ImageFolder --labeled-list labels.csv {flags} --log logs/run".split()
+    erm.main(erm.parse_args(argv))
+    told = r"^plots in '.*' would be taken for images, since '.*photos' holds those of '.*run': name a .* with --plots$"
+    with pytest.raises(UserError, match=told):
+        collect("logs")
+    monkeypatch.chdir(tmp_path)  # from where the run's own `.` is another folder
+    with pytest.raises(UserError, match=told):
+        collect("photos/logs")
+    with pytest.raises(UserError, match=told):
+        collect("photos/logs", "--plots", root / "plots")
+    labeled = root / "logs" / "run" / "labeled.json"
+    content = json.loads(labeled.read_text())
+    del content["names"]  # an older run
+    labeled.write_text(json.dumps(content))
+    monkeypatch.chdir(root)
+    with pytest.raises(UserError, match=told):
+        collect("logs")
+    assert not list(root.glob("logs/*.png"))
+    collect("logs", "--plots", tmp_path / "plots")
+    assert "photos/" in capsys.readouterr().out
 
 
 def test_text_and_markdown_by_hand():
