@@ -60,8 +60,8 @@ class Run:
         average: with `--ema`, the average of the evaluated network's weights.
 
     Raises:
-        UserError: the folder is not writable, is in use, or holds a run with other arguments; or the device does not
-            exist.
+        UserError: the folder is not writable, is in use, holds a run with other arguments, or one that was begun with
+            a file that is missing; or the device does not exist.
     """
 
     def __init__(self, script: str, args: cli.Arguments, rounds: int = 1):
@@ -76,6 +76,7 @@ class Run:
             overwrite=args.overwrite,
             tensorboard=args.tensorboard,
         )
+        self._refuse_missing_start()
         progress.log_to(self.folder.log_file)
         self.device = find_device(args.device)
         processes.use(self.device)
@@ -100,6 +101,25 @@ class Run:
         self._started = 0.0  # the time at which an uninterrupted training would have begun
         self._streams: list[Iterator[Batch]] = []  # made in the first step
         seeding.seed_all(args.seed, "model")
+
+    def _refuse_missing_start(self) -> None:
+        """Refuse to resume without the file that held the initial weights.
+
+        It is compared with the one that the run began with, and with adapters it holds the frozen weights, which the
+        checkpoint lacks.
+        """
+        if self.args.phase == "train" and self.resumable and not self.finished:
+            file = self._missing_start_file()
+            if file is not None:
+                raise UserError(
+                    f"'{file}' is missing, with which '{self.folder.path}' was begun: restore it, or choose another "
+                    "--log"
+                )
+
+    @processes.by_first
+    def _missing_start_file(self) -> str | None:
+        file = self._start_file
+        return None if file is None or os.path.isfile(file) else file
 
     @property
     def method(self) -> str:

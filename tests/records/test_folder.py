@@ -185,6 +185,29 @@ def test_another_backbone_file_is_refused(from_file, tmp_path, monkeypatch):
     assert train(argv)["pretraining_sha256"] == recorded
 
 
+@pytest.mark.parametrize("flag", ["--pretrained-backbone", "--init-from"])
+def test_a_resumption_names_the_missing_file_that_it_began_with(from_file, trained, tmp_path, flag):
+    argv, file = from_file
+    if flag == "--init-from":
+        start = shutil.copytree(trained, tmp_path / "start")
+        file = start / "checkpoints" / "best.pth"
+        argv = [*SMALL, flag, str(start), "--log", str(tmp_path / "run")]
+    with pytest.MonkeyPatch.context() as patch:
+        at_call(patch, erm, "train_step", 2, lambda: os.kill(os.getpid(), signal.SIGTERM))
+        with pytest.raises(Interrupted):
+            train(argv)
+    content = file.read_bytes()
+    file.unlink()
+    with pytest.raises(UserError) as error:
+        train(argv)
+    told = f"'{file}' is missing, with which '{tmp_path}/run' was begun: restore it, or choose another --log"
+    assert str(error.value) == told
+    file.write_bytes(content)
+    result = train(argv)
+    file.unlink()
+    assert train(argv) == result
+
+
 def test_each_session_is_recorded_and_other_conditions_are_told(tmp_path, monkeypatch, capsys):
     log, versions = tmp_path / "run", results._versions()
     interrupt(2, log=log)
