@@ -36,19 +36,26 @@ def warn(classes: Sequence[str], train_labels: np.ndarray, test_labels: np.ndarr
             "if one is a typing error, correct it"
         )
     if tested.any():
-        _warn_of_untested(classes, np.flatnonzero(tested == 0).tolist(), near)
+        warn_of_untested(classes, np.flatnonzero(tested == 0).tolist(), "test")
 
 
-def _warn_of_untested(classes: Sequence[str], untested: list[int], near: Sequence[tuple[int, int]]) -> None:
-    if not untested:
+def warn_of_untested(classes: Sequence[str], untested: Sequence[int], kind: str) -> None:
+    """Warn of classes that are not measured.
+
+    Args:
+        classes: the class names.
+        untested: indices of those without an image to measure by; there may be none.
+        kind: of images that measure: `test` or `held-out`.
+    """
+    if not len(untested):
         return
-    texts = []
+    texts, near = [], _pairs(classes)
     for c in untested[:SHOWN]:
         others = [classes[a if b == c else b] for a, b in near if c in (a, b)]
         meant = next((other for other in others if _may_be_typed(classes[c], other, letters=1)), None)
         texts.append(f"'{classes[c]}'" + ("" if meant is None else f" (is it '{meant}'?)"))
     more = f" and {len(untested) - SHOWN:,} more" if len(untested) > SHOWN else ""
-    logger.warning(f"no test image has the class {', '.join(texts)}{more}: nothing tells how well it is learned")
+    logger.warning(f"no {kind} image has the class {', '.join(texts)}{more}: nothing tells how well it is learned")
 
 
 def alike_key(name: str) -> str:

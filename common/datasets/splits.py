@@ -7,7 +7,7 @@ from typing import Literal
 
 import numpy as np
 
-from common.datasets import Data
+from common.datasets import Data, class_names
 from common.errors import UserError
 from common.system import seeding
 
@@ -128,7 +128,8 @@ def hold_out_fold(
     """Hold one of several equal parts (folds) of the labeled images out of the training.
 
     Over all parts, each image is held out once. A class is spread over the parts as evenly as its number of labels
-    allows. If a class has only one label, it always stays in the training.
+    allows. If a class has only one label, it always stays in the training. Where nothing else measures such classes, a
+    warning names them.
 
     Args:
         labeled, unlabeled: int64 indices.
@@ -155,6 +156,9 @@ def hold_out_fold(
             f"--val-fold {number}/{folds}: {met} labels of classes with two or more are too few for {folds} parts: "
             "ask for fewer"
         )
+    if not len(data.test):  # otherwise those without test images are named
+        single = np.flatnonzero(np.bincount(labels, minlength=len(data.classes)) == 1)
+        class_names.warn_of_untested(data.classes, single.tolist(), "held-out")
     held_out = labeled[part == number - 1]
     return labeled[part != number - 1], np.setdiff1d(unlabeled, held_out), held_out
 
