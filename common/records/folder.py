@@ -1,6 +1,6 @@
 """The folder of a run (`--log`): its files, and who may use it. Only the first of the run's processes reads and writes.
 
-args.json           all arguments
+args.json           all arguments; and `saved`, once there has been a checkpoint
 log.txt             what was printed
 labeled.json        which images are labeled
 images.csv          inventory of your own images
@@ -299,13 +299,20 @@ class Folder:
             UserError: see there; or the folder holds an interrupted run whose checkpoints are gone.
         """
         newest = checkpoint.load_newest(*self._to_resume_from)
-        rows = self.path / "metrics.jsonl"  # empty until the first epoch ends; `begin` has made `checkpoints` before
-        if newest is None and rows.is_file() and (rows.stat().st_size or not self.checkpoints.is_dir()):
+        if newest is None and self._had_checkpoints():
             raise UserError(
                 f"'{self.path}' holds an interrupted run without its checkpoints: restore "
                 f"'{self.checkpoints / 'latest.pth'}', or start anew with --overwrite"
             )
         return newest
+
+    def _had_checkpoints(self) -> bool:
+        """Whether the folder is of a run that was not killed before its first checkpoint."""
+        file, rows = self.path / "args.json", self.path / "metrics.jsonl"
+        if file.is_file() and read_json(file).get("saved"):
+            return True
+        # An older run does not say it. Its rows are empty until the first epoch ends, but `begin` made `checkpoints`.
+        return rows.is_file() and (rows.stat().st_size > 0 or not self.checkpoints.is_dir())
 
     @property
     def _to_resume_from(self) -> tuple[Path, Path]:
@@ -328,6 +335,9 @@ class Folder:
         """Write `latest.pth`. The old one becomes `previous.pth`."""
         latest, previous = self._to_resume_from
         checkpoint.save(latest, content, previous)
+        file = self.path / "args.json"
+        if not previous.is_file() and file.is_file():  # the first one: should it be lost, nothing else would tell of it
+            _write_json(file, read_json(file) | {"saved": True})
 
     @processes.by_first
     def save_best(self, content: dict[str, Any]) -> None:

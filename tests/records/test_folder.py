@@ -93,7 +93,8 @@ def test_a_disk_without_locks_is_told_of_and_used(tmp_path, monkeypatch, log, nu
 # Checkpoints that are gone
 
 
-@pytest.mark.parametrize(("lost", "step"), [("checkpoints", 2), ("checkpoints", 4), ("checkpoints/latest.pth", 4)])
+@pytest.mark.parametrize("step", [2, 4])
+@pytest.mark.parametrize("lost", ["checkpoints", "checkpoints/latest.pth"])
 def test_an_interrupted_run_without_its_checkpoints_does_not_begin_anew(tmp_path, lost, step):
     """In the first epoch, of which no row tells, and in the second."""
     log = tmp_path / "run"
@@ -105,6 +106,18 @@ def test_an_interrupted_run_without_its_checkpoints_does_not_begin_anew(tmp_path
         train_small("erm", log=log)
     assert (log / "metrics.jsonl").read_bytes() == rows
     train_small("erm", "--overwrite", log=log)
+
+
+def test_a_run_that_was_killed_before_its_first_checkpoint_begins_anew(trained, tmp_path, capsys):
+    log = tmp_path / "run"
+    with pytest.MonkeyPatch.context() as patch:
+        at_call(patch, erm, "train_step", 2, kill)
+        with pytest.raises(Killed):
+            train_small("erm", log=log)
+    capsys.readouterr()
+    train_small("erm", log=log)
+    assert "WARNING" not in capsys.readouterr().out
+    assert_same_run(log, trained)
 
 
 # best.pth and the record
