@@ -183,10 +183,18 @@ def classify(model: nn.Module, images: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _of_batch(batch: FileBatch, results: tuple[Tensor, ...]) -> list[Prediction]:
-    """Wait for a batch's results. There are none where no image of the batch could be read."""
+    """Wait for a batch's results. There are none where no image of the batch could be read.
+
+    Raises:
+        UserError: the network gives no numbers.
+    """
     predictions = [Prediction(index, error=error) for index, error in batch.errors.items()]
     if results:
         rankings, probabilities = (result.cpu().numpy() for result in results)
+        if not np.isfinite(probabilities).all():
+            raise UserError(
+                "the network's outputs are NaN or infinite: choose another --checkpoint, or name another run"
+            )
         predictions += map(Prediction, batch.indices.tolist(), rankings, probabilities)
     return sorted(predictions, key=lambda prediction: prediction.index)
 

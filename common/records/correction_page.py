@@ -80,7 +80,7 @@ def write(
     ]
     data: dict[str, Any] = {"title": title, "classes": list(classes), "items": items}
     data["labels"] = [(as_listed(path), label) for path, label in earlier]
-    data["id"] = hashlib.sha256(json.dumps(data).encode()).hexdigest()[:16]
+    data["id"] = hashlib.sha256(json.dumps(data, allow_nan=False).encode()).hexdigest()[:16]
     content = page(data).encode()
     write_whole(file, content)
     return len(content)
@@ -92,7 +92,7 @@ def page(data: dict[str, Any]) -> str:
     script = re.findall(r"<script>(.*?)</script>", template, re.DOTALL)[0]
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     policy = f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'sha256-{digest}'"
-    text = json.dumps(data).replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
+    text = json.dumps(data, allow_nan=False).replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
     return template.replace("{{POLICY}}", policy, 1).replace("{{DATA}}", text, 1)
 
 

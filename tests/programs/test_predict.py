@@ -187,6 +187,17 @@ def test_a_checkpoint_that_says_too_little_is_refused(run, tmp_path, entries, er
         trained.load(tmp_path, "latest")
 
 
+def test_outputs_that_are_no_numbers_are_one_line_and_no_table(run, images, tmp_path):
+    """Its weights are finite, and its logits overflow."""
+    copy = shutil.copytree(run, tmp_path / "broken")
+    content = torch.load(copy / "checkpoints" / "best.pth", weights_only=True)
+    content["model"]["head.weight"].fill_(3e38)
+    torch.save(content, copy / "checkpoints" / "best.pth")
+    with pytest.raises(UserError, match=r"^the network's outputs are NaN or infinite: choose another --checkpoint, or"):
+        table(copy, "a.png", "b")
+    assert not Path("table.csv").exists()
+
+
 def test_a_full_disk_leaves_the_old_table(run, images, monkeypatch):
     before = table(run, "b")
 

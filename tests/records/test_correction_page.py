@@ -126,6 +126,11 @@ def test_no_name_ends_the_data_or_begins_a_tag():
     assert not re.search(r"https?://|innerHTML|outerHTML|insertAdjacentHTML|document\.write|eval\(", page)
 
 
+def test_what_is_no_json_is_not_written():
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        correction_page.page({"items": [{"margin": float("nan")}]})
+
+
 def test_names_that_no_list_can_hold(world, tmp_path):
     assert correction_page.can_be_listed("ä\n/'\".png")
     assert not correction_page.can_be_listed("a\r.png")
