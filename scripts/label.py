@@ -6,23 +6,24 @@
 LABELS.csv has lines `path,class`; docs/own_images.md says what is accepted. In about so many minutes it
 
 1. measures how long a step takes, and plans,
-2. trains the labels alone (ERM) and some methods that use all photos. A quarter of the labels is held out, and again
-   with another quarter as long as there is time,
-3. takes the method that names most of the held-out labels rightly, and says how sure that is,
-4. trains it on all labels, and writes into the folder:
+2. trains the labels alone (ERM), and methods that use all photos as far as there is time. A quarter of the labels is
+   held out, and again with another quarter as long as there is time,
+3. trains the method that names most of the held-out labels rightly on all labels,
+4. says how good that probably is and how sure the choice, and writes into the folder:
 
 predictions.csv     the class of every photo; correct it, and it is the list for the next time
 report.png          what is confused, on the held-out labels
 NAME_model/         the network in timm's own format
 runs/               all trainings: ordinary run folders, made by the commands that are printed
 
-Interrupted, the same command continues.
+Interrupted, the same command continues, with more minutes if you like.
 """
 
 import argparse
 import sys
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import timm
 
@@ -39,18 +40,18 @@ from scripts.labeling import evidence, pages, planning
 from scripts.labeling.work import Work
 from scripts.results.runs import outcomes, read_runs
 
-ALONE = "erm"  # the labels alone, which all others are compared with
-# What is tried, and with which flags; the first one is taken where nothing can be held out.
+# What is tried, and with which flags (finetune.sh's), in this order as far as there is time. The first is the labels
+# alone. FreeMatch is above it in every table of docs/finetuning.md and docs/from_scratch.md, DebiasMatch in all with 40
+# labels.
 METHODS = {
-    "fixmatch": "--lr 0.003 --threshold 0.7",
-    "flexmatch": "--lr 0.003 --threshold 0.95",
-    "pseudo_label": "--lr 0.003 --threshold 0.8",
-    ALONE: "--lr 0.03",
+    "erm": "--lr 0.03",
+    "freematch": "--lr 0.003",
+    "debiasmatch": "--lr 0.01 --threshold 0.9 --tau 3",
 }
 ARCH = "tf_efficientnet_lite0"
 SIZES = ((40, 64), (96, 96))  # images of one size up to the first number are enlarged to the second
 PHOTOGRAPHS = {"cpu": 128, "cuda": 224}  # the network's input for larger ones
-MEASURED = 5  # steps
+MEASURED, SHARE = 5, 0.2  # steps; of the minutes, after which no further method is measured
 
 
 def parse_args(argv=None):
@@ -58,7 +59,7 @@ def parse_args(argv=None):
     parser.add_argument("photos", type=cli.filepath, metavar="PHOTOS", help="folder with all photos")
     parser.add_argument("labels", type=cli.filepath, metavar="LABELS.csv", help="list of those that are labeled")
     parser.add_argument("minutes", type=cli.positive, nargs="?", default=20.0, metavar="MINUTES", help="(default: 20)")
-    parser.add_argument("--out", type=cli.filepath, metavar="FOLDER", help="where all goes (default: PHOTOS_labels)")
+    parser.add_argument("--out", type=cli.filepath, metavar="FOLDER", help="where all goes (default: NAME_labels here)")
     parser.add_argument("--weights", type=cli.path, metavar="FILE", help="backbone file (default: timm downloads it)")
     parser.add_argument("--scratch", action="store_true", help="begin with random weights")
     parser.add_argument("-a", "--arch", default=ARCH, help="network (default: %(default)s)")
@@ -76,6 +77,13 @@ def parse_args(argv=None):
     if inside or args.photos.resolve().is_relative_to(args.out.resolve()):
         raise UserError(f"--out '{args.out}' and PHOTOS must not lie within each other: choose another --out")
     return args
+
+
+def arguments(args) -> dict[str, Any]:
+    """What the result depends on, but for the minutes: a call that continues may have more."""
+    names = ["photos", "labels", "weights", "scratch", "arch", "image_size", "no_flip", "exif_orientation", "seed"]
+    found = {name: getattr(args, name) for name in names}
+    return {name: str(value) if isinstance(value, Path) else value for name, value in found.items()}
 
 
 def common_flags(args, data: Data) -> list[str]:
@@ -130,25 +138,27 @@ def refuse_unexportable(folder: Path) -> None:
         raise UserError(f"-a {run.args.arch}: timm's own format cannot hold it: choose another, {ARCH} say") from None
 
 
-def measure(work: Work, shared: list[str], images: int) -> planning.Costs:
+def measure(work: Work, minutes: float, shared: list[str], images: int) -> planning.Costs:
     """How long a step of each method takes, and the rest of a run: of a few steps each.
 
     Args:
         images: how many there will be to predict.
     """
-    if "costs" not in work.facts:
-        step, rest = {}, []
-        for method in METHODS:
-            before, log = work.seconds, work.folder / "runs" / "speed" / method
-            result = work.run(method, *training(shared, method, 1, MEASURED), "--log", log)
-            step[method] = result["seconds"] / MEASURED
-            rest.append(max(work.seconds - before - result["seconds"], 0.0))
-            if len(step) == 1:
-                refuse_unexportable(log)
-        # A step has two or more passes of 32 images, forwards and backwards, which is three times as much as forwards.
-        end = 2 * max(rest) + min(step.values()) / 6 * images / 32
-        work.save(costs={"step": step, "run": max(rest) + min(step.values()), "end": end})
-    return planning.Costs(**work.facts["costs"])
+    speeds: dict[str, list[float]] = work.facts.get("speeds", {})  # method -> seconds of a step, and of the rest
+    for method in METHODS:
+        if method in speeds or (speeds and work.seconds > SHARE * 60 * minutes):
+            continue
+        before, log = work.seconds, work.folder / "runs" / "speed" / method
+        result = work.run(method, *training(shared, method, 1, MEASURED), "--log", log, quiet=True)
+        speeds[method] = [result["seconds"] / MEASURED, max(work.seconds - before - result["seconds"], 0.0)]
+        if len(speeds) == 1:
+            refuse_unexportable(log)
+        work.save(speeds=speeds)
+        print(f"{speeds[method][0]:.2f} seconds a step")
+    step, rest = ({method: each[i] for method, each in speeds.items()} for i in (0, 1))
+    # A step has two or more passes of 32 images, forwards and backwards, which is three times as much as forwards.
+    end = 2 * max(rest.values()) + min(step.values()) / 6 * images / 32
+    return planning.Costs(step, max(rest.values()) + min(step.values()), end)
 
 
 def usable(data: Data) -> int:
@@ -167,20 +177,34 @@ def trials(work: Work, method: str) -> list[Path]:
     return [trial(work, method, number) for number in range(1, work.facts["done"] + 1)]
 
 
-def try_methods(work: Work, minutes: float, shared: list[str], data: Data, costs: planning.Costs) -> None:
+def make_plan(work: Work, minutes: float, shared: list[str], data: Data) -> planning.Costs:
+    """Measure, and note a plan. If that fails, nothing is left in the folder."""
+    try:
+        costs = measure(work, minutes, shared, len(data.train) + len(data.test))
+        if "plan" not in work.facts:
+            found = planning.plan(60 * minutes - work.seconds, work.seconds, costs, usable(data))
+            left_out = [method for method in METHODS if method not in found.methods] if usable(data) else []
+            plan = {"rounds": found.rounds, "steps": found.steps, "methods": found.methods, "left_out": left_out}
+            work.save(plan=plan, done=0)
+        return costs.of(len(work.facts["plan"]["methods"]))
+    except UserError as error:
+        if "plan" not in work.facts:
+            work.discard()
+        if "could not be downloaded" not in str(error):
+            raise
+        raise UserError(f"{error}; here: WEIGHTS=FILE or --weights FILE (scripts/lite0_backbone.py)") from None
+
+
+def try_methods(work: Work, minutes: float, shared: list[str], costs: planning.Costs) -> None:
     """Every method on one part of the labels after the other, as long as there is time."""
-    if "plan" not in work.facts:
-        found = planning.plan(60 * minutes - work.seconds, work.seconds, costs, usable(data))
-        work.save(plan={"rounds": found.rounds, "steps": found.steps}, done=0)
-    rounds, steps = work.facts["plan"]["rounds"], work.facts["plan"]["steps"]
-    print(f"\nplan: {rounds} x {len(METHODS)} trials and one training, of {steps:,} steps each")
+    rounds, steps, methods = (work.facts["plan"][key] for key in ("rounds", "steps", "methods"))
     for number in range(work.facts["done"] + 1, rounds + 1):
-        begun = trial(work, next(iter(METHODS)), number).exists()
+        begun = trial(work, methods[0], number).exists()
         left = 60 * minutes - work.seconds
         if number > 1 and not begun and left < costs.trials(steps) + costs.final(steps // 2):
             print(f"\nthere is no time for round {number} of {rounds}: it is left out")
             break
-        for method in METHODS:
+        for method in methods:
             words = [*training(shared, method, planning.EPOCHS, steps), "--val-fold", f"{number}/{planning.FOLDS}"]
             work.run(method, *words, "--log", trial(work, method, number))
         work.save(done=number)
@@ -189,7 +213,7 @@ def try_methods(work: Work, minutes: float, shared: list[str], data: Data, costs
 def rank(work: Work) -> list[evidence.Ranked]:
     """The methods by the held-out labels of all trials; none where there was none."""
     right: dict[str, dict[int, bool]] = {}
-    for method in METHODS:
+    for method in work.facts["plan"]["methods"]:
         found = [outcomes(run) or {} for folder in trials(work, method) for run in read_runs([folder])]
         right[method] = {image: is_right for each in found for image, is_right in each.items()}
     return evidence.ranking(right) if work.facts["done"] else []
@@ -200,7 +224,7 @@ def train_on_all(
 ) -> str:
     """The chosen method on all labels; its name."""
     if "chosen" not in work.facts:
-        method = ranked[0].method if ranked else next(iter(METHODS))
+        method = ranked[0].method if ranked else work.facts["plan"]["methods"][0]
         steps = planning.final_steps(60 * minutes - work.seconds, costs, method, work.facts["plan"]["steps"])
         work.save(chosen=method, final_steps=steps)
     method = work.facts["chosen"]
@@ -221,29 +245,40 @@ def write(work: Work, args, data: Data, method: str) -> Path:
     return model
 
 
+def label(work: Work, args, data: Data) -> None:
+    """All steps, of which those that are done are not repeated; and the lines at the end."""
+
+    def heading(number: int, text: str) -> None:
+        used = f"{work.seconds / 60:.0f} of {args.minutes:.0f} minutes are used"
+        print(f"\n== {number} of 4: {text} ({used})", flush=True)
+
+    shared = common_flags(args, data)
+    heading(1, "how long does a step take?")
+    costs = make_plan(work, args.minutes, shared, data)
+    plan = work.facts["plan"]
+    names = f"{', '.join(plan['methods'])} on {plan['rounds']} of {planning.FOLDS} parts of the labels"
+    heading(2, f"{names}, {plan['steps']:,} steps each" if plan["rounds"] else "nothing is compared")
+    try_methods(work, args.minutes, shared, costs)
+    ranked = rank(work)
+    heading(3, f"{ranked[0].method if ranked else plan['methods'][0]} on all labels")
+    method = train_on_all(work, args.minutes, shared, costs, ranked)
+    heading(4, "predictions, report and network")
+    model = write(work, args, data, method)
+    held_out = trials(work, method)
+    work.save(told=pages.lines(work, args.photos, data.candidates or 0, ranked, held_out, model))
+
+
 def main(args):
     progress.log_to(None)
     if not args.labels.is_file():
         raise UserError(f"there is no list '{args.labels}': name another, or write lines of a path and a class")
     turned = args.exif_orientation
     data = datasets.load("ImageFolder", args.photos, labeled_list=args.labels, exif_orientation=turned)
-    names = ["photos", "labels", "minutes", "weights", "scratch", "arch", "image_size", "no_flip", "exif_orientation"]
-    arguments = {name: getattr(args, name) for name in [*names, "seed"]}
-    work = Work(args.out, {name: str(x) if isinstance(x, Path) else x for name, x in arguments.items()})
+    work = Work(args.out, arguments(args))
+    if "told" not in work.facts and "methods" not in work.facts.get("plan", {"methods": ()}):
+        raise UserError(f"'{args.out}' was begun by an older version of this program: choose another --out")
     if "told" not in work.facts:
-        shared = common_flags(args, data)
-        try:
-            costs = measure(work, shared, len(data.train) + len(data.test))
-        except UserError as error:
-            if "could not be downloaded" not in str(error):
-                raise
-            raise UserError(f"{error}; here: WEIGHTS=FILE or --weights FILE (scripts/lite0_backbone.py)") from None
-        try_methods(work, args.minutes, shared, data, costs)
-        ranked = rank(work)
-        method = train_on_all(work, args.minutes, shared, costs, ranked)
-        model = write(work, args, data, method)
-        held_out = trials(work, method)
-        work.save(told=pages.lines(work, args.photos, data.candidates or 0, ranked, held_out, model))
+        label(work, args, data)
     print("\n" + "\n".join(work.facts["told"]))
     return work.facts
 

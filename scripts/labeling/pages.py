@@ -71,13 +71,14 @@ def lines(
         model: folder of the exported network.
     """
     method, table, minutes = work.facts["chosen"], work.folder / "predictions.csv", work.seconds / 60
-    tried = f"{len(ranked)} methods, {len(parts)} of {planning.FOLDS} parts of the labels held out in turn; then "
+    methods = f"{len(ranked)} method{'' if len(ranked) == 1 else 's'}"
+    tried = f"{methods}, {len(parts)} of {planning.FOLDS} parts of the labels held out in turn; then "
     page = f", '{work.folder / 'report.png'}'" if parts else ""
     return [
         f"done: {tried if parts else ''}{method} on all {labels:,} labels, {work.facts['final_steps']:,} steps; in "
         f"{minutes:.0f} minutes",
-        f"chosen: {_choice(ranked, method)}",
-        f"how good: {_quality(ranked, parts)}",
+        f"chosen: {_choice(ranked, method, work.facts['plan']['left_out'])}",
+        f"how good: {_quality(ranked, parts, work.facts['plan']['left_out'])}",
         f"written: '{table}' ({_rows(table):,} photos){page}, and the network: "
         f'timm.create_model("local-dir:{model}", pretrained=True)',
         f"next: label those that it is least sure of, and call this again with the longer list and another --out: "
@@ -86,19 +87,24 @@ def lines(
     ]
 
 
-def _choice(ranked: Sequence[evidence.Ranked], method: str) -> str:
+def _choice(ranked: Sequence[evidence.Ranked], method: str, left_out: Sequence[str]) -> str:
+    missing = f"; there was no time for {', '.join(left_out)}" if left_out else ""
     if not ranked:
-        return f"{method}, not measured: there are too few labels to hold any out"
+        return f"{method}, not compared with others{missing or ': there are too few labels to hold any out'}"
     first, *others = ranked
+    found = f"{first.method}, {first.accuracy:.1f} % of the held-out labels right"
+    if not others:
+        return found + missing
     below = ", ".join(f"{x.method} {x.below.mean:.1f} ± {x.below.half_width:.1f}" for x in others)
     near = [x.method for x in others if not x.below.is_clear]
     doubt = f"{', '.join(near)} may as well be the best" if near else "no other may as well be the best"
-    return f"{first.method}, {first.accuracy:.1f} % of the held-out labels right; points below it: {below}; {doubt}"
+    return f"{found}; points below it: {below}; {doubt}{missing}"
 
 
-def _quality(ranked: Sequence[evidence.Ranked], parts: Sequence[Path]) -> str:
+def _quality(ranked: Sequence[evidence.Ranked], parts: Sequence[Path], left_out: Sequence[str]) -> str:
     if not ranked:
-        return "not measured; look at predictions.csv, and label at least two photos of each class"
+        remedy = "give more minutes, and another --out" if left_out else "label at least two photos of each class"
+        return f"not measured; look at predictions.csv, and {remedy}"
     number = sum(len(read_json(folder / "labeled.json")["held_out"]) for folder in parts)
     found = evidence.estimate(round(ranked[0].accuracy / 100 * number), number)
     return (

@@ -9,6 +9,7 @@ FOLDS = 4  # parts of the labels, of which each trial holds one out
 PLENTY = 400  # labels: one part of so many says enough
 EPOCHS = 4  # of every run: it is saved after each
 LEAST, WANTED, MOST = 40, 200, 2000  # steps of a run
+FEWEST = 12  # steps, where there is time for one training alone
 MARGIN = 0.9  # of the time is planned: machines are busy at times
 
 
@@ -17,7 +18,7 @@ class Costs:
     """What was measured.
 
     Attributes:
-        step: method -> seconds of a step.
+        step: method -> seconds of a step. The method that matters most comes first.
         run: seconds of a run besides its steps: it reads the images and the weights, evaluates and saves.
         end: seconds of all that comes after the last run: predictions, report, export.
     """
@@ -25,6 +26,10 @@ class Costs:
     step: Mapping[str, float]
     run: float
     end: float
+
+    def of(self, number: int) -> "Costs":
+        """The same for the first methods alone."""
+        return Costs(dict(list(self.step.items())[:number]), self.run, self.end)
 
     def trials(self, steps: int) -> float:
         """Seconds of one round of trials: every method once, on one part of the labels."""
@@ -37,33 +42,41 @@ class Costs:
 
 @dataclass(frozen=True)
 class Plan:
-    """How many rounds of trials there are, each on another part of the labels, and how many steps a run has."""
+    """How many rounds of trials there are, each on another part of the labels; a run's steps; and the methods."""
 
     rounds: int
     steps: int
+    methods: tuple[str, ...]
 
 
 def plan(seconds: float, used: float, costs: Costs, labels: int) -> Plan:
-    """The most rounds whose runs have enough steps; then as many steps as there is time for.
+    """As many methods as there is time for, then the most rounds whose runs have enough steps, then as many steps.
+
+    If there is no time for a trial, or nothing to hold out, the first method alone is trained.
 
     Args:
         seconds, used: of the time that is left, and of that which the measuring has taken.
         labels: those that can be held out, of classes with two or more.
 
     Raises:
-        UserError: there is too little time even for the shortest.
+        UserError: there is too little time even for that.
     """
     most = 0 if labels < FOLDS else 1 if labels >= PLENTY else FOLDS
-    least = min(most, 1)
-    affordable = {rounds: _steps(MARGIN * seconds, costs, rounds) for rounds in range(least, most + 1)}
-    if affordable[least] < LEAST:
-        needed = (least * costs.trials(LEAST) + costs.final(LEAST)) / MARGIN
+    for number in range(len(costs.step) if most else 0, 0, -1):
+        some = costs.of(number)
+        affordable = {rounds: _steps(MARGIN * seconds, some, rounds) for rounds in range(1, most + 1)}
+        if affordable[1] >= LEAST:
+            rounds = max((each for each, steps in affordable.items() if steps >= WANTED), default=1)
+            return Plan(rounds, min(affordable[rounds], MOST), tuple(some.step))
+    alone = costs.of(1)
+    steps = _steps(MARGIN * seconds, alone, 0)
+    if steps < FEWEST:
+        needed = alone.final(FEWEST) / MARGIN
         raise UserError(
-            f"{(seconds + used) / 60:.0f} minutes are too short for {LEAST} steps of every method on this machine: "
-            f"give {(needed + used) / 60 + 1:.0f} or more, and another --out, or a smaller --image-size"
+            f"{(seconds + used) / 60:.0f} minutes are too short for {FEWEST} steps of {next(iter(costs.step))} on this "
+            f"machine as busy as it is: give {(needed + used) / 60 * 1.5 + 1:.0f} or more, or a smaller --image-size"
         )
-    rounds = max((each for each, steps in affordable.items() if steps >= WANTED), default=least)
-    return Plan(rounds, min(affordable[rounds], MOST))
+    return Plan(0, min(steps, MOST), tuple(alone.step))
 
 
 def _steps(seconds: float, costs: Costs, rounds: int) -> int:

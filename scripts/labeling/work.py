@@ -1,9 +1,12 @@
 """The folder of one call of label.py: its runs, which are ordinary ones, and how far it is."""
 
+import contextlib
 import importlib
+import io
 import json
 import os
 import shlex
+import shutil
 import sys
 import time
 from pathlib import Path
@@ -78,8 +81,16 @@ class Work:
         self.facts |= facts | {"seconds": self.seconds}
         write_whole(self.file, (json.dumps(self.facts, indent=2, allow_nan=False) + "\n").encode())
 
-    def run(self, program: str, *words: str | Path) -> Any:
+    def discard(self) -> None:
+        """Remove what was measured: a call that failed before its first trial binds nobody."""
+        shutil.rmtree(self.folder / "runs", ignore_errors=True)
+        self.file.unlink(missing_ok=True)
+
+    def run(self, program: str, *words: str | Path, quiet: bool = False) -> Any:
         """Run `python PROGRAM.py WORDS` in this process, print it as a command, and note the time.
+
+        Args:
+            quiet: print nothing but the command.
 
         Returns:
             What its main function returns: of a training the result.
@@ -88,7 +99,8 @@ class Work:
         print(f"\n$ {shlex.join(['python', f'{program}.py', *argv])}", flush=True)
         script = importlib.import_module(program)
         try:
-            with mock.patch.object(sys, "argv", [f"{program}.py", *argv]):
+            silence = contextlib.redirect_stdout(io.StringIO()) if quiet else contextlib.nullcontext()
+            with silence, mock.patch.object(sys, "argv", [f"{program}.py", *argv]):
                 return script.main(script.parse_args(argv))
         finally:
             if os.path.isdir(self.folder):

@@ -38,8 +38,8 @@ def photos(tmp_path_factory) -> Path:
     return root
 
 
-def call(photos: Path, out: Path, *flags: str) -> dict:
-    words = [photos, photos.parent / "labels.csv", "5", "--out", out, "-a", "test_resnet", "--scratch"]
+def call(photos: Path, out: Path, *flags: str, minutes: float = 5) -> dict:
+    words = [photos, photos.parent / "labels.csv", str(minutes), "--out", out, "-a", "test_resnet", "--scratch"]
     words += ["--image-size", "16", "-j", "0", "--device", "cpu", *flags]
     return label.main(label.parse_args([str(word) for word in words]))
 
@@ -47,7 +47,7 @@ def call(photos: Path, out: Path, *flags: str) -> dict:
 @pytest.fixture(scope="module")
 def small():
     """Two parts of the labels, three methods, eight steps."""
-    methods = {name: label.METHODS[name] for name in ("fixmatch", "pseudo_label", "erm")} | {"erm": "--lr 0.1"}
+    methods = {name: label.METHODS[name] for name in label.METHODS} | {"erm": "--lr 0.1"}
     with (
         mock.patch.object(planning, "FOLDS", 2),
         mock.patch.object(planning, "MOST", 8),
@@ -64,11 +64,11 @@ def labeled(photos, small, tmp_path_factory):
     """The folder of a call that was interrupted in its fifth run and called again, and what it returned."""
     out, run, calls = tmp_path_factory.mktemp("out") / "out", Work.run, []
 
-    def interrupted(work, program, *words):
+    def interrupted(work, program, *words, **how):
         calls.append(program)
         if len(calls) == 5:
             raise Interrupted(15, "stopped")
-        return run(work, program, *words)
+        return run(work, program, *words, **how)
 
     with mock.patch.object(Work, "run", interrupted), pytest.raises(Interrupted):
         call(photos, out)
@@ -81,7 +81,7 @@ def labeled(photos, small, tmp_path_factory):
 
 def test_it_tries_chooses_trains_and_writes(labeled):
     out, facts = labeled
-    assert facts["plan"] == {"rounds": 2, "steps": 8}
+    assert facts["plan"] == {"rounds": 2, "steps": 8, "methods": ["erm", "freematch", "debiasmatch"], "left_out": []}
     runs = sorted(str(file.parent.relative_to(out / "runs")) for file in (out / "runs").rglob("result.json"))
     trials = [f"trials/{method}/part{i}" for method in sorted(label.METHODS) for i in (1, 2)]
     assert runs == ["final", *(f"speed/{method}" for method in sorted(label.METHODS)), *trials]
@@ -121,7 +121,7 @@ def test_the_network_is_timms_own_and_predicts_the_same(labeled, photos):
 def test_called_once_more_it_says_the_same_and_trains_nothing(labeled, photos, small, monkeypatch, capsys):
     out, facts = labeled
     monkeypatch.setattr(Work, "run", None)
-    assert call(photos, out)["told"] == facts["told"]
+    assert call(photos, out, minutes=9)["told"] == facts["told"]  # more minutes are no other arguments
     assert capsys.readouterr().out.endswith("\n".join(facts["told"]) + "\n")
 
 
@@ -163,7 +163,46 @@ def test_a_folder_that_is_older_than_a_flag_goes_on(tmp_path):
 def test_a_network_that_timm_cannot_hold_is_refused_before_the_trials(photos, small, tmp_path):
     with pytest.raises(UserError, match=r"^-a wrn_10_1_half: timm's own format cannot hold it: choose another, "):
         call(photos, tmp_path / "out", "-a", "wrn_10_1_half")
-    assert [file.parent.name for file in (tmp_path / "out" / "runs").rglob("result.json")] == ["fixmatch"]
+    assert os.listdir(tmp_path / "out") == []  # so that another network may follow
+
+
+def test_a_call_with_too_little_time_binds_nobody(photos, small, tmp_path, monkeypatch):
+    plan = planning.plan
+    monkeypatch.setattr(planning, "plan", lambda seconds, used, *rest: plan(1.0, 239.0, *rest))
+    with pytest.raises(UserError, match=r"^4 minutes are too short for 12 steps of erm .*: give \d+ or more, or a sm"):
+        call(photos, tmp_path / "out", minutes=4)
+    assert os.listdir(tmp_path / "out") == []
+
+
+def test_with_little_time_the_labels_alone_are_trained(photos, small, tmp_path, monkeypatch, capsys):
+    """One method is measured, since that took more than its share, and there is time for one training."""
+    monkeypatch.setattr(label, "SHARE", 0.0)
+    monkeypatch.setattr(planning, "LEAST", 10**6)
+    facts = call(photos, tmp_path / "out")
+    runs = {str(file.parent.relative_to(tmp_path / "out" / "runs")) for file in tmp_path.rglob("result.json")}
+    assert runs == {"speed/erm", "final"}
+    out = capsys.readouterr().out
+    assert re.findall(r"^== (\d of 4: .*) \(\d of 5 minutes are used\)$", out, re.MULTILINE) == [
+        "1 of 4: how long does a step take?",
+        "2 of 4: nothing is compared",
+        "3 of 4: erm on all labels",
+        "4 of 4: predictions, report and network",
+    ]
+    assert "finished" not in out[: out.index("== 2 of 4")]  # the measuring is no training to look at
+    assert facts["told"][1:3] == [
+        "chosen: erm, not compared with others; there was no time for freematch, debiasmatch",
+        "how good: not measured; look at predictions.csv, and give more minutes, and another --out",
+    ]
+    assert (tmp_path / "out" / "predictions.csv").is_file()
+
+
+def test_a_folder_of_an_older_version_is_refused(photos, tmp_path):
+    (tmp_path / "out").mkdir()
+    args = label.parse_args([str(photos), str(photos.parent / "labels.csv"), "--out", str(tmp_path / "out")])
+    old = {"arguments": label.arguments(args), "seconds": 5.0, "plan": {"rounds": 1, "steps": 40}, "done": 0}
+    (tmp_path / "out" / "label.json").write_text(json.dumps(old))
+    with pytest.raises(UserError, match=r"was begun by an older version of this program: choose another --out$"):
+        label.main(args)
 
 
 def test_the_time_of_a_run_that_was_killed_counts(tmp_path):

@@ -7,22 +7,27 @@ from common.errors import UserError
 from scripts.labeling import evidence, planning
 from scripts.labeling.planning import Costs, Plan
 
+ALL = ("erm", "fixmatch", "flexmatch")
 COSTS = Costs({"erm": 0.5, "fixmatch": 1.5, "flexmatch": 2.0}, run=10, end=60)  # a round: 30 + 4 s a step
 
 
 def seconds(plan: Plan) -> float:
-    return plan.rounds * COSTS.trials(plan.steps) + COSTS.final(plan.steps)
+    costs = COSTS.of(len(plan.methods))
+    return plan.rounds * costs.trials(plan.steps) + costs.final(plan.steps)
 
 
 @pytest.mark.parametrize(
     ("minutes", "labels", "expected"),
     [
-        (20, 40, Plan(1, 160)),  # (1080 - 30 - 70) / 6 = 163
-        (50, 40, Plan(2, 256)),  # (2700 - 60 - 70) / 10 = 257; with a third round 186 are too few
-        (100, 40, Plan(4, 288)),  # (5400 - 120 - 70) / 18 = 289
-        (100, 400, Plan(1, 880)),  # with so many labels one part says enough
-        (20, 3, Plan(0, 504)),  # too few to hold out: (1080 - 70) / 2
-        (10_000, 40, Plan(4, 2000)),
+        (20, 40, Plan(1, 160, ALL)),  # (1080 - 30 - 70) / 6 = 163
+        (50, 40, Plan(2, 256, ALL)),  # (2700 - 60 - 70) / 10 = 257; with a third round 186 are too few
+        (100, 40, Plan(4, 288, ALL)),  # (5400 - 120 - 70) / 18 = 289
+        (100, 400, Plan(1, 880, ALL)),  # with so many labels one part says enough
+        (20, 3, Plan(0, 2000, ("erm",))),  # too few to hold out: (1080 - 70) / 0.5 = 2020
+        (10_000, 40, Plan(4, 2000, ALL)),
+        (6, 40, Plan(1, 64, ("erm", "fixmatch"))),  # (324 - 100) / 6 = 37 are too few; (324 - 90) / 3.5 = 66
+        (3, 40, Plan(1, 80, ("erm",))),  # (162 - 90) / 3.5 = 20 are too few; (162 - 80) / 1 = 82
+        (2, 40, Plan(0, 76, ("erm",))),  # (108 - 80) / 1 = 28 are too few; (108 - 70) / 0.5 = 76, not compared
     ],
 )
 def test_plans_by_hand(minutes, labels, expected):
@@ -32,9 +37,10 @@ def test_plans_by_hand(minutes, labels, expected):
 
 
 def test_too_little_time_says_how_much_is_needed():
-    with pytest.raises(UserError, match=r"4 minutes are too short for 40 steps of every method .* give 8 or more"):
-        planning.plan(180, 60, COSTS, 40)
-    assert planning.plan(60 * 7, 60, COSTS, 40).steps >= planning.LEAST
+    """One training of 12 steps takes 10 + 6 + 60 seconds: 1.4 minutes with a margin, and 1 that was used; half more."""
+    with pytest.raises(UserError, match=r"^2 minutes are too short for 12 steps of erm on this .* give 5 or more"):
+        planning.plan(60, 60, COSTS, 40)
+    assert planning.plan(60 * 4, 60, COSTS, 40).steps >= planning.LEAST
 
 
 def test_the_last_training_takes_what_time_is_left_but_half_at_least():
