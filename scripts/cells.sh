@@ -16,6 +16,12 @@
 # Python scripts see to that. Written for bash 3.2 too, which is macOS's.
 # shellcheck shell=bash
 
+case " $* " in
+    *" -h "* | *" --help "*)
+        sed -n -e '1d' -e '/^#/!q' -e 's/^# \{0,1\}//p' "$0"
+        exit
+        ;;
+esac
 CDPATH='' cd -- "$(dirname "${BASH_SOURCE[0]}")/.." || exit
 
 # cells METHOD ARGUMENT...: run, or print, the selected cells of the method. Its table comes on stdin:

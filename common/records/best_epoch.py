@@ -55,5 +55,5 @@ def announce(by: str, held_out: int, per_class: int, tested: int) -> None:
     elif by == TEST:
         logger.info("best.pth is of the epoch that is best on the test images")
     else:
-        measured = "" if held_out or tested else ", for nothing is measured: no image is for that"
+        measured = "" if held_out or tested else ", and nothing is measured: there are neither test nor held-out images"
         logger.info(f"best.pth is of the last epoch{measured}")

@@ -97,6 +97,8 @@ def _run_all(commands: list[str], signals: list[int], folder: Path) -> dict[int,
                 codes[job.position] = code if code >= 0 else 128 - code  # a signal's number, as a shell counts it
                 if code != 0 and job.output:
                     sys.stderr.write(_last_line(job.output))
+                if code == 1 and len(codes) == 1 and _lacks_torch():
+                    fail(f"'{interpreter()}' has no torch: run `. .venv/bin/activate`, or name another with PYTHON")
     return codes
 
 
@@ -108,6 +110,12 @@ def _start(command: str, gpus: str | None, output: Path | None) -> subprocess.Po
         return subprocess.Popen(shlex.split(command), **options)
     with open(output, "wb") as file:
         return subprocess.Popen(shlex.split(command), stdout=file, stderr=subprocess.STDOUT, **options)
+
+
+def _lacks_torch() -> bool:
+    """Whether the interpreter runs, but not in the project's environment."""
+    code = "import importlib.util, sys; sys.exit(9 if importlib.util.find_spec('torch') is None else 0)"
+    return subprocess.run([interpreter(), "-c", code], capture_output=True, check=False).returncode == 9
 
 
 def _last_line(path: Path) -> str:

@@ -91,7 +91,7 @@ def test_where_nothing_is_measured_the_last_epoch_is_taken_and_all_say_so(train,
     assert not (log / "report.png").exists()
     out = capsys.readouterr().out
     assert "3 classes, 18 + 14 training images, and none to test with" in out
-    assert "best.pth is of the last epoch, for nothing is measured" in out
+    assert "best.pth is of the last epoch, and nothing is measured: there are neither test" in out
     assert "epoch 1/2 tested: not measured\n" in out
     assert "finished: accuracy not measured, for there are no test images and none are held out; " in out
     predict.main(predict.parse_args([str(log), str(photos), "--out", str(tmp_path / "out.csv")]))

@@ -91,6 +91,13 @@ def test_what_the_shell_files_call_stands_alone():
     assert others == {"scripts.cells", "scripts.cells.environment"}
 
 
+@pytest.mark.parametrize("path", [path for path in SHELL_FILES if "/cells.sh" in path.read_text()], ids=str)
+def test_help_is_the_comment_at_the_head(path):
+    done = subprocess.run(["bash", str(path), "--help"], capture_output=True, text=True, check=True)
+    assert f" bash scripts/{path.name} " in done.stdout.replace("\n", " ")
+    assert not re.search(r"^#|set -euo|usr/bin/env", done.stdout, re.MULTILINE)
+
+
 @pytest.mark.parametrize("name", ["cells", "setup"])
 def test_cdpath_leads_into_no_other_checkout(name, tmp_path):
     (tmp_path / "scripts").mkdir()

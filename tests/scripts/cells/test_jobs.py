@@ -39,6 +39,15 @@ def test_a_failing_cell_does_not_stop_the_others(stand_in):
     assert re.fullmatch(r"error: no such folder\nexit code 2: \S+ uda.py data/dtd -d DTD .*\n", done.stderr)
 
 
+def test_a_python_without_torch_is_one_line_and_not_one_for_each_cell(tmp_path):
+    python = tmp_path / "python"
+    python.write_text('#!/usr/bin/env bash\n[ "$1" = -c ] && exit 9\necho "Traceback" >&2\nexit 1\n')
+    python.chmod(0o755)
+    done = shell("digits", PYTHON=str(python))
+    expected = f"Traceback\nerror: '{python}' has no torch: run `. .venv/bin/activate`, or name another with PYTHON\n"
+    assert (done.returncode, done.stderr) == (2, expected)
+
+
 def test_success_is_exit_code_0(stand_in):
     done = shell("uda", "moco Aircraft", PYTHON=str(stand_in[0]))
     assert (done.returncode, done.stderr) == (0, "")
