@@ -129,6 +129,9 @@ def test_a_step_passes_the_views_and_adds_the_losses(with_labels):
     loss = sum(-p[0, 2] + 0.5 * (-p[1, 1] - p[1, 2]) - 0.6931472 for p in log_p[:2]) / 2
     supervised = sum(w * -(p[0, 0] + p[1, 2]) / 2 for p, w in zip(log_p[2:], (1, 0.1), strict=True))
     assert metrics["loss"].item() == pytest.approx((loss + with_labels * supervised).item(), rel=1e-5)
+    assert metrics["loss_u"].item() == pytest.approx(loss.item(), rel=1e-5)
+    assert {"loss_l", "accuracy_l"} & metrics.keys() == ({"loss_l", "accuracy_l"} if with_labels else set())
+    assert not with_labels or metrics["loss_l"].item() == pytest.approx(supervised.item(), rel=1e-5)
     assert all(torch.equal(a, b) for a, b in zip(model.seen, view, strict=False))
     assert len(model.seen) == (4 if with_labels else 2)
     assert metrics["pseudo_label_accuracy"][1] == 1  # only one label is known
