@@ -104,6 +104,13 @@ def test_many_unused_images_are_not_all_counted(root, read, monkeypatch):
     assert "(3+ in 'more')" in read()[0]
 
 
+def test_a_run_among_the_classes_is_none_and_one_of_its_files_makes_no_run(root, read):
+    for name in ("dog/args.json", "cat/labeled.json", "run/args.json", "run/labeled.json"):
+        save(root / "train" / name.partition("/")[0] / "1.png")
+        (root / "train" / name).write_text("{}")
+    assert read() == (f"'{root}' has files that are not taken for images (2 .json): they are skipped", 4)
+
+
 @pytest.mark.parametrize("link", ["train/ox", "train/cat/2.png", "train/cat/more", "test/ox", "test/cat/x.JPG",
                                   "unlabeled", "unlabeled/disk"])  # fmt: skip
 def test_broken_links_are_refused(root, link):
