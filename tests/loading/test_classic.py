@@ -91,7 +91,7 @@ def test_posterize_keeps_the_highest_bits(magnitude, mask):
     assert np.array_equal(apply("Posterize", magnitude), PIXELS & mask)
 
 
-@pytest.mark.parametrize("threshold", [0.0, 99.5, 256.0])
+@pytest.mark.parametrize("threshold", [0.0, 99.5, 100.0, 256.0])
 def test_solarize_inverts_what_is_not_below(threshold):
     assert np.array_equal(apply("Solarize", threshold), np.where(threshold > PIXELS, PIXELS, 255 - PIXELS))
 
