@@ -145,6 +145,7 @@ def test_the_ancestors_commands(method, command, values):
         ("-d ImageFolder --image-size 96", {"image_size": 96, "norm_mean": [0.485, 0.456, 0.406]}),
         ("-d Digits --seed 3", {"split_seed": 3}),
         ("-d Digits --seed 3 --split-seed 0", {"seed": 3, "split_seed": 0}),
+        ("-d Digits --seed 4294967295", {"seed": 2**32 - 1, "split_seed": 2**32 - 1}),
         ("-d Digits -b 8 --unlabeled-batch-size 56", {"batch_size": 8, "unlabeled_batch_size": 56}),
     ],
 )
