@@ -1,6 +1,7 @@
 """Lists of labeled images: tables of predict.py go back into the training, and each mistake is told for what it is."""
 
 import csv
+import logging
 
 import pytest
 
@@ -143,6 +144,14 @@ def test_a_list_is_checked_without_class_folders(root, capsys):
         "ImageFolder: 2 classes, 2 + 3 training and 2 test images",
         "all 7 images can be read",
     ]
+
+
+def test_the_program_shows_what_reading_the_list_logs(root, monkeypatch, capsys):
+    monkeypatch.setattr(logging.root, "handlers", [])  # as in a process of its own
+    monkeypatch.setattr(logging.root, "level", logging.WARNING)
+    monkeypatch.setattr(logging.getLogger("common"), "propagate", True)
+    check(root, f"{HEADER}\na.png,cat,1,dog,0\nb.png,dog,1,cat,0\ntest/cat/1.png,cat,1,dog,0\n")
+    assert "'list.csv': 2 labels; 1 are test images and not used\n" in capsys.readouterr().err
 
 
 def test_all_broken_lines_are_shown_at_once(root, capsys):
