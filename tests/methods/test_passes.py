@@ -86,6 +86,16 @@ def test_passes_in_order_in_train_mode(method):
     assert all(module.training for part in (setup.model, *setup.state) for module in part.modules())
 
 
+@pytest.mark.parametrize("method", steps.METHODS)
+def test_an_epoch_begins_in_train_mode_whatever_was_before(method):
+    args = steps.arguments(method, *steps.small_flags(method))
+    setup = steps.build(method, args)
+    setup.model.eval()
+    steps.Epochs(method, (1,)).train(setup, args, torch.optim.lr_scheduler.ConstantLR(setup.optimizer))
+    assert setup.model.training
+    assert all(p.training for p in setup.model.backbone.passes)
+
+
 def test_one_sided_the_second_view_has_no_gradient_and_nothing_else_is_changed():
     passes = []
     for flags in ([], ["--one-sided"]):
