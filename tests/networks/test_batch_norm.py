@@ -132,3 +132,10 @@ def test_on_several_gpus_a_network_can_be_copied_and_what_is_frozen_stays(lora):
         pytest.importorskip("peft")
     kinds = ["BatchNorm2d", "BatchNormAct2d"] if lora else ["GpuBatchNorm", "GpuBatchNormAct"]
     assert Several(2, lambda: converted(lora)).results() == [kinds, kinds]
+
+
+@pytest.mark.parametrize("kind", ["torch's for several GPUs", "timm's for several GPUs"])
+def test_on_gpus_it_talks_over_their_group(monkeypatch, kind):
+    """Over the default one, which goes through the host, a pass would fail."""
+    monkeypatch.setattr(groups._State, "on_gpus", "their group")
+    assert KINDS[kind]().process_group == "their group"
