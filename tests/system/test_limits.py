@@ -134,6 +134,14 @@ def test_a_hint_where_others_keep_the_machine_busy(monkeypatch, threads, told):
     assert limits.advice(threads, 0) == (line if told else None)
 
 
+@pytest.mark.parametrize("advice", ["fewer threads would be faster", None])
+def test_a_hint_is_a_warning_and_none_is_no_line(advice, monkeypatch, log):
+    log.set_level("INFO", "common")
+    monkeypatch.setattr(limits, "advice", lambda threads, workers: advice)
+    limits.report(2, 4, 100)
+    assert [r.getMessage() for r in log.records if r.levelname == "WARNING"] == ([] if advice is None else [advice])
+
+
 @pytest.mark.parametrize(("variable", "threads"), [(None, 2), ("OMP_NUM_THREADS", 3), ("MKL_NUM_THREADS", 3)])
 def test_threads_are_no_more_than_the_cores_unless_somebody_says_so(monkeypatch, variable, threads):
     before = torch.get_num_threads()
