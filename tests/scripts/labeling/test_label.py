@@ -81,7 +81,7 @@ def labeled(photos, small, tmp_path_factory):
 
 def test_it_tries_chooses_trains_and_writes(labeled):
     out, facts = labeled
-    assert facts["plan"] == {"rounds": 2, "steps": 8, "methods": ["erm", "freematch", "debiasmatch"], "left_out": []}
+    assert facts["plan"] == {"rounds": 2, "steps": 8, "methods": ["erm", "debiasmatch", "fixmatch"], "left_out": []}
     runs = sorted(str(file.parent.relative_to(out / "runs")) for file in (out / "runs").rglob("result.json"))
     trials = [f"trials/{method}/part{i}" for method in sorted(label.METHODS) for i in (1, 2)]
     assert runs == ["final", *(f"speed/{method}" for method in sorted(label.METHODS)), *trials]
@@ -190,7 +190,7 @@ def test_with_little_time_the_labels_alone_are_trained(photos, small, tmp_path, 
     ]
     assert "finished" not in out[: out.index("== 2 of 4")]  # the measuring is no training to look at
     assert facts["told"][1:3] == [
-        "chosen: erm, not compared with others; there was no time for freematch, debiasmatch",
+        "chosen: erm, not compared with others; there was no time for debiasmatch, fixmatch",
         "how good: not measured; look at predictions.csv, and give more minutes, and another --out",
     ]
     assert (tmp_path / "out" / "predictions.csv").is_file()
@@ -220,7 +220,7 @@ def test_a_file_of_weights_has_timms_statistics(photos):
     args = label.parse_args([str(photos), "l.csv", "--weights", "w.pth", "--out", "elsewhere"])
     data = label.datasets.load("ImageFolder", photos, labeled_list=photos.parent / "labels.csv")
     words = " ".join(label.common_flags(args, data))
-    assert "-a tf_efficientnet_lite0 --finetune --no-bottleneck" in words
+    assert "-a tf_efficientnet_lite0 --no-bottleneck" in words
     assert "--pretrained-backbone w.pth --norm-mean 0.5 0.5 0.5 --norm-std 0.5 0.5 0.5" in words
     assert "--train-resizing cifar --val-resizing cifar --image-size 64" in words
 
