@@ -17,6 +17,8 @@ from tests.helpers.gpu.device import Gpu
 from tests.helpers.gpu.streams import Stream
 from tests.helpers.gpu.tensors import GpuTensor
 
+RNG_STATE = 16  # bytes
+
 
 def _pin_memory(tensor: Tensor) -> Tensor:
     pinned = tensor.clone()
@@ -40,6 +42,11 @@ def _functions(gpu: Gpu, number: int) -> dict[str, Any]:
     def set_device(device: torch.device) -> None:
         gpu.current = torch.device(device).index
 
+    def set_rng_state(state: torch.Tensor, device: torch.device) -> None:
+        """CUDA refuses a state of another size than its own, too."""
+        if len(state) != RNG_STATE:
+            raise RuntimeError("RNG state is wrong size")
+
     return {
         "is_available": lambda: True,
         "device_count": lambda: number,
@@ -50,8 +57,8 @@ def _functions(gpu: Gpu, number: int) -> dict[str, Any]:
         "is_bf16_supported": lambda: True,
         "is_current_stream_capturing": lambda: False,
         "manual_seed_all": lambda seed: None,
-        "get_rng_state": lambda device: torch.zeros(16, dtype=torch.uint8),
-        "set_rng_state": lambda state, device: None,
+        "get_rng_state": lambda device: torch.zeros(RNG_STATE, dtype=torch.uint8),
+        "set_rng_state": set_rng_state,
         "Stream": SideStream,
         "stream": gpu.on,
         "current_stream": lambda device: gpu.stream,
