@@ -62,7 +62,7 @@ def refuse_special(path: Path) -> None:
 @contextlib.contextmanager
 def _beside(path: Path, previous: Path | None = None) -> Iterator[Path]:
     refuse_special(path)
-    if path.is_symlink():  # the link stays, and the file that it names is replaced
+    if os.path.islink(path):  # the link stays, and the file that it names is replaced
         path = Path(os.path.realpath(path))
     temporary = path.with_name(path.name + ".tmp")
     refuse_special(temporary)
