@@ -16,7 +16,7 @@ from PIL import Image
 
 from common.errors import Interrupted, UserError
 from scripts import label
-from scripts.labeling import pages, planning
+from scripts.labeling import evidence, pages, planning
 from scripts.labeling.work import Work
 from tests.conftest import ROOT
 
@@ -98,6 +98,10 @@ def test_it_tries_chooses_trains_and_writes(labeled):
         rights[method] = rights.get(method, 0) + sum(row["label"] == row["predicted"] for row in rows)
     assert rights[facts["chosen"]] == max(rights.values())
     assert f"{100 * max(rights.values()) / 15:.1f} % of the held-out labels right" in facts["told"][1]
+
+    good = evidence.estimate(max(rights.values()), 15)
+    assert f"probably {good.accuracy:.0f} % of photos like the labeled ones are right" in facts["told"][2]
+    assert f"(95 % interval: {good.low:.0f} to {good.high:.0f}), by 15 held-out labels" in facts["told"][2]
 
     with open(out / "predictions.csv", newline="") as file:
         predictions = list(csv.DictReader(file))
