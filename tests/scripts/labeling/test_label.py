@@ -99,6 +99,7 @@ def test_it_tries_chooses_trains_and_writes(labeled):
     assert rights[facts["chosen"]] == max(rights.values())
     assert f"{100 * max(rights.values()) / 15:.1f} % of the held-out labels right" in facts["told"][1]
 
+    assert re.search(r" steps; in [0-5] minutes$", facts["told"][0])
     good = evidence.estimate(max(rights.values()), 15)
     assert f"probably {good.accuracy:.0f} % of photos like the labeled ones are right" in facts["told"][2]
     assert f"(95 % interval: {good.low:.0f} to {good.high:.0f}), by 15 held-out labels" in facts["told"][2]
