@@ -19,7 +19,7 @@ from common.records.evaluation import Evaluation
 from common.records.folder import Folder
 from common.run import Run
 from common.training import confusion
-from common.training.confusion import Confusion, Error
+from common.training.confusion import Confusion, Error, Predictions
 from tests.conftest import read_rows
 from tests.helpers.few_images import TEST
 
@@ -34,6 +34,14 @@ def counted(logits: np.ndarray, labels: np.ndarray, order: np.ndarray) -> tuple[
     for start in range(0, len(labels), 10):
         counts.update(*(torch.tensor(array[start : start + 10]) for array in (logits, labels)))
     return counts.read()
+
+
+def test_predictions_of_several_batches_are_noted_in_the_sets_order():
+    noted = Predictions(5, torch.tensor([3, 0, 4, 1, 2]), torch.device("cpu"))
+    for classes in ([2, 0], [1, 2], [0]):
+        logits = torch.nn.functional.one_hot(torch.tensor(classes), 3).float()
+        noted.update(logits, torch.zeros(len(classes), dtype=torch.int64))
+    assert noted.read().tolist() == [0, 2, 0, 2, 1]
 
 
 @pytest.mark.parametrize("number", [137, 23], ids=["more errors than are kept", "fewer"])
