@@ -582,7 +582,7 @@ class Run:
         file, result = self._start_file, self.folder.read_result()
         if file is not None and os.path.isfile(file):
             self._compare_backbones(result.get("pretraining_sha256"), _sha256_of_first(file))
-        if results.other_script(result, self._conditions()):
+        if results.other_script(result, results.script_sha256(self.script)):
             logger.warning(
                 f"WARNING: {self.script.name} has changed since this run: the result is that of the older script; "
                 "--overwrite trains anew"

@@ -182,7 +182,8 @@ def make_plan(work: Work, minutes: float, shared: list[str], data: Data) -> plan
         costs = measure(work, minutes, shared, len(data.train) + len(data.test))
         if "plan" not in work.facts:
             found = planning.plan(60 * minutes - work.seconds, work.seconds, costs, usable(data))
-            left_out = [method for method in METHODS if method not in found.methods] if usable(data) else []
+            left_out = [method for method in METHODS if method not in found.methods]
+            left_out = left_out if usable(data) >= planning.FOLDS else []  # nothing was to be compared
             plan = {"rounds": found.rounds, "steps": found.steps, "methods": found.methods, "left_out": left_out}
             work.save(plan=plan, done=0)
         return costs.of(len(work.facts["plan"]["methods"]))

@@ -1,6 +1,5 @@
 """The result of a finished run: `result.json` (schema 1), and its one-line summary."""
 
-import hashlib
 import itertools
 import os
 import platform
@@ -17,7 +16,7 @@ import torch
 import torchvision
 
 from common.datasets import Data
-from common.networks import backbones
+from common.networks import backbone_files, backbones
 from common.records import best_epoch
 from common.system import processes
 
@@ -96,7 +95,7 @@ def session(step: int, device: torch.device, script: Path) -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "processes": processes.count(),
         "versions": _versions(),
-        "script_sha256": hashlib.sha256(script.read_bytes()).hexdigest() if script.is_file() else None,
+        "script_sha256": script_sha256(script),
         "git_commit": _git_commit(),
     }
 
@@ -107,13 +106,18 @@ def other_conditions(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
     names = ["device", "processes", *now["versions"]] + (["threads"] if "CPU" in now["device"] else [])
     old, new = ({name: each.get(name) for name in names} for each in flat)
     others = [f"{name} {new[name]} (was {old[name]})" for name in names if old[name] != new[name]]
-    return [*others, "a script that has changed"] if other_script(before, now) else others
+    return [*others, "a script that has changed"] if other_script(before, now.get("script_sha256")) else others
 
 
-def other_script(before: dict[str, Any], now: dict[str, Any]) -> bool:
-    """Whether two sessions had different scripts. False if one has not recorded its own, as older runs."""
-    recorded = {each.get("script_sha256") for each in (before, now)}
-    return len(recorded) == 2 and None not in recorded
+def script_sha256(script: Path) -> str | None:
+    """Of the method's file; None if there is no such file."""
+    return backbone_files.sha256(script) if script.is_file() else None
+
+
+def other_script(recorded: dict[str, Any], now: str | None) -> bool:
+    """Whether a session or a result has another script's SHA-256 than `now`. False if one of the two is not known."""
+    before = recorded.get("script_sha256")
+    return None not in (before, now) and before != now
 
 
 NOT_MEASURED = "not measured"
