@@ -20,6 +20,7 @@ Interrupted, the same command continues, with more minutes if you like.
 """
 
 import argparse
+import statistics
 import sys
 from collections import Counter
 from pathlib import Path
@@ -35,6 +36,7 @@ from common.datasets import Data
 from common.datasets.images import one_size
 from common.errors import UserError
 from common.records import progress
+from common.records.folder import read_json
 from common.system.devices import find_device
 from scripts.labeling import evidence, pages, planning
 from scripts.labeling.work import Work
@@ -50,7 +52,7 @@ METHODS = {
 ARCH = "tf_efficientnet_lite0"
 SIZES = ((40, 64), (96, 96))  # images of one size up to the first number are enlarged to the second
 PHOTOGRAPHS = {"cpu": 128, "cuda": 224}  # the network's input for larger ones
-MEASURED, SHARE = 5, 0.2  # steps; of the minutes, after which no further method is measured
+MEASURED, SHARE = 8, 0.2  # steps; of the minutes, after which no further method is measured
 
 
 def parse_args(argv=None):
@@ -195,14 +197,27 @@ def make_plan(work: Work, minutes: float, shared: list[str], data: Data) -> plan
         raise UserError(f"{error}; here: WEIGHTS=FILE or --weights FILE (scripts/lite0_backbone.py)") from None
 
 
-def try_methods(work: Work, minutes: float, shared: list[str], costs: planning.Costs) -> None:
-    """Every method on one part of the labels after the other, as long as there is time."""
+def by_trials(work: Work, costs: planning.Costs) -> planning.Costs:
+    """What a step costs by the trials so far. Of the few steps that are measured at first, the first ones are slow."""
+    if not work.facts["done"]:
+        return costs
+    step = {}
+    for method in work.facts["plan"]["methods"]:
+        seconds = [read_json(folder / "result.json")["seconds"] for folder in trials(work, method)]
+        step[method] = statistics.fmean(seconds) / work.facts["plan"]["steps"]
+    return costs.corrected(step)
+
+
+def try_methods(work: Work, minutes: float, shared: list[str], costs: planning.Costs, most: int) -> None:
+    """Every method on one part of the labels after the other, `most` rounds, as long as there is time."""
     rounds, steps, methods = (work.facts["plan"][key] for key in ("rounds", "steps", "methods"))
-    for number in range(work.facts["done"] + 1, rounds + 1):
+    for number in range(work.facts["done"] + 1, (most if rounds else 0) + 1):
         begun = trial(work, methods[0], number).exists()
+        costs = by_trials(work, costs)
         left = 60 * minutes - work.seconds
-        if number > 1 and not begun and left < costs.trials(steps) + costs.final(steps // 2):
-            print(f"\nthere is no time for round {number} of {rounds}: it is left out")
+        if number > 1 and not begun and left < costs.trials(steps) + costs.final(steps):
+            if number <= rounds:
+                print(f"\nthere is no time for round {number} of {rounds}: it is left out")
             break
         for method in methods:
             words = [*training(shared, method, planning.EPOCHS, steps), "--val-fold", f"{number}/{planning.FOLDS}"]
@@ -225,7 +240,8 @@ def train_on_all(
     """The chosen method on all labels; its name."""
     if "chosen" not in work.facts:
         method = ranked[0].method if ranked else work.facts["plan"]["methods"][0]
-        steps = planning.final_steps(60 * minutes - work.seconds, costs, method, work.facts["plan"]["steps"])
+        left = 60 * minutes - work.seconds
+        steps = planning.final_steps(left, by_trials(work, costs), method, work.facts["plan"]["steps"])
         work.save(chosen=method, final_steps=steps)
     method = work.facts["chosen"]
     words = training(shared, method, planning.EPOCHS, work.facts["final_steps"])
@@ -256,9 +272,11 @@ def label(work: Work, args, data: Data) -> None:
     heading(1, "how long does a step take?")
     costs = make_plan(work, args.minutes, shared, data)
     plan = work.facts["plan"]
-    names = f"{', '.join(plan['methods'])} on {plan['rounds']} of {planning.FOLDS} parts of the labels"
-    heading(2, f"{names}, {plan['steps']:,} steps each" if plan["rounds"] else "nothing is compared")
-    try_methods(work, args.minutes, shared, costs)
+    most = planning.most_rounds(usable(data))
+    more = ", more if there is time" if plan["rounds"] < most else ""
+    names = f"{', '.join(plan['methods'])} on {plan['rounds']} of {planning.FOLDS} parts of the labels{more}"
+    heading(2, f"{names}; {plan['steps']:,} steps each" if plan["rounds"] else "nothing is compared")
+    try_methods(work, args.minutes, shared, costs, most)
     ranked = rank(work)
     heading(3, f"{ranked[0].method if ranked else plan['methods'][0]} on all labels")
     method = train_on_all(work, args.minutes, shared, costs, ranked)

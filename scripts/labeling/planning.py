@@ -31,6 +31,10 @@ class Costs:
         """The same for the first methods alone."""
         return Costs(dict(list(self.step.items())[:number]), self.run, self.end)
 
+    def corrected(self, step: Mapping[str, float]) -> "Costs":
+        """The same with better figures of some methods' steps."""
+        return Costs({**self.step, **step}, self.run, self.end)
+
     def trials(self, steps: int) -> float:
         """Seconds of one round of trials: every method once, on one part of the labels."""
         return sum(self.run + steps * each for each in self.step.values())
@@ -49,6 +53,11 @@ class Plan:
     methods: tuple[str, ...]
 
 
+def most_rounds(labels: int) -> int:
+    """How many rounds of trials say something, with so many labels that can be held out."""
+    return 0 if labels < FOLDS else 1 if labels >= PLENTY else FOLDS
+
+
 def plan(seconds: float, used: float, costs: Costs, labels: int) -> Plan:
     """As many methods as there is time for, then the most rounds whose runs have enough steps, then as many steps.
 
@@ -61,7 +70,7 @@ def plan(seconds: float, used: float, costs: Costs, labels: int) -> Plan:
     Raises:
         UserError: there is too little time even for that.
     """
-    most = 0 if labels < FOLDS else 1 if labels >= PLENTY else FOLDS
+    most = most_rounds(labels)
     for number in range(len(costs.step) if most else 0, 0, -1):
         some = costs.of(number)
         affordable = {rounds: _steps(MARGIN * seconds, some, rounds) for rounds in range(1, most + 1)}

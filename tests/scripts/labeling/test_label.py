@@ -1,6 +1,7 @@
 """One command from photos and a list to labels for all of them: interrupted, continued, and called once more."""
 
 import csv
+import dataclasses
 import json
 import os
 import re
@@ -173,7 +174,7 @@ def test_a_network_that_timm_cannot_hold_is_refused_before_the_trials(photos, sm
 
 def test_a_call_with_too_little_time_binds_nobody(photos, small, tmp_path, monkeypatch):
     plan = planning.plan
-    monkeypatch.setattr(planning, "plan", lambda seconds, used, *rest: plan(1.0, 239.0, *rest))
+    monkeypatch.setattr(planning, "plan", lambda seconds, used, *rest: plan(0.0, 240.0, *rest))
     with pytest.raises(UserError, match=r"^4 minutes are too short for 12 steps of erm .*: give \d+ or more, or a sm"):
         call(photos, tmp_path / "out", minutes=4)
     assert os.listdir(tmp_path / "out") == []
@@ -199,6 +200,37 @@ def test_with_little_time_the_labels_alone_are_trained(photos, small, tmp_path, 
         "how good: not measured; look at predictions.csv, and give more minutes, and another --out",
     ]
     assert (tmp_path / "out" / "predictions.csv").is_file()
+
+
+def test_further_rounds_fill_the_time_that_is_left(photos, small, tmp_path, monkeypatch, capsys):
+    """The first measured steps are slow, and the plan is short; the trials themselves say what a step costs."""
+    plan = planning.plan
+    monkeypatch.setattr(planning, "plan", lambda *how: dataclasses.replace(plan(*how), rounds=1))
+    facts = call(photos, tmp_path / "out")
+    assert "on 1 of 2 parts of the labels, more if there is time; 8 steps each" in capsys.readouterr().out
+    assert (facts["plan"]["rounds"], facts["done"]) == (1, 2)
+    assert "2 of 2 parts of the labels held out in turn" in facts["told"][0]
+
+
+def test_no_round_is_begun_that_leaves_no_time_for_the_last_training(photos, small, tmp_path, monkeypatch, capsys):
+    """By what the first round took, though the measured steps would say that there is time."""
+    monkeypatch.setattr(label, "by_trials", lambda work, costs: costs.corrected({"erm": 3600.0 * work.facts["done"]}))
+    facts = call(photos, tmp_path / "out")
+    assert "there is no time for round 2 of 2: it is left out" in capsys.readouterr().out
+    assert (facts["plan"]["rounds"], facts["done"]) == (2, 1)
+
+
+def test_what_a_step_costs_is_corrected_by_the_trials(labeled):
+    out, facts = labeled
+    work, costs = Work(out, facts["arguments"]), planning.Costs(dict.fromkeys(label.METHODS, 1.0), 2.0, 3.0)
+    found = label.by_trials(work, costs)
+    for method in label.METHODS:
+        folders = [out / "runs" / "trials" / method / f"part{number}" for number in (1, 2)]
+        seconds = [json.loads((folder / "result.json").read_text())["seconds"] for folder in folders]
+        assert found.step[method] == pytest.approx(sum(seconds) / 2 / 8)
+    assert (found.run, found.end) == (2.0, 3.0)
+    work.facts["done"] = 0
+    assert label.by_trials(work, costs) is costs
 
 
 def test_a_folder_of_an_older_version_is_refused(photos, tmp_path):

@@ -1,0 +1,165 @@
+"""Does label.sh keep its word? Its minutes, its estimate, and its choice, against labels that it never sees.
+
+    python tests/long/labeling.py {fashion_mnist,cifar10} IMAGES [--weights FILE] [--minutes 20] [--draws 1] [--kill]
+        [--singles]
+
+For each draw, a folder of 3,000 images gets 40 labels, of one class 8 and of another 1, and `label.sh` is called for so
+many minutes. IMAGES is FashionMNIST's root, as the training scripts take it, or a folder CLASS/*.jpg of CIFAR-10.
+
+--kill       kill it after a third of the minutes, and call it again
+--singles    then train every method alone on all labels, with as many steps as the final run
+
+Prints for each draw how long it took, the method, the accuracy that it estimates with its interval, and the true one on
+the photos without a label; at the end, how often the interval held the true one.
+"""
+
+import argparse
+import contextlib
+import csv
+import importlib
+import io
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+
+sys.path.insert(0, str(Path(__file__).parent.parent.parent))
+
+from torchvision.datasets import FashionMNIST
+
+import predict
+from common import datasets
+from scripts import label
+from scripts.labeling import evidence, planning
+from scripts.results.runs import outcomes, read_runs
+
+PROJECT = Path(__file__).resolve().parent.parent.parent
+PHOTOS = 3000
+LABELS = (8, 7, 6, 5, 4, 3, 2, 2, 2, 1)  # of the classes, in a random order
+
+
+def parse_args(argv=None):
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("images", choices=["fashion_mnist", "cifar10"], help="what is on the photos")
+    parser.add_argument("root", type=Path, metavar="IMAGES", help="where they are")
+    parser.add_argument("--weights", type=Path, help="backbone file (default: timm downloads it)")
+    parser.add_argument("--minutes", type=float, default=20, help="for each call (default: 20)")
+    parser.add_argument("--draws", type=int, default=1, help="of photos and labels (default: 1)")
+    parser.add_argument("--first", type=int, default=0, help="number of the first draw (default: 0)")
+    parser.add_argument("--kill", action="store_true", help="after a third of the minutes, and go on")
+    parser.add_argument("--singles", action="store_true", help="train every method alone, too")
+    parser.add_argument("--out", type=Path, default=Path("labeling"), help="where all goes (default: labeling)")
+    return parser.parse_args(argv)
+
+
+def write_photos(args, draw: int, folder: Path) -> dict[str, str]:
+    """Photos, and a list of 40 labels beside them. Returns name -> class of those without a label."""
+    rng = np.random.default_rng(draw)
+    photos, truth = folder / "photos", {}
+    photos.mkdir(parents=True)
+    if args.images == "fashion_mnist":
+        source = FashionMNIST(args.root, train=True)
+        for i in rng.choice(len(source), PHOTOS, False):
+            image, target = source[i]
+            image.save(photos / f"{i}.png")
+            truth[f"{i}.png"] = source.classes[target].replace("/", "-")
+    else:
+        files = sorted(args.root.glob("*/*.jpg"))
+        for i in rng.choice(len(files), PHOTOS, False):
+            name = f"{i}.jpg"
+            shutil.copy(files[i], photos / name)
+            truth[name] = files[i].parent.name
+    labels = {}
+    for name, number in zip(rng.permutation(sorted(set(truth.values()))), LABELS, strict=True):
+        own = [photo for photo, found in truth.items() if found == name]
+        labels |= dict.fromkeys(map(str, rng.choice(own, number, False)), str(name))
+    with open(folder / "labels.csv", "w", newline="") as file:
+        csv.writer(file).writerows([["path", "class"], *labels.items()])
+    return {name: found for name, found in truth.items() if name not in labels}
+
+
+def call(args, folder: Path, draw: int) -> float:
+    """Call label.sh, twice if it is to be killed. Returns the seconds of both."""
+    words = ["bash", "scripts/label.sh", folder / "photos", folder / "labels.csv", f"{args.minutes:g}"]
+    words += ["--out", folder / "labeled", "--seed", str(draw)]
+    environment = os.environ | {"PYTHON": sys.executable}
+    if args.weights:
+        environment["WEIGHTS"] = str(args.weights.resolve())
+    started = time.monotonic()
+    with open(folder / "log.txt", "a") as log:
+        process = subprocess.Popen(
+            list(map(str, words)), cwd=PROJECT, env=environment, stdout=log, stderr=log, start_new_session=True
+        )
+        if args.kill:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(20 * args.minutes)
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+            process = subprocess.Popen(list(map(str, words)), cwd=PROJECT, env=environment, stdout=log, stderr=log)
+        if process.wait():
+            raise SystemExit(f"label.sh failed: see '{folder / 'log.txt'}'")
+    return time.monotonic() - started
+
+
+def score(table: Path, truth: dict[str, str]) -> float:
+    """The share of photos without a label that a table of predictions names rightly, in percent."""
+    with open(table, newline="") as file:
+        found = {Path(row["path"]).name: row["class"] for row in csv.DictReader(file)}
+    return 100 * float(np.mean([found[name] == true for name, true in truth.items()]))
+
+
+def estimated(folder: Path, facts: dict) -> evidence.Estimate:
+    """What label.sh says of its method, by the same held-out labels: `folder` is that of its call."""
+    right: list[bool] = []
+    for run in read_runs([folder / "runs" / "trials" / facts["chosen"]]):
+        right += (outcomes(run) or {}).values()
+    return evidence.estimate(sum(right), len(right))
+
+
+def singles(args, folder: Path, draw: int, steps: int, truth: dict[str, str]) -> dict[str, float]:
+    """method -> the accuracy that it reaches on all labels, in percent."""
+    words = [str(folder / "photos"), str(folder / "labels.csv"), "--seed", str(draw)]
+    asked = label.parse_args(words + (["--weights", str(args.weights.resolve())] if args.weights else []))
+    data = datasets.load("ImageFolder", folder / "photos", labeled_list=folder / "labels.csv")
+    shared, found = label.common_flags(asked, data), {}
+    for method in label.METHODS:
+        run, table = folder / "singles" / method, folder / "singles" / f"{method}.csv"
+        script = importlib.import_module(method)
+        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+            argv = [*label.training(shared, method, planning.EPOCHS, steps), "--log", str(run)]
+            script.main(script.parse_args(argv))
+            predict.main(predict.parse_args([str(run), str(folder / "photos"), "--out", str(table)]))
+        found[method] = score(table, truth)
+    return found
+
+
+def main(argv=None):
+    args = parse_args(argv)
+    inside = 0
+    for draw in range(args.first, args.first + args.draws):
+        folder = args.out.resolve() / f"{args.images}-{draw}"
+        truth = write_photos(args, draw, folder)
+        seconds = call(args, folder, draw)
+        facts = json.loads((folder / "labeled" / "label.json").read_text())
+        found, true = estimated(folder / "labeled", facts), score(folder / "labeled" / "predictions.csv", truth)
+        inside += found.low <= true <= found.high
+        print(
+            f"draw {draw}: {seconds / 60:.1f} minutes, {facts['chosen']} of {', '.join(facts['plan']['methods'])}, "
+            f"{facts['done']} parts, {facts['final_steps']} steps, estimated {found.accuracy:.1f} ({found.low:.1f} to "
+            f"{found.high:.1f}), true {true:.1f}",
+            flush=True,
+        )
+        if args.singles:
+            alone = singles(args, folder, draw, facts["final_steps"], truth)
+            print("  alone: " + ", ".join(f"{method} {each:.1f}" for method, each in alone.items()), flush=True)
+    print(f"the interval held the true accuracy in {inside} of {args.draws}")
+
+
+if __name__ == "__main__":
+    main()
