@@ -557,6 +557,7 @@ class Run:
             vars(self.args),
             self.history,
             data=self.data,
+            held_out=len(self.held_out),
             chosen_by=self.chosen_by,
             fingerprints=self.fingerprints,
             pretraining_sha256=self.pretraining_sha256,

@@ -17,7 +17,7 @@ import torchvision
 
 from common.datasets import Data
 from common.networks import backbone_files, backbones
-from common.records import best_epoch
+from common.records import best_epoch, estimates
 from common.system import processes
 
 
@@ -27,6 +27,7 @@ def result(
     history: list[dict[str, Any]],
     *,
     data: Data,
+    held_out: int,
     chosen_by: str,
     fingerprints: dict[str, str],
     pretraining_sha256: str | None,
@@ -37,8 +38,8 @@ def result(
 
     * `last_*`: scores of the last epoch. `best_*`: maxima over epochs, chosen on the test set, as in the published
       table. Scores of a second network have its prefix, such as `teacher_last_top1`.
-    * With held-out images: `val_best_epoch`, the epoch that they choose; `val_best_*`, its scores on the test set; and
-      `val_top1`, its accuracy on the held-out images.
+    * With held-out images: `val_best_epoch`, the epoch that they choose; `val_best_*`, its scores on the test set;
+      `val_top1`, its accuracy on the held-out images; and `held_out_images`, their number.
     * `chosen_by`: what chooses the epoch of `best.pth`.
     * A score that was not measured is None, as all scores on a missing test set.
     * For a run in rounds, all these are the last round's, and `rounds` holds those of every round.
@@ -48,6 +49,7 @@ def result(
         arguments: all flags.
         history: rows of `metrics.jsonl`, one per epoch.
         data: the dataset.
+        held_out: number of held-out images.
         chosen_by: see `best_epoch.chooser`.
         fingerprints: `labeled_sha256`, see `splits`; `data_sha256` and `test_sha256`, see `Data`.
         pretraining_sha256: of the file that holds the initial weights.
@@ -63,6 +65,7 @@ def result(
         **{key: arguments[key] for key in ("num_samples_per_class", "seed", "split_seed", "epochs", "iters_per_epoch")},
         "oracle": arguments.get("oracle", False),
         **_scores_of_rounds(history, chosen_by),
+        **({"held_out_images": held_out} if held_out else {}),
         "chosen_by": chosen_by,
         **_origin(data, arguments["root"]),
         "any_counts": data.any_counts,
@@ -134,7 +137,7 @@ def summary(result: dict[str, Any], folder: Path) -> str:
         return _summary_without_tests(result, folder)
     held_out = ""
     if result.get("chosen_by") == best_epoch.LAST:
-        held_out = f"{result['val_top1']:.2f} on the held-out images; "
+        held_out = f"{_held_out_accuracy(result)}; "
     elif "val_best_top1" in result:
         held_out = f"{result['val_best_top1']:.2f} in epoch {result['val_best_epoch']}, chosen on the held-out images; "
     return (
@@ -150,11 +153,19 @@ def _summary_without_tests(result: dict[str, Any], folder: Path) -> str:
         figures = f"accuracy {NOT_MEASURED}, for there are no test images and none are held out"
     else:
         chosen = ", which these images choose" if result["chosen_by"] == best_epoch.HELD_OUT else ", the last"
-        figures = (
-            f"top-1 on the held-out images {result['val_top1']:.2f} in epoch {result['val_best_epoch']}{chosen}; on a "
-            f"test set {NOT_MEASURED}"
-        )
+        epoch = f"in epoch {result['val_best_epoch']}{chosen}"
+        figures = f"top-1 {_held_out_accuracy(result)} {epoch}; on a test set {NOT_MEASURED}"
     return f"finished: {figures}; {result['seconds']:.0f} s; see {folder / 'result.json'}"
+
+
+def _held_out_accuracy(result: dict[str, Any]) -> str:
+    number = result.get("held_out_images")  # older runs do not say it
+    if number is None:
+        return f"{result['val_top1']:.2f} on the held-out images"
+    found = estimates.estimate(round(result["val_top1"] / 100 * number), number)
+    return (
+        f"{result['val_top1']:.2f} on {number:,} held-out images (95 % interval: {found.low:.0f} to {found.high:.0f})"
+    )
 
 
 def _pretraining(arguments: dict[str, Any], sha256: str | None) -> dict[str, str | None]:

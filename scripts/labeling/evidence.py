@@ -1,14 +1,11 @@
-"""What the held-out labels say of the methods: the best one, how far the others are below it, how good it is."""
+"""What the held-out labels say of the methods: the best one, and how far the others are below it."""
 
-import math
 from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
 
 from scripts.results import intervals
-
-Z = 1.96  # of a 95 % interval
 
 
 class Ranked(NamedTuple):
@@ -17,14 +14,6 @@ class Ranked(NamedTuple):
     method: str
     accuracy: float
     below: intervals.Difference
-
-
-class Estimate(NamedTuple):
-    """An accuracy in percent and its 95 % interval."""
-
-    accuracy: float
-    low: float
-    high: float
 
 
 def ranking(right: Mapping[str, Mapping[int, bool]]) -> list[Ranked]:
@@ -45,11 +34,3 @@ def ranking(right: Mapping[str, Mapping[int, bool]]) -> list[Ranked]:
         accuracy = 100 * float(own.mean())
         ranked.append(Ranked(method, accuracy, intervals.Difference(100 * float(first.mean()) - accuracy, width)))
     return ranked
-
-
-def estimate(right: int, number: int) -> Estimate:
-    """An accuracy by images that were not trained on (Wilson's interval, which few images and 100 % do not mislead)."""
-    share, spread = right / number, Z**2 / number
-    middle = (share + spread / 2) / (1 + spread)
-    half = Z / (1 + spread) * math.sqrt(share * (1 - share) / number + spread / (4 * number))
-    return Estimate(100 * share, 100 * max(middle - half, 0.0), 100 * min(middle + half, 1.0))

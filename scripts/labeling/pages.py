@@ -12,6 +12,7 @@ from common import trained
 from common.datasets import Data
 from common.loading import augment
 from common.loading.loaders import FileLoader
+from common.records import estimates
 from common.records import report as report_page
 from common.records.folder import read_json
 from common.system.devices import find_device
@@ -106,7 +107,7 @@ def _quality(ranked: Sequence[evidence.Ranked], parts: Sequence[Path], left_out:
         remedy = "give more minutes, and another --out" if left_out else "label at least two photos of each class"
         return f"not measured; look at predictions.csv, and {remedy}"
     number = sum(len(read_json(folder / "labeled.json")["held_out"]) for folder in parts)
-    found = evidence.estimate(round(ranked[0].accuracy / 100 * number), number)
+    found = estimates.estimate(round(ranked[0].accuracy / 100 * number), number)
     return (
         f"probably {found.accuracy:.0f} % of photos like the labeled ones are right (95 % interval: {found.low:.0f} to "
         f"{found.high:.0f}), by {number:,} held-out labels"

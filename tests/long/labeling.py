@@ -35,8 +35,9 @@ from torchvision.datasets import FashionMNIST
 
 import predict
 from common import datasets
+from common.records import estimates
 from scripts import label
-from scripts.labeling import evidence, planning
+from scripts.labeling import planning
 from scripts.results.runs import outcomes, read_runs
 
 PROJECT = Path(__file__).resolve().parent.parent.parent
@@ -114,12 +115,12 @@ def score(table: Path, truth: dict[str, str]) -> float:
     return 100 * float(np.mean([found[name] == true for name, true in truth.items()]))
 
 
-def estimated(folder: Path, facts: dict) -> evidence.Estimate:
+def estimated(folder: Path, facts: dict) -> estimates.Estimate:
     """What label.sh says of its method, by the same held-out labels: `folder` is that of its call."""
     right: list[bool] = []
     for run in read_runs([folder / "runs" / "trials" / facts["chosen"]]):
         right += (outcomes(run) or {}).values()
-    return evidence.estimate(sum(right), len(right))
+    return estimates.estimate(sum(right), len(right))
 
 
 def singles(args, folder: Path, draw: int, steps: int, truth: dict[str, str]) -> dict[str, float]:

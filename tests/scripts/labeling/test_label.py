@@ -16,8 +16,9 @@ import torch
 from PIL import Image
 
 from common.errors import Interrupted, UserError
+from common.records import estimates
 from scripts import label
-from scripts.labeling import evidence, pages, planning
+from scripts.labeling import pages, planning
 from scripts.labeling.work import Work
 from tests.conftest import ROOT
 
@@ -101,7 +102,7 @@ def test_it_tries_chooses_trains_and_writes(labeled):
     assert f"{100 * max(rights.values()) / 15:.1f} % of the held-out labels right" in facts["told"][1]
 
     assert re.search(r" steps; in [0-5] minutes$", facts["told"][0])
-    good = evidence.estimate(max(rights.values()), 15)
+    good = estimates.estimate(max(rights.values()), 15)
     assert f"probably {good.accuracy:.0f} % of photos like the labeled ones are right" in facts["told"][2]
     assert f"(95 % interval: {good.low:.0f} to {good.high:.0f}), by 15 held-out labels" in facts["told"][2]
 

@@ -1,7 +1,6 @@
 """How the time is shared out, and what the held-out labels say."""
 
 import pytest
-from scipy import stats
 
 from common.errors import UserError
 from scripts.labeling import evidence, planning
@@ -61,11 +60,3 @@ def test_the_ranking_by_hand():
     assert third.below.mean == pytest.approx(20)
     assert second.below.half_width > third.below.half_width > 0  # `a` and `b` differ on two images, `c` and `b` on four
     assert not second.below.is_clear
-
-
-@pytest.mark.parametrize(("right", "number"), [(30, 40), (40, 40), (0, 7), (190, 200)])
-def test_the_interval_is_wilsons(right, number):
-    expected = stats.binomtest(right, number).proportion_ci(0.95, method="wilson")
-    found = evidence.estimate(right, number)
-    assert found.accuracy == pytest.approx(100 * right / number)
-    assert (found.low, found.high) == pytest.approx((100 * expected.low, 100 * expected.high), abs=0.01)
