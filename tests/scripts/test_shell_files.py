@@ -10,6 +10,7 @@ import sys
 
 import pytest
 
+from scripts import label
 from tests.conftest import ROOT
 from tests.helpers.shell import EPOCHS, dry_run, parse
 
@@ -73,6 +74,26 @@ def test_parts_of_fine_tuning_are_left_out_one_at_a_time():
         assert parse(whole) | same == of["both"] | same
         assert of["both"]["epochs"] * of["both"]["iters_per_epoch"] == 300
         assert of["both"]["pretrained_backbone"] == "a b.pth"
+
+
+def test_which_method_trains_as_label_sh_does():
+    """Its methods have label.sh's flags, the younger ones its rate, and each number of labels its run."""
+    commands = [parse(command) for command in dry_run("which_method", JPEG="1", WEIGHTS="a.pth")]
+    assert len(commands) == 5 * 2 * 3
+    shared = "data -d FashionMNIST -a tf_efficientnet_lite0 --no-bottleneck --pretrained-backbone a.pth".split()
+    shared += "--train-resizing cifar --val-resizing cifar --image-size 64".split()
+    shared += "--norm-mean 0.5 0.5 0.5 --norm-std 0.5 0.5 0.5".split()  # timm's own, which label.sh takes
+    for args in commands:
+        assert args["epochs"] * args["iters_per_epoch"] == 320
+        if args["method"] not in label.METHODS:
+            assert args["lr"] == 0.01
+            continue
+        trained = parse(["python", f"{args['method']}.py", *label.training(shared, args["method"], 4, 320)])
+        own = {"log", "root", "data", "num_samples_per_class", "workers"}
+        assert {key for key in args if args[key] != trained[key]} <= own
+    drawn = sorted((args["method"], args["data"], args["num_samples_per_class"]) for args in commands)
+    methods, data = ("debiasmatch", "dst", "erm", "fixmatch", "softmatch"), ("FashionMNIST", "ImageFolder")
+    assert drawn == list(itertools.product(methods, data, (2, 10, 100)))
 
 
 # The files themselves

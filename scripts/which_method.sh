@@ -1,0 +1,49 @@
+#!/usr/bin/env bash
+# Which method, and how long? The labels alone (ERM) and four methods with 20, 100 and 1,000 labels, on FashionMNIST and
+# CIFAR-10, as label.sh trains: EfficientNet-Lite0 from its ImageNet weights, at the full rate and without a bottleneck.
+#
+#   bash scripts/which_method.sh [METHOD ...] [DATASET ...] [-- EXTRA FLAGS]
+#   JPEG=1 JOBS=2 OMP_NUM_THREADS=1 bash scripts/which_method.sh
+#
+#   WEIGHTS=FILE   a backbone file in place of the weights that timm downloads: scripts/lite0_backbone.py makes one
+#   JPEG=1         CIFAR-10 as JPEG files, DATA/cifar10_jpeg/{train,test}/CLASS/*.jpg, in place of its own archive
+#
+# 64 pixels, 320 steps of 32 labeled and 32 unlabeled images, tested every 80. The rate hardly falls in so few steps, so
+# each test is that of a shorter run. The labels are the same number of each class. Learning rates and thresholds are
+# label.sh's, and DST and SoftMatch have its rate of 0.01; nothing is tuned on this data. cells.sh lists what else can be
+# set; docs/which_method.md has the results.
+set -euo pipefail
+# shellcheck source=scripts/cells.sh
+. "$(dirname "${BASH_SOURCE[0]}")/cells.sh"
+export SEEDS=${SEEDS:-0} LOGS=${LOGS:-logs/which_method}
+
+case ${WEIGHTS:-} in
+    *[[:space:]]*)
+        echo "error: WEIGHTS takes a path without spaces, not '$WEIGHTS'" >&2
+        exit 2
+        ;;
+esac
+weights=${WEIGHTS:+--pretrained-backbone $WEIGHTS}
+cifar10=cifar10 reader=CIFAR10
+if [ "${JPEG:-0}" != 0 ]; then
+    cifar10=cifar10_jpeg reader=ImageFolder
+fi
+
+grid "$@" <<GRID
+schedule 320 4
+methods erm fixmatch debiasmatch dst softmatch
+dataset FashionMNIST fashion_mnist 10 20 100 1000
+dataset CIFAR10      $cifar10      10 20 100 1000
+
+all FashionMNIST  -d FashionMNIST
+all CIFAR10       -d $reader
+
+all all  -a tf_efficientnet_lite0 $weights --no-bottleneck --image-size 64 --workers 0
+all all  --train-resizing cifar --val-resizing cifar --norm-mean 0.5 0.5 0.5 --norm-std 0.5 0.5 0.5
+
+erm          all  --lr 0.03
+fixmatch     all  --lr 0.01 --threshold 0.7
+debiasmatch  all  --lr 0.01 --threshold 0.9 --tau 3
+dst          all  --lr 0.01 --threshold 0.7 --eta-prime 2 --trade-off-self-training 1
+softmatch    all  --lr 0.01
+GRID
