@@ -283,7 +283,7 @@ def label(work: Work, args, data: Data) -> None:
     heading(4, "predictions, report and network")
     model = write(work, args, data, method)
     held_out = trials(work, method)
-    work.save(told=pages.lines(work, args.photos, data.candidates or 0, ranked, held_out, model))
+    work.save(told=pages.lines(work, args.photos, data, ranked, held_out, model))
 
 
 def main(args):

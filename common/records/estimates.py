@@ -3,6 +3,8 @@
 import math
 from typing import NamedTuple
 
+import numpy as np
+
 Z = 1.96  # of a 95 % interval
 
 
@@ -15,8 +17,23 @@ class Estimate(NamedTuple):
 
 
 def estimate(right: int, number: int) -> Estimate:
-    """An accuracy by images that were not trained on (Wilson's interval, which few images and 100 % do not mislead)."""
-    share, spread = right / number, Z**2 / number
+    """An accuracy by images that were not trained on."""
+    return _wilson(right / number, number)
+
+
+def weighted(right: np.ndarray, weights: np.ndarray) -> Estimate:
+    """The same where images count more or less, as if there were (sum w)^2 / sum w^2 of equal weight (Kish, 1965).
+
+    Args:
+        right: whether each image was recognised [images].
+        weights: at least 0, of any scale [images].
+    """
+    return _wilson(float((weights * right).sum() / weights.sum()), float(weights.sum() ** 2 / (weights**2).sum()))
+
+
+def _wilson(share: float, number: float) -> Estimate:
+    """Wilson's interval, which few images and 100 % do not mislead."""
+    spread = Z**2 / number
     middle = (share + spread / 2) / (1 + spread)
     half = Z / (1 + spread) * math.sqrt(share * (1 - share) / number + spread / (4 * number))
     return Estimate(100 * share, 100 * max(middle - half, 0.0), 100 * min(middle + half, 1.0))

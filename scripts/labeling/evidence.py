@@ -1,10 +1,12 @@
-"""What the held-out labels say of the methods: the best one, and how far the others are below it."""
+"""What the held-out labels say of the methods: the best one, how far the others are below it, how good it is."""
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
+from common.records import estimates
 from scripts.results import intervals
 
 
@@ -34,3 +36,18 @@ def ranking(right: Mapping[str, Mapping[int, bool]]) -> list[Ranked]:
         accuracy = 100 * float(own.mean())
         ranked.append(Ranked(method, accuracy, intervals.Difference(100 * float(first.mean()) - accuracy, width)))
     return ranked
+
+
+def quality(held_out: Sequence[tuple[str, str]], predicted: Counter[str]) -> estimates.Estimate:
+    """How many of the photos are probably right. A class counts as much as there are photos of it.
+
+    People label what they find, so the classes of the labels are not those of the photos; how many photos a class has
+    is known by the predictions alone. A class of which no label was held out does not count.
+
+    Args:
+        held_out: true and predicted class of each held-out label.
+        predicted: how many photos were given each class.
+    """
+    numbers = Counter(true for true, _ in held_out)
+    weights = [(predicted[true] + 1) / numbers[true] for true, _ in held_out]  # + 1: no class has none at all
+    return estimates.weighted(np.array([true == found for true, found in held_out]), np.array(weights))

@@ -2,6 +2,7 @@
 
 import csv
 import shlex
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -12,7 +13,6 @@ from common import trained
 from common.datasets import Data
 from common.loading import augment
 from common.loading.loaders import FileLoader
-from common.records import estimates
 from common.records import report as report_page
 from common.records.folder import read_json
 from common.system.devices import find_device
@@ -62,12 +62,12 @@ def report(parts: Sequence[Path], data: Data, file: Path, device: str | None) ->
 
 
 def lines(
-    work: Work, photos: Path, labels: int, ranked: Sequence[evidence.Ranked], parts: Sequence[Path], model: Path
+    work: Work, photos: Path, data: Data, ranked: Sequence[evidence.Ranked], parts: Sequence[Path], model: Path
 ) -> list[str]:
     """What was done, what was chosen, how good it probably is, what was written, and what to do next.
 
     Args:
-        labels: how many there are.
+        data: the dataset that was trained on.
         ranked, parts: the methods, and the folders of the chosen one's trials; none where there were no trials.
         model: folder of the exported network.
     """
@@ -75,12 +75,13 @@ def lines(
     methods = f"{len(ranked)} method{'' if len(ranked) == 1 else 's'}"
     tried = f"{methods}, {len(parts)} of {planning.FOLDS} parts of the labels held out in turn; then "
     page = f", '{work.folder / 'report.png'}'" if parts else ""
+    predicted = _predicted(table)
     return [
-        f"done: {tried if parts else ''}{method} on all {labels:,} labels, {work.facts['final_steps']:,} steps; in "
-        f"{minutes:.0f} minutes",
+        f"done: {tried if parts else ''}{method} on all {data.candidates:,} labels, {work.facts['final_steps']:,} "
+        f"steps; in {minutes:.0f} minutes",
         f"chosen: {_choice(ranked, method, work.facts['plan']['left_out'])}",
-        f"how good: {_quality(ranked, parts, work.facts['plan']['left_out'])}",
-        f"written: '{table}' ({_rows(table):,} photos){page}, and the network: "
+        f"how good: {_quality(_held_out(parts, data.classes), predicted, work.facts['plan']['left_out'])}",
+        f"written: '{table}' ({predicted.total():,} photos){page}, and the network: "
         f'timm.create_model("local-dir:{model}", pretrained=True)',
         f"next: label those that it is least sure of, and call this again with the longer list and another --out: "
         f"python predict.py {shlex.join([str(work.folder / 'runs' / 'final'), str(photos)])} --uncertain 20 --page "
@@ -102,18 +103,28 @@ def _choice(ranked: Sequence[evidence.Ranked], method: str, left_out: Sequence[s
     return f"{found}; points below it: {below}; {doubt}{missing}"
 
 
-def _quality(ranked: Sequence[evidence.Ranked], parts: Sequence[Path], left_out: Sequence[str]) -> str:
-    if not ranked:
+def _quality(held_out: Sequence[tuple[str, str]], predicted: Counter[str], left_out: Sequence[str]) -> str:
+    if not held_out:
         remedy = "give more minutes, and another --out" if left_out else "label at least two photos of each class"
         return f"not measured; look at predictions.csv, and {remedy}"
-    number = sum(len(read_json(folder / "labeled.json")["held_out"]) for folder in parts)
-    found = estimates.estimate(round(ranked[0].accuracy / 100 * number), number)
+    found = evidence.quality(held_out, predicted)
     return (
-        f"probably {found.accuracy:.0f} % of photos like the labeled ones are right (95 % interval: {found.low:.0f} to "
-        f"{found.high:.0f}), by {number:,} held-out labels"
+        f"probably {found.accuracy:.0f} % of the photos are right (95 % interval: {found.low:.0f} to "
+        f"{found.high:.0f}), by {len(held_out):,} held-out labels; a class counts as often as it is predicted"
     )
 
 
-def _rows(file: Path) -> int:
+def _held_out(parts: Sequence[Path], classes: Sequence[str]) -> list[tuple[str, str]]:
+    """True and predicted class of each label that some runs held out."""
+    rows = [row for folder in parts for row in _rows(folder / "held_out.csv")]
+    return [(classes[int(row["label"])], classes[int(row["predicted"])]) for row in rows]
+
+
+def _predicted(table: Path) -> Counter[str]:
+    """How many photos have each class."""
+    return Counter(row["class"] for row in _rows(table))
+
+
+def _rows(file: Path) -> list[dict[str, str]]:
     with open(file, encoding="utf-8", errors="surrogateescape", newline="") as stream:
-        return sum(1 for _ in csv.reader(stream)) - 1
+        return list(csv.DictReader(stream))

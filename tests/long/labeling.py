@@ -20,6 +20,7 @@ import importlib
 import io
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -35,10 +36,8 @@ from torchvision.datasets import FashionMNIST
 
 import predict
 from common import datasets
-from common.records import estimates
 from scripts import label
 from scripts.labeling import planning
-from scripts.results.runs import outcomes, read_runs
 
 PROJECT = Path(__file__).resolve().parent.parent.parent
 PHOTOS = 3000
@@ -115,12 +114,13 @@ def score(table: Path, truth: dict[str, str]) -> float:
     return 100 * float(np.mean([found[name] == true for name, true in truth.items()]))
 
 
-def estimated(folder: Path, facts: dict) -> estimates.Estimate:
-    """What label.sh says of its method, by the same held-out labels: `folder` is that of its call."""
-    right: list[bool] = []
-    for run in read_runs([folder / "runs" / "trials" / facts["chosen"]]):
-        right += (outcomes(run) or {}).values()
-    return estimates.estimate(sum(right), len(right))
+def estimated(told: str) -> tuple[float, float, float]:
+    """An accuracy and its interval, by a line of label.sh."""
+    found = re.search(r"probably (\d+) % .*interval: (\d+) to (\d+)\)", told)
+    if found is None:
+        raise SystemExit(f"no estimate: {told}")
+    accuracy, low, high = map(float, found.groups())
+    return accuracy, low, high
 
 
 def singles(args, folder: Path, draw: int, steps: int, truth: dict[str, str]) -> dict[str, float]:
@@ -148,12 +148,13 @@ def main(argv=None):
         truth = write_photos(args, draw, folder)
         seconds = call(args, folder, draw)
         facts = json.loads((folder / "labeled" / "label.json").read_text())
-        found, true = estimated(folder / "labeled", facts), score(folder / "labeled" / "predictions.csv", truth)
-        inside += found.low <= true <= found.high
+        accuracy, low, high = estimated(facts["told"][2])
+        true = score(folder / "labeled" / "predictions.csv", truth)
+        inside += low <= true <= high
         print(
             f"draw {draw}: {seconds / 60:.1f} minutes, {facts['chosen']} of {', '.join(facts['plan']['methods'])}, "
-            f"{facts['done']} parts, {facts['final_steps']} steps, estimated {found.accuracy:.1f} ({found.low:.1f} to "
-            f"{found.high:.1f}), true {true:.1f}",
+            f"{facts['done']} parts, {facts['final_steps']} steps, estimated {accuracy:.0f} ({low:.0f} to {high:.0f}), "
+            f"true {true:.1f}",
             flush=True,
         )
         if args.singles:

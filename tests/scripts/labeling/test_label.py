@@ -6,6 +6,7 @@ import json
 import os
 import re
 import subprocess
+from collections import Counter
 from pathlib import Path
 from unittest import mock
 
@@ -16,9 +17,8 @@ import torch
 from PIL import Image
 
 from common.errors import Interrupted, UserError
-from common.records import estimates
 from scripts import label
-from scripts.labeling import pages, planning
+from scripts.labeling import evidence, pages, planning
 from scripts.labeling.work import Work
 from tests.conftest import ROOT
 
@@ -93,22 +93,25 @@ def test_it_tries_chooses_trains_and_writes(labeled):
 
     held_out = [json.loads((out / "runs" / trial / "labeled.json").read_text())["held_out"] for trial in trials[:2]]
     assert sorted(held_out[0] + held_out[1]) == list(range(15))
-    rights = {}
+    rights, pairs = {}, {}
     for trial in trials:
         rows = csv.DictReader((out / "runs" / trial / "held_out.csv").read_text().splitlines())
-        method = trial.split("/")[1]
-        rights[method] = rights.get(method, 0) + sum(row["label"] == row["predicted"] for row in rows)
+        method, names = trial.split("/")[1], list(CLASSES)
+        own = [(names[int(row["label"])], names[int(row["predicted"])]) for row in rows]
+        rights[method] = rights.get(method, 0) + sum(true == found for true, found in own)
+        pairs[method] = pairs.get(method, []) + own
     assert rights[facts["chosen"]] == max(rights.values())
     assert f"{100 * max(rights.values()) / 15:.1f} % of the held-out labels right" in facts["told"][1]
 
     assert re.search(r" steps; in [0-5] minutes$", facts["told"][0])
-    good = estimates.estimate(max(rights.values()), 15)
-    assert f"probably {good.accuracy:.0f} % of photos like the labeled ones are right" in facts["told"][2]
-    assert f"(95 % interval: {good.low:.0f} to {good.high:.0f}), by 15 held-out labels" in facts["told"][2]
-
     with open(out / "predictions.csv", newline="") as file:
         predictions = list(csv.DictReader(file))
     assert len(predictions) == 45
+    good = evidence.quality(pairs[facts["chosen"]], Counter(row["class"] for row in predictions))
+    assert facts["told"][2] == (
+        f"how good: probably {good.accuracy:.0f} % of the photos are right (95 % interval: {good.low:.0f} to "
+        f"{good.high:.0f}), by 15 held-out labels; a class counts as often as it is predicted"
+    )
     assert Image.open(out / "report.png").width > 300
     assert [line.split(":")[0] for line in facts["told"]] == ["done", "chosen", "how good", "written", "next"]
 

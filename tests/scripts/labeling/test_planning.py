@@ -1,8 +1,11 @@
 """How the time is shared out, and what the held-out labels say."""
 
+from collections import Counter
+
 import pytest
 
 from common.errors import UserError
+from common.records import estimates
 from scripts.labeling import evidence, planning
 from scripts.labeling.planning import Costs, Plan
 
@@ -60,3 +63,21 @@ def test_the_ranking_by_hand():
     assert third.below.mean == pytest.approx(20)
     assert second.below.half_width > third.below.half_width > 0  # `a` and `b` differ on two images, `c` and `b` on four
     assert not second.below.is_clear
+
+
+def test_each_class_counts_as_often_as_it_is_predicted():
+    """Four labels of `a`, three of them recognised, and one of `b`, which is not; as many photos of both.
+
+    By hand: weights of 10 / 4 and 10, so 7.5 of 20 are right; and 20^2 / (4 * 2.5^2 + 10^2) = 3.2 labels.
+    """
+    held_out = [("a", "a"), ("a", "a"), ("a", "b"), ("a", "a"), ("b", "a")]
+    found = evidence.quality(held_out, Counter(a=9, b=9))
+    assert found.accuracy == pytest.approx(37.5)
+    assert (found.low, found.high) == pytest.approx((7.9, 80.7), abs=0.1)
+    mostly_a = evidence.quality(held_out, Counter(a=99))  # no photo is said to be a `b`, which yet counts a little
+    assert mostly_a.accuracy == pytest.approx(75 * 100 / 101)
+
+
+def test_equal_shares_are_the_plain_accuracy():
+    held_out = [("a", "a"), ("a", "b"), ("b", "b"), ("b", "b")]
+    assert evidence.quality(held_out, Counter(a=50, b=50)) == pytest.approx(estimates.estimate(3, 4))
