@@ -52,7 +52,8 @@ METHODS = {
 ARCH = "tf_efficientnet_lite0"
 SIZES = ((40, 64), (96, 96))  # images of one size up to the first number are enlarged to the second
 PHOTOGRAPHS = {"cpu": 128, "cuda": 224}  # the network's input for larger ones
-MEASURED, SHARE = 8, 0.2  # steps; of the minutes, after which no further method is measured
+MEASURED = 2, 8  # steps of a short and a longer run
+SHARE = 0.2  # of the minutes, after which no further method is measured
 
 
 def parse_args(argv=None):
@@ -140,26 +141,38 @@ def refuse_unexportable(folder: Path) -> None:
 
 
 def measure(work: Work, minutes: float, shared: list[str], images: int) -> planning.Costs:
-    """How long a step of each method takes, and the rest of a run: of a few steps each.
+    """How long a step of each method takes, and the rest of a run.
+
+    The first steps of a process, and of a run, are slow. So a run that is not measured comes first, and a step is what
+    a longer run takes beyond a short one.
 
     Args:
         images: how many there will be to predict.
     """
+    short, longer = MEASURED
     speeds: dict[str, list[float]] = work.facts.get("speeds", {})  # method -> seconds of a step, and of the rest
+
+    def run(method: str, steps: int, name: str) -> float:
+        words = [*training(shared, method, 1, steps), "--log", work.folder / "runs" / "speed" / name]
+        return work.run(method, *words, quiet=True)["seconds"]
+
+    if not speeds:
+        first = next(iter(METHODS))
+        run(first, short, "first")
+        refuse_unexportable(work.folder / "runs" / "speed" / "first")
     for method in METHODS:
         if method in speeds or (speeds and work.seconds > SHARE * 60 * minutes):
             continue
-        before, log = work.seconds, work.folder / "runs" / "speed" / method
-        result = work.run(method, *training(shared, method, 1, MEASURED), "--log", log, quiet=True)
-        speeds[method] = [result["seconds"] / MEASURED, max(work.seconds - before - result["seconds"], 0.0)]
-        if len(speeds) == 1:
-            refuse_unexportable(log)
+        before = work.seconds
+        seconds = [run(method, steps, f"{method}_{steps}_steps") for steps in MEASURED]
+        step = max((seconds[1] - seconds[0]) / (longer - short), seconds[1] / longer / 3)  # clocks are coarse
+        speeds[method] = [step, max((work.seconds - before - (short + longer) * step) / 2, 0.0)]
         work.save(speeds=speeds)
-        print(f"{speeds[method][0]:.2f} seconds a step")
+        print(f"{step:.2f} seconds a step")
     step, rest = ({method: each[i] for method, each in speeds.items()} for i in (0, 1))
     # A step has two or more passes of 32 images, forwards and backwards, which is three times as much as forwards.
     end = 2 * max(rest.values()) + min(step.values()) / 6 * images / 32
-    return planning.Costs(step, max(rest.values()) + min(step.values()), end)
+    return planning.Costs(step, max(rest.values()), end)
 
 
 def usable(data: Data) -> int:

@@ -55,7 +55,7 @@ def small():
         mock.patch.object(planning, "MOST", 8),
         mock.patch.object(planning, "LEAST", 4),
         mock.patch.object(planning, "WANTED", 4),
-        mock.patch.object(label, "MEASURED", 2),
+        mock.patch.object(label, "MEASURED", (1, 2)),
         mock.patch.object(label, "METHODS", methods),
     ):
         yield
@@ -63,19 +63,19 @@ def small():
 
 @pytest.fixture(scope="module")
 def labeled(photos, small, tmp_path_factory):
-    """The folder of a call that was interrupted in its fifth run and called again, and what it returned."""
+    """The folder of a call that was interrupted in its tenth run and called again, and what it returned."""
     out, run, calls = tmp_path_factory.mktemp("out") / "out", Work.run, []
 
     def interrupted(work, program, *words, **how):
         calls.append(program)
-        if len(calls) == 5:
+        if len(calls) == 10:
             raise Interrupted(15, "stopped")
         return run(work, program, *words, **how)
 
     with mock.patch.object(Work, "run", interrupted), pytest.raises(Interrupted):
         call(photos, out)
     before = {file: file.stat().st_mtime_ns for file in out.rglob("result.json")}
-    assert len(before) == 4
+    assert len(before) == 9
     facts = call(photos, out)
     assert all(file.stat().st_mtime_ns == time for file, time in before.items())  # nothing is trained twice
     return out, facts
@@ -86,7 +86,8 @@ def test_it_tries_chooses_trains_and_writes(labeled):
     assert facts["plan"] == {"rounds": 2, "steps": 8, "methods": ["erm", "debiasmatch", "fixmatch"], "left_out": []}
     runs = sorted(str(file.parent.relative_to(out / "runs")) for file in (out / "runs").rglob("result.json"))
     trials = [f"trials/{method}/part{i}" for method in sorted(label.METHODS) for i in (1, 2)]
-    assert runs == ["final", *(f"speed/{method}" for method in sorted(label.METHODS)), *trials]
+    measured = [f"speed/{method}_{steps}_steps" for method in label.METHODS for steps in (1, 2)]
+    assert runs == sorted(["final", "speed/first", *measured, *trials])
     final = json.loads((out / "runs" / "final" / "result.json").read_text())
     assert (final["method"], final["chosen_by"]) == (facts["chosen"], "last epoch")
     assert len(json.loads((out / "runs" / "final" / "labeled.json").read_text())["indices"]) == 15
@@ -190,7 +191,7 @@ def test_with_little_time_the_labels_alone_are_trained(photos, small, tmp_path, 
     monkeypatch.setattr(planning, "LEAST", 10**6)
     facts = call(photos, tmp_path / "out")
     runs = {str(file.parent.relative_to(tmp_path / "out" / "runs")) for file in tmp_path.rglob("result.json")}
-    assert runs == {"speed/erm", "final"}
+    assert runs == {"speed/first", "speed/erm_1_steps", "speed/erm_2_steps", "final"}
     out = capsys.readouterr().out
     assert re.findall(r"^== (\d of 4: .*) \(\d of 5 minutes are used\)$", out, re.MULTILINE) == [
         "1 of 4: how long does a step take?",
