@@ -10,7 +10,7 @@ many minutes. IMAGES is FashionMNIST's root, as the training scripts take it, or
 --singles    then train every method alone on all labels, with as many steps as the final run
 
 Prints for each draw how long it took, the method, the accuracy that it estimates with its interval, and the true one on
-the photos without a label; at the end, how often the interval held the true one.
+the photos without a label; the true one of the methods' trials; and at the end, how often the interval held it.
 """
 
 import argparse
@@ -97,9 +97,10 @@ def call(args, folder: Path, draw: int) -> float:
             list(map(str, words)), cwd=PROJECT, env=environment, stdout=log, stderr=log, start_new_session=True
         )
         if args.kill:
-            with contextlib.suppress(subprocess.TimeoutExpired):
+            try:
                 process.wait(20 * args.minutes)
-            os.killpg(process.pid, signal.SIGKILL)
+            except subprocess.TimeoutExpired:
+                os.killpg(process.pid, signal.SIGKILL)
             process.wait()
             process = subprocess.Popen(list(map(str, words)), cwd=PROJECT, env=environment, stdout=log, stderr=log)
         if process.wait():
@@ -123,6 +124,23 @@ def estimated(told: str) -> tuple[float, float, float]:
     return accuracy, low, high
 
 
+def tried(folder: Path, methods: list[str], truth: dict[str, str]) -> dict[str, float]:
+    """method -> the mean accuracy of the networks of its trials, in percent."""
+    found = {}
+    for method in methods:
+        parts = sorted((folder / "labeled" / "runs" / "trials" / method).iterdir())
+        found[method] = float(np.mean([predicted(part, folder, truth) for part in parts]))
+    return found
+
+
+def predicted(run: Path, folder: Path, truth: dict[str, str]) -> float:
+    """The accuracy of a run's network, in percent."""
+    table = folder / "table.csv"
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+        predict.main(predict.parse_args([str(run), str(folder / "photos"), "--out", str(table)]))
+    return score(table, truth)
+
+
 def singles(args, folder: Path, draw: int, steps: int, truth: dict[str, str]) -> dict[str, float]:
     """method -> the accuracy that it reaches on all labels, in percent."""
     words = [str(folder / "photos"), str(folder / "labels.csv"), "--seed", str(draw)]
@@ -130,13 +148,11 @@ def singles(args, folder: Path, draw: int, steps: int, truth: dict[str, str]) ->
     data = datasets.load("ImageFolder", folder / "photos", labeled_list=folder / "labels.csv")
     shared, found = label.common_flags(asked, data), {}
     for method in label.METHODS:
-        run, table = folder / "singles" / method, folder / "singles" / f"{method}.csv"
-        script = importlib.import_module(method)
+        run, script = folder / "singles" / method, importlib.import_module(method)
         with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
             argv = [*label.training(shared, method, planning.EPOCHS, steps), "--log", str(run)]
             script.main(script.parse_args(argv))
-            predict.main(predict.parse_args([str(run), str(folder / "photos"), "--out", str(table)]))
-        found[method] = score(table, truth)
+        found[method] = predicted(run, folder, truth)
     return found
 
 
@@ -157,6 +173,8 @@ def main(argv=None):
             f"true {true:.1f}",
             flush=True,
         )
+        accuracies = tried(folder, facts["plan"]["methods"], truth)
+        print("  trials: " + ", ".join(f"{method} {each:.1f}" for method, each in accuracies.items()), flush=True)
         if args.singles:
             alone = singles(args, folder, draw, facts["final_steps"], truth)
             print("  alone: " + ", ".join(f"{method} {each:.1f}" for method, each in alone.items()), flush=True)
