@@ -38,16 +38,17 @@ def ranking(right: Mapping[str, Mapping[int, bool]]) -> list[Ranked]:
     return ranked
 
 
-def quality(held_out: Sequence[tuple[str, str]], predicted: Counter[str]) -> estimates.Estimate:
-    """How many of the photos are probably right. A class counts as much as there are photos of it.
-
-    People label what they find, so the classes of the labels are not those of the photos; how many photos a class has
-    is known by the predictions alone. A class of which no label was held out does not count.
+def plain(held_out: Sequence[tuple[str, str]]) -> estimates.Estimate:
+    """How many of the photos are probably right, if their classes are as frequent as among the labels.
 
     Args:
         held_out: true and predicted class of each held-out label.
-        predicted: how many photos were given each class.
     """
+    return estimates.estimate(sum(true == found for true, found in held_out), len(held_out))
+
+
+def balanced(held_out: Sequence[tuple[str, str]]) -> estimates.Estimate:
+    """The same, if all classes are equally frequent; those of which no label was held out do not count."""
     numbers = Counter(true for true, _ in held_out)
-    weights = [(predicted[true] + 1) / numbers[true] for true, _ in held_out]  # + 1: no class has none at all
-    return estimates.weighted(np.array([true == found for true, found in held_out]), np.array(weights))
+    right = np.array([true == found for true, found in held_out])
+    return estimates.weighted(right, np.array([1 / numbers[true] for true, _ in held_out]))

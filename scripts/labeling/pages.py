@@ -2,7 +2,6 @@
 
 import csv
 import shlex
-from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -75,13 +74,12 @@ def lines(
     methods = f"{len(ranked)} method{'' if len(ranked) == 1 else 's'}"
     tried = f"{methods}, {len(parts)} of {planning.FOLDS} parts of the labels held out in turn; then "
     page = f", '{work.folder / 'report.png'}'" if parts else ""
-    predicted = _predicted(table)
     return [
         f"done: {tried if parts else ''}{method} on all {data.candidates:,} labels, {work.facts['final_steps']:,} "
         f"steps; in {minutes:.0f} minutes",
         f"chosen: {_choice(ranked, method, work.facts['plan']['left_out'])}",
-        f"how good: {_quality(_held_out(parts, data.classes), predicted, work.facts['plan']['left_out'])}",
-        f"written: '{table}' ({predicted.total():,} photos){page}, and the network: "
+        f"how good: {_quality(_held_out(parts, data.classes), work.facts['plan']['left_out'])}",
+        f"written: '{table}' ({len(_rows(table)):,} photos){page}, and the network: "
         f'timm.create_model("local-dir:{model}", pretrained=True)',
         f"next: label those that it is least sure of, and call this again with the longer list and another --out: "
         f"python predict.py {shlex.join([str(work.folder / 'runs' / 'final'), str(photos)])} --uncertain 20 --page "
@@ -103,26 +101,25 @@ def _choice(ranked: Sequence[evidence.Ranked], method: str, left_out: Sequence[s
     return f"{found}; points below it: {below}; {doubt}{missing}"
 
 
-def _quality(held_out: Sequence[tuple[str, str]], predicted: Counter[str], left_out: Sequence[str]) -> str:
+def _quality(held_out: Sequence[tuple[str, str]], left_out: Sequence[str]) -> str:
     if not held_out:
         remedy = "give more minutes, and another --out" if left_out else "label at least two photos of each class"
         return f"not measured; look at predictions.csv, and {remedy}"
-    found = evidence.quality(held_out, predicted)
-    return (
-        f"probably {found.accuracy:.0f} % of the photos are right (95 % interval: {found.low:.0f} to "
-        f"{found.high:.0f}), by {len(held_out):,} held-out labels; a class counts as often as it is predicted"
+    plain, balanced = evidence.plain(held_out), evidence.balanced(held_out)
+    found = (
+        f"probably {plain.accuracy:.0f} % of photos like the labeled ones are right (95 % interval: {plain.low:.0f} to "
+        f"{plain.high:.0f}), by {len(held_out):,} held-out labels"
     )
+    if f"{plain.accuracy:.0f}" == f"{balanced.accuracy:.0f}":
+        return found
+    interval = f"{balanced.low:.0f} to {balanced.high:.0f}"
+    return f"{found}; {balanced.accuracy:.0f} % ({interval}) if all classes are equally frequent"
 
 
 def _held_out(parts: Sequence[Path], classes: Sequence[str]) -> list[tuple[str, str]]:
     """True and predicted class of each label that some runs held out."""
     rows = [row for folder in parts for row in _rows(folder / "held_out.csv")]
     return [(classes[int(row["label"])], classes[int(row["predicted"])]) for row in rows]
-
-
-def _predicted(table: Path) -> Counter[str]:
-    """How many photos have each class."""
-    return Counter(row["class"] for row in _rows(table))
 
 
 def _rows(file: Path) -> list[dict[str, str]]:

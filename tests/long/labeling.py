@@ -115,13 +115,13 @@ def score(table: Path, truth: dict[str, str]) -> float:
     return 100 * float(np.mean([found[name] == true for name, true in truth.items()]))
 
 
-def estimated(told: str) -> tuple[float, float, float]:
-    """An accuracy and its interval, by a line of label.sh."""
-    found = re.search(r"probably (\d+) % .*interval: (\d+) to (\d+)\)", told)
-    if found is None:
+def estimated(told: str) -> list[tuple[float, float, float]]:
+    """The accuracies and their intervals, by a line of label.sh: for the labels' classes, and for even ones."""
+    plain = re.search(r"probably (\d+) % .*interval: (\d+) to (\d+)\)", told)
+    even = re.search(r"; (\d+) % \((\d+) to (\d+)\) if all classes", told) or plain
+    if plain is None:
         raise SystemExit(f"no estimate: {told}")
-    accuracy, low, high = map(float, found.groups())
-    return accuracy, low, high
+    return [(float(x[1]), float(x[2]), float(x[3])) for x in (plain, even)]
 
 
 def tried(folder: Path, methods: list[str], truth: dict[str, str]) -> dict[str, float]:
@@ -158,19 +158,18 @@ def singles(args, folder: Path, draw: int, steps: int, truth: dict[str, str]) ->
 
 def main(argv=None):
     args = parse_args(argv)
-    inside = 0
+    inside = np.zeros(2, dtype=int)
     for draw in range(args.first, args.first + args.draws):
         folder = args.out.resolve() / f"{args.images}-{draw}"
         truth = write_photos(args, draw, folder)
         seconds = call(args, folder, draw)
         facts = json.loads((folder / "labeled" / "label.json").read_text())
-        accuracy, low, high = estimated(facts["told"][2])
-        true = score(folder / "labeled" / "predictions.csv", truth)
-        inside += low <= true <= high
+        found, true = estimated(facts["told"][2]), score(folder / "labeled" / "predictions.csv", truth)
+        inside += [low <= true <= high for _, low, high in found]
+        said = ", for even classes ".join(f"{accuracy:.0f} ({low:.0f} to {high:.0f})" for accuracy, low, high in found)
         print(
             f"draw {draw}: {seconds / 60:.1f} minutes, {facts['chosen']} of {', '.join(facts['plan']['methods'])}, "
-            f"{facts['done']} parts, {facts['final_steps']} steps, estimated {accuracy:.0f} ({low:.0f} to {high:.0f}), "
-            f"true {true:.1f}",
+            f"{facts['done']} parts, {facts['final_steps']} steps, estimated {said}, true {true:.1f}",
             flush=True,
         )
         accuracies = tried(folder, facts["plan"]["methods"], truth)
@@ -178,7 +177,7 @@ def main(argv=None):
         if args.singles:
             alone = singles(args, folder, draw, facts["final_steps"], truth)
             print("  alone: " + ", ".join(f"{method} {each:.1f}" for method, each in alone.items()), flush=True)
-    print(f"the interval held the true accuracy in {inside} of {args.draws}")
+    print(f"the intervals held the true accuracy in {inside[0]} and, for even classes, {inside[1]} of {args.draws}")
 
 
 if __name__ == "__main__":

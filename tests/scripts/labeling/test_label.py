@@ -6,7 +6,6 @@ import json
 import os
 import re
 import subprocess
-from collections import Counter
 from pathlib import Path
 from unittest import mock
 
@@ -108,11 +107,16 @@ def test_it_tries_chooses_trains_and_writes(labeled):
     with open(out / "predictions.csv", newline="") as file:
         predictions = list(csv.DictReader(file))
     assert len(predictions) == 45
-    good = evidence.quality(pairs[facts["chosen"]], Counter(row["class"] for row in predictions))
-    assert facts["told"][2] == (
-        f"how good: probably {good.accuracy:.0f} % of the photos are right (95 % interval: {good.low:.0f} to "
-        f"{good.high:.0f}), by 15 held-out labels; a class counts as often as it is predicted"
+    plain, balanced = evidence.plain(pairs[facts["chosen"]]), evidence.balanced(pairs[facts["chosen"]])
+    assert plain.accuracy == pytest.approx(100 * max(rights.values()) / 15)
+    assert facts["told"][2].startswith(
+        f"how good: probably {plain.accuracy:.0f} % of photos like the labeled ones are right (95 % interval: "
+        f"{plain.low:.0f} to {plain.high:.0f}), by 15 held-out labels"
     )
+    equally = (
+        f"; {balanced.accuracy:.0f} % ({balanced.low:.0f} to {balanced.high:.0f}) if all classes are equally frequent"
+    )
+    assert facts["told"][2].endswith(equally) == (round(plain.accuracy) != round(balanced.accuracy))
     assert Image.open(out / "report.png").width > 300
     assert [line.split(":")[0] for line in facts["told"]] == ["done", "chosen", "how good", "written", "next"]
 

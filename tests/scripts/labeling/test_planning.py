@@ -1,12 +1,10 @@
 """How the time is shared out, and what the held-out labels say."""
 
-from collections import Counter
-
 import pytest
 
 from common.errors import UserError
 from common.records import estimates
-from scripts.labeling import evidence, planning
+from scripts.labeling import evidence, pages, planning
 from scripts.labeling.planning import Costs, Plan
 
 ALL = ("erm", "fixmatch", "flexmatch")
@@ -65,19 +63,23 @@ def test_the_ranking_by_hand():
     assert not second.below.is_clear
 
 
-def test_each_class_counts_as_often_as_it_is_predicted():
-    """Four labels of `a`, three of them recognised, and one of `b`, which is not; as many photos of both.
+def test_the_estimate_where_all_classes_are_equally_frequent():
+    """Four labels of `a`, three of them recognised, and one of `b`, which is not.
 
-    By hand: weights of 10 / 4 and 10, so 7.5 of 20 are right; and 20^2 / (4 * 2.5^2 + 10^2) = 3.2 labels.
+    By hand: weights of 1 / 4 and 1, so 0.75 of 2 are right; and 2^2 / (4 / 16 + 1) = 3.2 labels.
     """
     held_out = [("a", "a"), ("a", "a"), ("a", "b"), ("a", "a"), ("b", "a")]
-    found = evidence.quality(held_out, Counter(a=9, b=9))
+    found = evidence.balanced(held_out)
     assert found.accuracy == pytest.approx(37.5)
     assert (found.low, found.high) == pytest.approx((7.9, 80.7), abs=0.1)
-    mostly_a = evidence.quality(held_out, Counter(a=99))  # no photo is said to be a `b`, which yet counts a little
-    assert mostly_a.accuracy == pytest.approx(75 * 100 / 101)
+    assert evidence.plain(held_out) == estimates.estimate(3, 5)
+    even = [("a", "a"), ("a", "b"), ("b", "b"), ("b", "b")]
+    assert evidence.balanced(even) == pytest.approx(evidence.plain(even))
 
 
-def test_equal_shares_are_the_plain_accuracy():
-    held_out = [("a", "a"), ("a", "b"), ("b", "b"), ("b", "b")]
-    assert evidence.quality(held_out, Counter(a=50, b=50)) == pytest.approx(estimates.estimate(3, 4))
+def test_the_second_estimate_is_told_where_it_differs():
+    uneven, even = [("a", "a")] * 8 + [("b", "a")] * 2, [("a", "a"), ("b", "a")]
+    assert pages._quality(uneven, []).endswith(
+        "by 10 held-out labels; 50 % (19 to 81) if all classes are equally frequent"
+    )
+    assert pages._quality(even, []).endswith("by 2 held-out labels")
