@@ -26,6 +26,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -58,8 +59,12 @@ def parse_args(argv=None):
     return parser.parse_args(argv)
 
 
-def write_photos(args, draw: int, folder: Path) -> dict[str, str]:
-    """Photos, and a list of 40 labels beside them. Returns name -> class of those without a label."""
+def write_photos(args, draw: int, folder: Path, numbers: Sequence[int] = LABELS) -> dict[str, str]:
+    """Photos, and a list of labels beside them. Returns name -> class of those without a label.
+
+    Args:
+        numbers: of labels of the classes, in a random order.
+    """
     rng = np.random.default_rng(draw)
     photos, truth = folder / "photos", {}
     photos.mkdir(parents=True)
@@ -76,7 +81,7 @@ def write_photos(args, draw: int, folder: Path) -> dict[str, str]:
             shutil.copy(files[i], photos / name)
             truth[name] = files[i].parent.name
     labels = {}
-    for name, number in zip(rng.permutation(sorted(set(truth.values()))), LABELS, strict=True):
+    for name, number in zip(rng.permutation(sorted(set(truth.values()))), numbers, strict=True):
         own = [photo for photo, found in truth.items() if found == name]
         labels |= dict.fromkeys(map(str, rng.choice(own, number, False)), str(name))
     with open(folder / "labels.csv", "w", newline="") as file:
