@@ -234,8 +234,10 @@ class Clusters:
         if run.folder not in self.found:
             network = trained.load(run.folder, "latest")
             images = self.data.train.oriented(network.args.exif_orientation).subset(self.images(run))
-            found = agreement.features_and_predictions(network, images, self.device, self.workers)
-            self.found[run.folder] = agreement.Agreement(*found, len(self.data.classes))
+            features, predictions = agreement.features_and_predictions(network, images, self.device, self.workers)
+            if not np.isfinite(features).all():
+                raise UserError(f"'{run.folder}': the network's outputs are NaN or infinite: leave this run out")
+            self.found[run.folder] = agreement.Agreement(features, predictions, len(self.data.classes))
         return self.found[run.folder]
 
     def images(self, run: Run) -> np.ndarray:

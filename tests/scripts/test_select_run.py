@@ -434,3 +434,8 @@ def test_images_of_ones_own_are_read_as_each_run_read_them(tmp_path, monkeypatch
     monkeypatch.setattr(agreement, "features_and_predictions", noting)
     select(tmp_path / "runs", "-j", "0", "--device", "cpu")
     assert sorted(seen) == [("stored", 20, (24, 32)), ("turned", 20, (32, 24))]
+
+    broken = np.full((20, 8), np.nan), np.zeros(20)
+    monkeypatch.setattr(agreement, "features_and_predictions", lambda *args: broken)
+    with pytest.raises(UserError, match="stored': the network's outputs are NaN or infinite: leave this run out"):
+        select(tmp_path / "runs", "-j", "0", "--device", "cpu")
