@@ -238,13 +238,13 @@ def try_methods(work: Work, minutes: float, shared: list[str], costs: planning.C
         work.save(done=number)
 
 
-def rank(work: Work) -> list[evidence.Ranked]:
-    """The methods by the held-out labels of all trials; none where there was none."""
+def recognised(work: Work) -> dict[str, dict[int, bool]]:
+    """method -> held-out image of any trial -> whether it was recognised; empty where there was no trial."""
     right: dict[str, dict[int, bool]] = {}
-    for method in work.facts["plan"]["methods"]:
+    for method in work.facts["plan"]["methods"] if work.facts["done"] else ():
         found = [outcomes(run) or {} for folder in trials(work, method) for run in read_runs([folder])]
         right[method] = {image: is_right for each in found for image, is_right in each.items()}
-    return evidence.ranking(right) if work.facts["done"] else []
+    return right
 
 
 def train_on_all(
@@ -290,13 +290,13 @@ def label(work: Work, args, data: Data) -> None:
     names = f"{', '.join(plan['methods'])} on {plan['rounds']} of {planning.FOLDS} parts of the labels{more}"
     heading(2, f"{names}; {plan['steps']:,} steps each" if plan["rounds"] else "nothing is compared")
     try_methods(work, args.minutes, shared, costs, most)
-    ranked = rank(work)
+    right = recognised(work)
+    ranked = evidence.ranking(right)
     heading(3, f"{ranked[0].method if ranked else plan['methods'][0]} on all labels")
     method = train_on_all(work, args.minutes, shared, costs, ranked)
     heading(4, "predictions, report and network")
     model = write(work, args, data, method)
-    held_out = trials(work, method)
-    work.save(told=pages.lines(work, args.photos, data, ranked, held_out, model))
+    work.save(told=pages.lines(work, args.photos, data, right, model))
 
 
 def main(args):

@@ -22,8 +22,10 @@ def ranking(right: Mapping[str, Mapping[int, bool]]) -> list[Ranked]:
     """The best one first; of equals the one that is named first.
 
     Args:
-        right: method -> image -> whether it was recognised; the same images for all.
+        right: method -> image -> whether it was recognised; the same images for all. No method, no ranking.
     """
+    if not right:
+        return []
     images = sorted(next(iter(right.values())))
     outcomes = {method: np.array([found[image] for image in images]) for method, found in right.items()}
     order = sorted(outcomes, key=lambda method: -outcomes[method].sum())
@@ -38,17 +40,29 @@ def ranking(right: Mapping[str, Mapping[int, bool]]) -> list[Ranked]:
     return ranked
 
 
-def plain(held_out: Sequence[tuple[str, str]]) -> estimates.Estimate:
-    """How many of the photos are probably right, if their classes are as frequent as among the labels.
+def by_the_others(right: Mapping[str, Mapping[int, bool]]) -> dict[int, bool]:
+    """Whether each image is recognised by the method that the other images choose.
+
+    The accuracy of the chosen method is too high: of several, that is chosen which had luck with these images. Here, no
+    image is scored by a method that it has helped to choose.
 
     Args:
-        held_out: true and predicted class of each held-out label.
+        right: see `ranking`.
     """
-    return estimates.estimate(sum(true == found for true, found in held_out), len(held_out))
+    totals = {method: sum(found.values()) for method, found in right.items()}
+    chosen = {}
+    for image in next(iter(right.values())):
+        best = max(right, key=lambda method: totals[method] - right[method][image])  # of equals the first
+        chosen[image] = right[best][image]
+    return chosen
 
 
-def balanced(held_out: Sequence[tuple[str, str]]) -> estimates.Estimate:
+def plain(right: Sequence[bool]) -> estimates.Estimate:
+    """How many of the photos are probably right, if their classes are as frequent as among the labels."""
+    return estimates.estimate(sum(right), len(right))
+
+
+def balanced(right: Sequence[bool], classes: Sequence[int]) -> estimates.Estimate:
     """The same, if all classes are equally frequent; those of which no label was held out do not count."""
-    numbers = Counter(true for true, _ in held_out)
-    right = np.array([true == found for true, found in held_out])
-    return estimates.weighted(right, np.array([1 / numbers[true] for true, _ in held_out]))
+    numbers = Counter(classes)
+    return estimates.weighted(np.array(right), np.array([1 / numbers[each] for each in classes]))

@@ -2,7 +2,7 @@
 
 import csv
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -60,26 +60,24 @@ def report(parts: Sequence[Path], data: Data, file: Path, device: str | None) ->
     write_whole(file, report_page.draw(matrix, errors[:MOST], data.classes, data.train, title))
 
 
-def lines(
-    work: Work, photos: Path, data: Data, ranked: Sequence[evidence.Ranked], parts: Sequence[Path], model: Path
-) -> list[str]:
+def lines(work: Work, photos: Path, data: Data, right: Mapping[str, Mapping[int, bool]], model: Path) -> list[str]:
     """What was done, what was chosen, how good it probably is, what was written, and what to do next.
 
     Args:
         data: the dataset that was trained on.
-        ranked, parts: the methods, and the folders of the chosen one's trials; none where there were no trials.
+        right: method -> held-out image -> whether it was recognised; empty where there were no trials.
         model: folder of the exported network.
     """
     method, table, minutes = work.facts["chosen"], work.folder / "predictions.csv", work.seconds / 60
-    methods = f"{len(ranked)} method{'' if len(ranked) == 1 else 's'}"
-    tried = f"{methods}, {len(parts)} of {planning.FOLDS} parts of the labels held out in turn; then "
-    page = f", '{work.folder / 'report.png'}'" if parts else ""
+    methods = f"{len(right)} method{'' if len(right) == 1 else 's'}"
+    tried = f"{methods}, {work.facts['done']} of {planning.FOLDS} parts of the labels held out in turn; then "
+    page = f", '{work.folder / 'report.png'}'" if right else ""
     return [
-        f"done: {tried if parts else ''}{method} on all {data.candidates:,} labels, {work.facts['final_steps']:,} "
+        f"done: {tried if right else ''}{method} on all {data.candidates:,} labels, {work.facts['final_steps']:,} "
         f"steps; in {minutes:.0f} minutes",
-        f"chosen: {_choice(ranked, method, work.facts['plan']['left_out'])}",
-        f"how good: {_quality(_held_out(parts, data.classes), work.facts['plan']['left_out'])}",
-        f"written: '{table}' ({len(_rows(table)):,} photos){page}, and the network: "
+        f"chosen: {_choice(evidence.ranking(right), method, work.facts['plan']['left_out'])}",
+        f"how good: {_quality(right, data.train.labels, work.facts['plan']['left_out'])}",
+        f"written: '{table}' ({_rows(table):,} photos){page}, and the network: "
         f'timm.create_model("local-dir:{model}", pretrained=True)',
         f"next: label those that it is least sure of, and call this again with the longer list and another --out: "
         f"python predict.py {shlex.join([str(work.folder / 'runs' / 'final'), str(photos)])} --uncertain 20 --page "
@@ -101,27 +99,23 @@ def _choice(ranked: Sequence[evidence.Ranked], method: str, left_out: Sequence[s
     return f"{found}; points below it: {below}; {doubt}{missing}"
 
 
-def _quality(held_out: Sequence[tuple[str, str]], left_out: Sequence[str]) -> str:
-    if not held_out:
+def _quality(right: Mapping[str, Mapping[int, bool]], labels: np.ndarray, left_out: Sequence[str]) -> str:
+    if not right:
         remedy = "give more minutes, and another --out" if left_out else "label at least two photos of each class"
         return f"not measured; look at predictions.csv, and {remedy}"
-    plain, balanced = evidence.plain(held_out), evidence.balanced(held_out)
-    found = (
+    found = evidence.by_the_others(right)
+    plain = evidence.plain(list(found.values()))
+    balanced = evidence.balanced(list(found.values()), [int(labels[image]) for image in found])
+    said = (
         f"probably {plain.accuracy:.0f} % of photos like the labeled ones are right (95 % interval: {plain.low:.0f} to "
-        f"{plain.high:.0f}), by {len(held_out):,} held-out labels"
+        f"{plain.high:.0f}), by {len(found):,} held-out labels"
     )
     if f"{plain.accuracy:.0f}" == f"{balanced.accuracy:.0f}":
-        return found
+        return said
     interval = f"{balanced.low:.0f} to {balanced.high:.0f}"
-    return f"{found}; {balanced.accuracy:.0f} % ({interval}) if all classes are equally frequent"
+    return f"{said}; {balanced.accuracy:.0f} % ({interval}) if all classes are equally frequent"
 
 
-def _held_out(parts: Sequence[Path], classes: Sequence[str]) -> list[tuple[str, str]]:
-    """True and predicted class of each label that some runs held out."""
-    rows = [row for folder in parts for row in _rows(folder / "held_out.csv")]
-    return [(classes[int(row["label"])], classes[int(row["predicted"])]) for row in rows]
-
-
-def _rows(file: Path) -> list[dict[str, str]]:
+def _rows(file: Path) -> int:
     with open(file, encoding="utf-8", errors="surrogateescape", newline="") as stream:
-        return list(csv.DictReader(stream))
+        return sum(1 for _ in csv.reader(stream)) - 1

@@ -1,5 +1,6 @@
 """How the time is shared out, and what the held-out labels say."""
 
+import numpy as np
 import pytest
 
 from common.errors import UserError
@@ -63,23 +64,33 @@ def test_the_ranking_by_hand():
     assert not second.below.is_clear
 
 
+def test_no_image_is_scored_by_a_method_that_it_has_chosen():
+    """`a` leads by one image. Without any of its three, it is no better than `b`, which is named first."""
+    right = {
+        "b": dict(enumerate([False, False, True, True, False])),
+        "a": dict(enumerate([True, True, False, True, False])),
+    }
+    assert evidence.by_the_others(right) == {0: False, 1: False, 2: False, 3: True, 4: False}
+    assert evidence.by_the_others({"a": right["a"]}) == right["a"]
+
+
 def test_the_estimate_where_all_classes_are_equally_frequent():
-    """Four labels of `a`, three of them recognised, and one of `b`, which is not.
+    """Four labels of class 0, three of them recognised, and one of class 1, which is not.
 
     By hand: weights of 1 / 4 and 1, so 0.75 of 2 are right; and 2^2 / (4 / 16 + 1) = 3.2 labels.
     """
-    held_out = [("a", "a"), ("a", "a"), ("a", "b"), ("a", "a"), ("b", "a")]
-    found = evidence.balanced(held_out)
+    right = [True, True, False, True, False]
+    found = evidence.balanced(right, [0, 0, 0, 0, 1])
     assert found.accuracy == pytest.approx(37.5)
     assert (found.low, found.high) == pytest.approx((7.9, 80.7), abs=0.1)
-    assert evidence.plain(held_out) == estimates.estimate(3, 5)
-    even = [("a", "a"), ("a", "b"), ("b", "b"), ("b", "b")]
-    assert evidence.balanced(even) == pytest.approx(evidence.plain(even))
+    assert evidence.plain(right) == estimates.estimate(3, 5)
+    assert evidence.balanced(right[:4], [0, 0, 1, 1]) == pytest.approx(evidence.plain(right[:4]))
 
 
 def test_the_second_estimate_is_told_where_it_differs():
-    uneven, even = [("a", "a")] * 8 + [("b", "a")] * 2, [("a", "a"), ("b", "a")]
-    assert pages._quality(uneven, []).endswith(
+    right, labels = {"erm": dict(enumerate([True] * 8 + [False] * 2))}, np.repeat([0, 1], [8, 2])
+    assert pages._quality(right, labels, []).endswith(
         "by 10 held-out labels; 50 % (19 to 81) if all classes are equally frequent"
     )
-    assert pages._quality(even, []).endswith("by 2 held-out labels")
+    even = {"erm": {0: True, 8: False}}
+    assert pages._quality(even, labels, []).endswith("by 2 held-out labels")
