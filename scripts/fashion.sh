@@ -30,14 +30,14 @@ all all  --train-resizing native --val-resizing native --auto-augment classic
 all all  --batch-size 8 --no-decay-on-norms --ema 0.99
 
 remixmatch,self_tuning,softmatch                                       FashionMNIST:40   --lr 0.03
-adamatch,comatch,debiasmatch,dst,freematch,pi_model,simmatch,uda,vat   FashionMNIST:40   --lr 0.1
+debiasmatch,dst,freematch,pi_model,uda                                 FashionMNIST:40   --lr 0.1
+adamatch,comatch,mixmatch,simmatch,vat                                 FashionMNIST:40   --lr 0.1
 erm,fixmatch,flexmatch,mean_teacher,pseudo_label                       FashionMNIST:40   --lr 0.3
 remixmatch                                                             FashionMNIST:400  --lr 0.01
 erm,mean_teacher,pi_model,pseudo_label,uda                             FashionMNIST:400  --lr 0.03
-adamatch,comatch,simmatch,vat                                          FashionMNIST:400  --lr 0.03
+adamatch,comatch,mixmatch,simmatch,vat                                 FashionMNIST:400  --lr 0.03
 debiasmatch,dst,fixmatch,flexmatch,freematch,self_tuning,softmatch     FashionMNIST:400  --lr 0.1
 oracle                                                                 all               --lr 0.1
-mixmatch                                                               all               --lr 0.03
 
 erm,fixmatch,flexmatch,freematch,softmatch,uda,debiasmatch,dst,oracle  all  --lr-scheduler cos --trade-off-cls-strong 0
 pseudo_label,pi_model,mean_teacher,adamatch,vat                        all  --lr-scheduler cos --trade-off-cls-strong 0
