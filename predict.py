@@ -318,7 +318,9 @@ class Table:
     def tell(self) -> None:
         """Log what was predicted, of which network, and what was left out."""
         if self.errors:
-            told = "their rows say why" if self.args.page is None else "they are left out"
+            has_table = self.args.out is not None or self.args.page is None
+            has_rows = has_table and self.args.uncertain is None
+            told = "their rows say why" if has_rows else "they are left out"
             logger.warning(f"{len(self.errors):,} of the {self.number:,} images could not be read: {told}")
         shown = [f"{number:,} {name}" for name, number in self.counts.most_common(SHOWN)]
         more = f" and {len(self.counts) - SHOWN:,} more classes" if len(self.counts) > SHOWN else ""

@@ -36,6 +36,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from common import cli, datasets, trained
 from common.errors import UserError
+from common.records import best_epoch
 from common.system import limits
 from common.system.devices import find_device
 from scripts.results import agreement, intervals, tables
@@ -325,6 +326,8 @@ def main(args):
         "val": ("val_best_top1", "best.pth", "in the epoch that the held-out images choose"),
         "clusters": ("last_top1", "latest.pth", "after the last epoch"),
     }[by]
+    if all(run.result.get("chosen_by") == best_epoch.LAST for run in first.runs):
+        when = "after the last epoch"
     print(tables.wrapped(f"chosen: {names[id(first)]}; its test accuracy {when}: {first.show(field)}"))
     for run in first.runs:
         print(f"    {run.folder / 'checkpoints' / file}")

@@ -11,7 +11,7 @@
 # 64 pixels, 320 steps of 32 labeled and 32 unlabeled images, tested every 80. The rate hardly falls in so few steps, so
 # each test is that of a shorter run. The labels are the same number of each class. Learning rates and thresholds are
 # label.sh's, and DST and SoftMatch have its rate of 0.01; nothing is tuned on this data. cells.sh lists what else can be
-# set; docs/which_method.md has the results.
+# set.
 set -euo pipefail
 # shellcheck source=scripts/cells.sh
 . "$(dirname "${BASH_SOURCE[0]}")/cells.sh"

@@ -307,6 +307,7 @@ def cells(runs: Iterable[Run]) -> tuple[dict[Place, list[Cell]], list[str]]:
             groups[_frozen(run.settings), _split(run, members)].append(run)
         table[place] = [Cell(place, _one_per_seed(group, notes)) for group in groups.values()]
         table[place].sort(key=lambda cell: -len(cell.runs))
+        notes += [note for cell in table[place] for note in _of_several_scripts(cell)]
     return table, notes
 
 
@@ -356,6 +357,14 @@ def _one_per_seed(runs: list[Run], notes: list[str]) -> list[Run]:
         if kept is not run:
             notes.append(f"left out, the same settings and seed as '{kept.folder}': '{run.folder}'")
     return [first[seed] for seed in sorted(first)]
+
+
+def _of_several_scripts(cell: Cell) -> list[str]:
+    """A note where the script changed from one run to the next. Older runs do not say which script they had."""
+    hashes = {run.result.get("script_sha256") for run in cell.runs} - {None}
+    if len(hashes) < 2:
+        return []
+    return [f"{cell.method}.py has changed between these runs: {', '.join(str(run.folder) for run in cell.runs)}"]
 
 
 def _frozen(value: Any) -> Hashable:

@@ -116,10 +116,11 @@ def _measured(values: list[float]) -> str:
 def _difference(cell: Cell, against: str, cells: dict[Place, list[Cell]]) -> str:
     """The cell's last epoch minus that method's, for the same images, network and number of labels.
 
-    The oracle, which has all labels, is compared where the method was run with one number of labels.
+    The oracle, which has all labels, is compared where the method was run with one number of labels. Without a seed in
+    common nothing is compared.
 
     Raises:
-        UserError: the method has several settings there, or the two have no seed in common.
+        UserError: the method has several settings there.
     """
     bases = [
         base
@@ -135,6 +136,8 @@ def _difference(cell: Cell, against: str, cells: dict[Place, list[Cell]]) -> str
             f"{bases[0].place} was run with several settings ({'; '.join(differing(bases))}): name folders that hold "
             f"one, or leave out --against"
         )
+    if not {run.draw for run in bases[0].runs} & {run.draw for run in cell.runs}:
+        return MISSING
     found = differences(bases[0], cell, "last_top1")
     return in_words(statistics.fmean(found), half_width(found))
 

@@ -128,6 +128,10 @@ def test_unreadable_images_are_rows_and_are_counted(run, images, capsys):
         assert rows[number][2].startswith(error)
         assert rows[number][3:] == ["", ""]
     assert "4 of the 6 images could not be read: their rows say why\n" in capsys.readouterr().err
+    table(run, "a.png", "broken.png", "--uncertain", "1")
+    assert "1 of the 2 images could not be read: they are left out\n" in capsys.readouterr().err
+    table(run, "a.png", "broken.png", "--page", "page.html")
+    assert "1 of the 2 images could not be read: their rows say why\n" in capsys.readouterr().err
     # A whole batch of them between others changes nothing.
     again = table(run, "a.png", "broken.png", "wide.png", "cut.png", "b/2.png", "-b", "1")
     assert [row[1] for row in again[1:]] == [rows[1][1], "", "", "", rows[4][1]]

@@ -572,6 +572,11 @@ def test_the_difference_from_a_method_is_paired_by_seed(write_run, tmp_path, cap
     more = {"fixmatch 40": ["+1.0"], "erm 40": ["–"], "oracle all": ["–"]}  # which of the two is meant?
     assert columns(table, "minus erm") == shown | more
 
+    write_run("later", 90.0, 99, "--num-samples-per-class", "7", dataset="Digits")
+    write_run("later_erm", 90.0, 99, "--num-samples-per-class", "7", "--seed", "9", **of_erm)  # no seed in common
+    collect(tmp_path, "--against", "erm", "--markdown", table)
+    assert columns(table, "minus erm") == shown | more | {"fixmatch 7": ["–"], "erm 7": ["–"]}
+
     write_run("slow0", 50.0, 90, "--lr", "0.9", **of_erm)
     with pytest.raises(UserError, match=r"erm, 4 labels on Digits .* with several settings \(lr 0.003; lr 0.9\)"):
         collect(tmp_path, "--against", "erm")
@@ -603,6 +608,23 @@ def test_the_same_seed_twice_counts_once(write_run, tmp_path, capsys):
     out = capsys.readouterr().out
     assert lines_of(out, "fixmatch")["best on test"][1] == "75.0 ± 7.1"
     assert re.search(r"^left out, the same settings and seed as '\S*/a': '\S*/b'$", out, re.MULTILINE)
+
+
+def of_script(folder: Path, sha256: str | None) -> None:
+    result = json.loads((folder / "result.json").read_text())
+    (folder / "result.json").write_text(json.dumps(result | {"script_sha256": sha256}))
+
+
+def test_a_note_says_that_the_script_has_changed_between_the_seeds(write_run, tmp_path, capsys):
+    for seed, script in enumerate(("aa", "aa", None)):
+        of_script(write_run(f"s{seed}", 60, 70, "--seed", str(seed)), script)
+    collect(tmp_path)
+    assert "has changed" not in capsys.readouterr().out  # an older run does not say it
+    of_script(write_run("s3", 60, 70, "--seed", "3"), "bb")
+    collect(tmp_path)
+    out = " ".join(capsys.readouterr().out.split())
+    names = ", ".join(str(tmp_path / f"s{seed}") for seed in range(4))
+    assert f"fixmatch.py has changed between these runs: {names}" in out
 
 
 @pytest.mark.parametrize(("flags", "number"), [((), 3), (("--split-seed", "0"), 3), (("--split-seed", "5"), 3)])

@@ -248,13 +248,13 @@ def test_parts_of_the_labels_count_as_seeds(write_run, tmp_path, capsys):
             images = {"indices": [1000 + part], "held_out": [10 * part, 10 * part + 1]}
             (folder / "labeled.json").write_text(json.dumps(images))
             result = json.loads((folder / "result.json").read_text())
-            nothing = dict.fromkeys(("last_top1", "best_top1", "val_best_top1"))
+            nothing = dict.fromkeys(("last_top1", "best_top1", "val_best_top1")) | {"chosen_by": "last epoch"}
             (folder / "result.json").write_text(json.dumps(result | nothing))
     select(tmp_path)
     out = capsys.readouterr().out
     assert [row[0] for row in rows_of(out)] == ["65.0", "65.0"]
     assert "Means over the seeds 0 (part 1/2), 0 (part 2/2)." in out
-    assert "in the epoch that the held-out images choose: not measured" in out.replace("\n    ", " ")
+    assert "its test accuracy after the last epoch: not measured" in out.replace("\n    ", " ")
     collect_results.main(collect_results.parse_args([str(tmp_path), "--csv", str(tmp_path / "out.csv")]))
     out = capsys.readouterr().out
     assert re.search(r"seeds +last +held-out +best on test", out)
