@@ -8,13 +8,15 @@
     p_unlabeled = mean of p_u over the newest `window` batches; with --window 0 a running mean
 
 Paper: Berthelot et al., AdaMatch: A Unified Approach to Semi-Supervised Learning and Domain Adaptation, ICLR 2022,
-arXiv:2106.04732. The defaults of threshold, window and averages are the authors', the rest is as in fixmatch.py; no
-figure is published for them. --ema 0 tests the weights themselves. Differences from the authors' code:
- 1. The labeled logits come from one pass. There each is a random mixture of two passes, with and without the unlabeled
-    images, which is meant for images of two domains: --interpolate.
- 2. The weight of loss_u is constant. There it rises over the first half of the training: --warm-up-epochs.
- 3. fixmatch.py's differences 1 to 3, no CTAugment and no Cutout. There strong labeled views weigh as much as weak ones.
-USB's form, on which published errors from scratch are based, has neither 1 nor 2, --window 0 and --threshold 0.95.
+arXiv:2106.04732. Threshold, window and averages have the authors' defaults. The rest is as in fixmatch.py. No figure
+has been published for this combination. An average of the weights is tested (--ema 0: the weights themselves).
+Differences from the authors' code:
+ 1. The labeled logits come from one pass. Theirs are a random mixture of two passes, with and without the unlabeled
+    images. That is meant for images of two domains. --interpolate does it.
+ 2. The weight of loss_u is constant. Theirs rises over the first half of the training (see --warm-up-epochs).
+ 3. fixmatch.py's differences 1 to 3. No CTAugment and no Cutout. Their strong labeled views weigh as much as weak ones.
+Published errors from scratch are based on USB's form. It has neither the mixture of 1 nor the rise of 2. It has
+--window 0 and --threshold 0.95.
 
 Cells: scripts/scratch.sh. Diff against: fixmatch.py.
 """
@@ -40,7 +42,7 @@ def parse_args(argv=None):
         "--trade-off-self-training", type=cli.non_negative, default=1.0, help="weight of loss_u (default: 1)"
     )
     group.add_argument(
-        "--threshold", type=cli.fraction, default=0.9, help="part of the labeled images' confidence (default: 0.9)"
+        "--threshold", type=cli.fraction, default=0.9, help="least confidence / mean on labeled images (default: 0.9)"
     )
     group.add_argument("--momentum", type=cli.fraction, default=0.999, help="of the running means (default: 0.999)")
     group.add_argument(
@@ -50,7 +52,11 @@ def parse_args(argv=None):
         metavar="N",
         help="batches whose unlabeled predictions are averaged; 0: all so far, by --momentum (default: 128)",
     )
-    group.add_argument("--interpolate", action="store_true", help="see above; has the joint pass (default: no)")
+    group.add_argument(
+        "--interpolate",
+        action="store_true",
+        help="mix labeled logits with those of a pass without unlabeled images; implies --joint-passes (default: no)",
+    )
     group.add_argument(
         "--warm-up-epochs",
         type=cli.non_negative_int,

@@ -12,11 +12,12 @@ z is a projection of the features to the unit sphere. The bank holds weak views 
 unlabeled images, z and the label of labeled ones. Targets are soft, and carry no gradient.
 
 Paper: Li et al., CoMatch: Semi-supervised Learning with Contrastive Graph Regularization, ICCV 2021, arXiv:2011.11183.
-The defaults are those of the authors' code for CIFAR-10, which also tests an average of the weights (--ema 0 tests the
-weights). The rest is as in fixmatch.py; no figure is published for these. Differences from the authors' code:
+The defaults are those of the authors' code for CIFAR-10. As there, an average of the weights is tested (--ema 0: the
+weights themselves). The rest is as in fixmatch.py. No figure has been published for this combination. Differences from
+the authors' code:
  1. The window holds 128 batches (there 32): with hundreds of classes, a batch here has few images of each.
- 2. Every view has a forward pass of its own, unless --joint-passes is given (there one pass for all); as many unlabeled
-    as labeled images in a batch (there 7 times as many).
+ 2. Every view has a forward pass of its own, unless --joint-passes is given (there one pass for all). A batch has as
+    many unlabeled as labeled images (there 7 times as many).
  3. Both strong views are RandAugment's, as in USB (there the second one is SimCLR's), without Cutout.
  4. Smoothing begins when the bank is full (there two steps later, in USB in the second epoch).
 USB's form, on which published errors from scratch are based, has a ReLU in the projector and adds 1e-6 where q is
@@ -52,7 +53,7 @@ def parse_args(argv=None):
     )
     group.add_argument("--T", type=cli.positive, default=0.2, help="temperature of embeddings (default: 0.2)")
     group.add_argument(
-        "--smoothing", type=cli.fraction, default=0.9, help="what targets keep of their own (default: 0.9)"
+        "--smoothing", type=cli.fraction, default=0.9, help="weight of an image's own q in its target (default: 0.9)"
     )
     group.add_argument(
         "--window", type=cli.positive_int, default=128, metavar="N", help="batches to align with (default: 128)"
@@ -116,7 +117,10 @@ class Bank(nn.Module):
         return own * p + (1 - own) * neighbours
 
     def write(self, z, p):
-        """What `smooth` takes, but of all processes. `p` is not smoothed, or errors would feed themselves."""
+        """Add embeddings [B, P] and predictions [B, C], and those of the other processes.
+
+        Give predictions from before `smooth`: after it, errors would feed themselves.
+        """
         z, p = processes.gather(z), processes.gather(p)
         slots = (self.written + torch.arange(len(z), device=z.device)) % len(self.embeddings)
         self.embeddings[slots], self.probabilities[slots] = z, p

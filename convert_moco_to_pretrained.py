@@ -4,8 +4,8 @@
 
 BACKBONE_OUT gets the backbone of the query encoder, FC_OUT its projection head, both as dictionaries of tensors with
 the names that torchvision and timm use. INPUT is a checkpoint of MoCo v1 or v2 (the published table's is
-moco_v2_800ep_pretrain.pth.tar of https://github.com/facebookresearch/moco), of MoCo v3, or of DINO, whose teacher is
-taken. No code in it is run.
+moco_v2_800ep_pretrain.pth.tar of https://github.com/facebookresearch/moco), of MoCo v3, or of DINO (its teacher is
+taken). No code from the file is run.
 """
 
 import argparse
@@ -24,7 +24,7 @@ from common.system import checkpoint
 
 @dataclass(frozen=True)
 class Format:
-    """Where a kind of checkpoint keeps the encoder: prefixes of names in an entry of the file, less `module.`."""
+    """Where a kind of checkpoint keeps the encoder: an entry of the file, and prefixes of names without `module.`."""
 
     entry: str
     backbone: str
@@ -48,7 +48,7 @@ def parse_args(argv=None):
 
 
 def read(file: Path) -> object:
-    with torch.serialization.safe_globals([argparse.Namespace]):  # DINO's files hold one, of plain values
+    with torch.serialization.safe_globals([argparse.Namespace]):  # DINO's files hold a Namespace of plain values
         return backbone_files.read_checkpoint(file)
 
 

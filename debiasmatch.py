@@ -10,7 +10,7 @@ Paper: Wang et al., Debiased Learning from Naturally Imbalanced Pseudo-Labels, C
 to 6. Differences from the paper, all as in the published table:
  1. q_hat is reset to uniform in every epoch, so its strength depends on --iters-per-epoch: after 500 steps 39 % of it
     come from predictions. --persistent-q-hat keeps it for the whole run. The table's tau were tuned with the reset.
- 2. Pseudo-labels use q_hat after its update, in the authors' code before it.
+ 2. Pseudo-labels use q_hat after its update. In the authors' code they use it before.
  3. No second strong view, no CLD loss, and no average of the weights.
  4. fixmatch.py's differences from FixMatch.
 

@@ -12,7 +12,7 @@ head impossible. The head itself learns from loss_l alone, and never sees a pseu
 
 Paper: Chen et al., Debiased Self-Training for Semi-Supervised Learning, NeurIPS 2022, arXiv:2202.07136, equations 5 to
 9. Differences from the paper, all as in the published table:
- 1. On labeled images, the worst-case head learns the head's predictions, in the paper the labels.
+ 1. On labeled images, the worst-case head learns the head's predictions. In the paper it learns the labels.
  2. The labeled images have a strong view and loss, too; the authors advise --trade-off-cls-strong 0.
  3. Differences 1, 2, 4 and 5 of fixmatch.py hold here, too, except that the weak views share a pass.
 

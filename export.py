@@ -3,23 +3,23 @@
     python export.py RUN_FOLDER OUT.safetensors [--onnx]
     python export.py RUN_FOLDER OUT --timm
 
-OUT gets the network that is tested, without what its method trains beside it: tensors `backbone.*` (a network of timm),
-`bottleneck.*` (linear, BatchNorm, ReLU; or nothing) and `head.*` (linear). The metadata of the file, each entry in
-JSON, says how to make it and how to prepare images:
+OUT gets the tested network, without other parts that its method trains. It has the tensors `backbone.*` (a network of
+timm), `bottleneck.*` (linear, BatchNorm, ReLU; or nothing) and `head.*` (linear). The metadata of the file says how to
+make the network and how to prepare images. Each entry is JSON:
 
     arch, options                   for timm.create_model
-    feature_dim, bottleneck_dim     the widths that the backbone and the bottleneck give; 0: there is no bottleneck
+    feature_dim, bottleneck_dim     the output widths of backbone and bottleneck; 0: there is no bottleneck
     classes                         the names of the outputs
     exif_orientation                whether to turn an image first as its EXIF says, by PIL.ImageOps.exif_transpose
-    resize, crop                    in pixels: resized to a square (bicubic), and its center
-    mean, std                       of each channel of an RGB image, of pixels in [0, 1]; grey of 16 bits is
-                                    divided by 257 first, not clipped
+    resize, crop                    sides in pixels: resize to a square (bicubic), then crop its center
+    mean, std                       of each channel of an RGB image, for pixels in [0, 1]; divide 16-bit grey by 257
+                                    first, do not clip it
     method, data, checkpoint        where it comes from
     epoch, chosen_by                of the checkpoint, and what chose it: test images, held-out images or the last epoch
 
 docs/own_images.md has the lines that load it with timm and torch alone. `--onnx` also writes OUT with the ending
-`.onnx`: the same network, from float32 images [batch, 3, crop, crop], prepared in this way, to logits [batch, classes];
-with the same metadata, and checked against torch. It needs the package onnx.
+`.onnx`: the same network with the same metadata. It turns float32 images [batch, 3, crop, crop], prepared in this way,
+into logits [batch, classes]. These are checked against torch's. `--onnx` needs the package onnx.
 
 `--timm`, for runs with --no-bottleneck, makes OUT a folder that timm (1.0.16 or later) loads by itself, with the names
 of the classes and the preprocessing in its config.json:
@@ -58,9 +58,9 @@ TOLERANCE = 1e-4  # of the logits, between torch and ONNX
 
 def parse_args(argv=None):
     parser = cli.Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
-    parser.add_argument("run_folder", type=cli.path, metavar="RUN_FOLDER", help="what was --log of the training")
+    parser.add_argument("run_folder", type=cli.path, metavar="RUN_FOLDER", help="the training's --log folder")
     parser.add_argument("out", type=cli.path, metavar="OUT", help="the file to write, FILE.safetensors, or a folder")
-    parser.add_argument("--checkpoint", choices=("best", "latest"), default="best", help="of the run (default: best)")
+    parser.add_argument("--checkpoint", choices=("best", "latest"), default="best", help="which one (default: best)")
     kind = parser.add_mutually_exclusive_group()
     kind.add_argument("--onnx", action="store_true", help="write FILE.onnx, too (needs the package onnx)")
     kind.add_argument("--timm", action="store_true", help="write a folder in timm's own format (no bottleneck)")
@@ -193,7 +193,7 @@ def onnx_model(network: nn.Module, image_size: int, metadata: dict[str, str]) ->
     buffer = io.BytesIO()
     any_size = {0: "batch"}
     try:
-        # Warnings tell that this exporter, which needs onnx alone, is the older one; and it prints what it cannot do.
+        # This exporter is the older one, since it needs onnx alone. It warns of that, and prints what it cannot do.
         with warnings.catch_warnings(action="ignore"), contextlib.redirect_stdout(io.StringIO()):
             torch.onnx.export(
                 network,
@@ -237,7 +237,7 @@ def has_onnx() -> bool:
 
 
 def files(args: argparse.Namespace, run: trained.Trained) -> dict[Path, bytes]:
-    """What is to be written: path -> content."""
+    """The files to write: path -> content."""
     out, (network, options) = Path(args.out), plain_network(run)
     if args.timm:
         return {out / name: content for name, content in timm_files(run, network, options).items()}
@@ -250,7 +250,7 @@ def files(args: argparse.Namespace, run: trained.Trained) -> dict[Path, bytes]:
 
 
 def make_folder(folder: Path) -> None:
-    """Make it, where it is not there.
+    """Make the folder, if it does not exist.
 
     Raises:
         UserError: it cannot be made.

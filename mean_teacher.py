@@ -62,7 +62,7 @@ def parse_args(argv=None):
 
 
 def ramp_up(epoch, warm_up_epochs, shape):
-    """With t from 0 to 1 over the warm-up, once per epoch: t, or exp(-5 (1 - t)^2): .0067, .017, .041, ... 1."""
+    """t, or exp(-5 (1 - t)^2): .0067, .017, .041, ... 1. Once per epoch, t rises, from 0 to 1 over the warm-up."""
     t = min(epoch, warm_up_epochs) / warm_up_epochs if warm_up_epochs else 1.0
     return t if shape == "linear" else math.exp(-5 * (1 - t) ** 2)
 
@@ -89,7 +89,7 @@ class Teacher(nn.Module):
     def update(self, student):
         """At first the mean over all steps (the first update copies the student), later the exponential average.
 
-        `average.Average` does not start so, and rounds differently: it would change the last bits of old commands.
+        `average.Average` starts and rounds differently. With it, old commands would give other last bits.
         """
         self.updates += 1
         a = (1 - 1 / self.updates).clamp(max=self.alpha)

@@ -10,10 +10,10 @@ Paper: Berthelot et al., MixMatch: A Holistic Approach to Semi-Supervised Learni
 table has been published for these defaults: T, beta and the weight are those of the authors' code from scratch on
 CIFAR-10. Differences from that code:
  1. All mixed rows share one pass, the only one that moves BatchNorm's running statistics. There they are cut into
-    batches of the labeled batch's size, with equally many labeled rows in each, and only the first moves them.
+    batches of the labeled batch's size, with equally many labeled rows in each. Only the first moves the statistics.
  2. The weight rises over 1 of 60 epochs; there over 1/64 of the steps.
  3. This suite's views, optimizer and schedule; there flips, shifts, and Adam with a constant rate.
-As there, labeled images have a loss only as mixed rows, the student itself makes the guesses, in train mode, and an
+As in that code, labeled images have a loss only as mixed rows. The student itself makes the guesses, in train mode. An
 average of the weights is tested.
 
 The papers' protocol: scripts/scratch.sh. Diff against: pi_model.py.
@@ -54,7 +54,7 @@ def parse_args(argv=None):
 
 
 def ramp_up(step, warm_up_steps):
-    """From 0 to 1 over the warm-up, in each step."""
+    """From 0 to 1 over the warm-up, step by step."""
     return min(step / warm_up_steps, 1.0) if warm_up_steps else 1.0
 
 

@@ -1,4 +1,4 @@
-"""Noisy Student: in each round, a new student learns, with noise, the last network's predictions without noise.
+"""Noisy Student: in each round, a new student learns with noise what the last network predicts without noise.
 
     round 0:     loss = loss_l = CE(x_l_weak) + trade_off_cls_strong * CE(x_l_strong)
     round 1 ...: loss = loss_l + trade_off_self_training * loss_u
@@ -6,7 +6,7 @@
 
 The logits are computed once, when a round begins, on one view of each image, in eval mode and so without dropout. The
 teacher is the network of the last epoch of the round before. Each round begins with the initial weights of round 0, and
-takes --epochs. The random views continue over the rounds.
+takes --epochs. The stream of random views goes on from round to round.
 
 Paper: Xie et al., Self-training with Noisy Student Improves ImageNet Classification, CVPR 2020, arXiv:1911.04252. The
 form is that of the ancestor, which publishes no figures for it. Differences from the paper:
@@ -40,7 +40,7 @@ def parse_args(argv=None):
     )
     group.add_argument("--rounds", type=cli.positive_int, default=3, help="students, one after another (default: 3)")
     group.add_argument("--T", type=cli.positive, default=2.0, help="temperature (default: 2)")
-    group.add_argument("--clean-teacher", action="store_true", help="make pseudo-labels of images as they are tested")
+    group.add_argument("--clean-teacher", action="store_true", help="make pseudo-labels from the view of test images")
     group.add_argument("--threshold", type=cli.fraction, default=0.0, help="least confidence (default: 0, all count)")
     group.add_argument("--balance", action="store_true", help="give the pseudo-labels of all classes the same weight")
     parser.set_defaults(epochs=40)

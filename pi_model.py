@@ -7,7 +7,7 @@
 Paper: Laine and Aila, Temporal Ensembling for Semi-Supervised Learning, ICLR 2017, arXiv:1610.02242, algorithm 1.
 Differences from the paper, all as in the published table:
  1. The squared difference is summed over the classes; the paper averages over them.
- 2. The weight rises to 0.1, in the paper to 100 times the share of labeled images. It takes 10 epochs, there 80.
+ 2. The weight rises to 0.1 within 10 epochs. In the paper it rises to 100 times the share of labeled images, within 80.
  3. Labeled images have a strong view with a loss, and no consistency loss.
 
 Shell file: scripts/pi_model.sh. Diff against: pseudo_label.py.
@@ -59,7 +59,7 @@ def parse_args(argv=None):
 
 
 def ramp_up(epoch, warm_up_epochs, shape):
-    """With t from 0 to 1 over the warm-up, once per epoch: t, or exp(-5 (1 - t)^2): .0067, .017, .041, ... 1."""
+    """t, or exp(-5 (1 - t)^2): .0067, .017, .041, ... 1. Once per epoch, t rises, from 0 to 1 over the warm-up."""
     t = min(epoch, warm_up_epochs) / warm_up_epochs if warm_up_epochs else 1.0
     return t if shape == "linear" else math.exp(-5 * (1 - t) ** 2)
 

@@ -6,19 +6,19 @@ IMAGES are files, folders with all below them, and patterns in quotes, such as '
 table on the standard output or in a file. It has a row for each image, in the order given: `path,class,confidence`, and
 further columns where they are asked for.
 
-Images are prepared as those of the run's tests are. On the same machine, the run's test images, in their order and in
-batches of 64 as by default, get the predictions of the evaluation to the last digit. Other batches (some of the images,
-another order, another --batch-size) round otherwise: confidences may differ in their last digits.
+Images are prepared as in the run's tests. The run's test images get the same predictions as in its evaluation, to the
+last digit, if machine, order and batches are the same (the default is 64). Other batches (some of the images, another
+order, another --batch-size) may change the last digits of the confidences.
 
-With --uncertain N the table holds the N images that a person had best label next, the best one first: those whose two
-most probable classes are nearly as probable (`margin` is the difference), spread over the predicted classes.
+With --uncertain N the table holds the N images to label next, the best one first. Their two most probable classes are
+nearly equally probable (`margin` is the difference), and they are spread over the predicted classes.
 
-With --page FILE.html the images go onto a page on which a person corrects their classes. Open it in a browser; it needs
-no network. What it saves is a list for the next training, with `--labeled-list`. The labels that the run had are in it,
-too. Both flags leave out the images for which the run had labels, and those in its folders of test images.
+--page FILE.html writes a page on which a person corrects the classes. Open it in a browser; it needs no network. It
+saves a list for the next training, for `--labeled-list`. The labels that the run had are in the list, too. Both flags
+leave out the images for which the run had labels, and those in its folders of test images.
 
 An image that cannot be read has a row, too: no class, and the error in place of the confidence. Such rows are counted
-at the end. The exit code is 2 where no image could be read.
+at the end. If no image could be read, the exit code is 2.
 """
 
 import argparse
@@ -52,17 +52,17 @@ from common.system.devices import find_device
 from common.system.files import writing
 from common.training import uncertain
 
-SHOWN = 10  # classes whose numbers are told
+SHOWN = 10  # classes whose numbers of images are logged
 
 logger = logging.getLogger("common")
 
 
 def parse_args(argv=None):
     parser = cli.Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
-    parser.add_argument("run_folder", type=cli.path, metavar="RUN_FOLDER", help="what was --log of the training")
+    parser.add_argument("run_folder", type=cli.path, metavar="RUN_FOLDER", help="the training's --log folder")
     parser.add_argument("images", type=cli.path, nargs="+", metavar="IMAGES", help="files, folders and patterns")
     parser.add_argument("--out", type=cli.path, default=None, metavar="FILE", help="write the table into this file")
-    parser.add_argument("--checkpoint", choices=("best", "latest"), default="best", help="of the run (default: best)")
+    parser.add_argument("--checkpoint", choices=("best", "latest"), default="best", help="which one (default: best)")
     parser.add_argument(
         "--uncertain", type=cli.positive_int, default=None, metavar="N", help="only the N images to label next"
     )
@@ -220,14 +220,14 @@ def row(path: str, prediction: Prediction, classes: Sequence[str], top: int, wit
 
 
 class Scored(NamedTuple):
-    """An image with its prediction, of those that a person may be asked about.
+    """An image that a person may be asked about, with its prediction.
 
     Attributes:
         path: of the file.
         inner: its path below the folder of the run's images; None where it is not there.
         cells: its row of the table.
         label: the predicted class.
-        confidence, margin: its probability, and how much more probable it is than the next one.
+        confidence, margin: that class's probability, and the same minus the next class's.
     """
 
     path: str
@@ -239,11 +239,11 @@ class Scored(NamedTuple):
 
 
 class Table:
-    """The table of predictions, and what is told of it at the end.
+    """The table of predictions, and the log lines about it at the end.
 
     Args:
-        run: whose network predicts.
-        known: for which images the run had labels.
+        run: the network that predicts, and its flags.
+        known: the labels that the run had.
         args: of the command line.
     """
 
@@ -255,7 +255,7 @@ class Table:
         self.scored: list[Scored] = []
 
     def rows(self) -> Iterator[list[str]]:
-        """A row for each image. Those to ask about are kept, where they are wanted."""
+        """A row for each image. With `--uncertain` or `--page`, also keep the images to ask about in `scored`."""
         run, args = self.run, self.args
         found = find(args.images)
         self.number = len(found)
@@ -286,7 +286,7 @@ class Table:
         self.scored.append(Scored(path, inner, [*cells, f"{margin:.6g}"], label, confidence, margin))
 
     def write(self, stream: TextIO | None) -> None:
-        """Write the table; without a stream, predict alone. Afterwards `scored` holds the images to ask about.
+        """Predict, and write the table to the stream, if there is one. Then `scored` holds the images to ask about.
 
         Raises:
             UserError: there are images, but none to ask about.
@@ -336,7 +336,7 @@ class Table:
 
 
 def write_page(table: Table, run_folder: str, file: Path) -> list[str]:
-    """Write the page on which the images of a table are corrected. Returns what is to be told of it.
+    """Write the page on which the images of a table are corrected. Returns lines about it, to be logged.
 
     Raises:
         UserError: none of them can be named by a list; or see `correction_page.write`.
@@ -362,7 +362,7 @@ def write_page(table: Table, run_folder: str, file: Path) -> list[str]:
 
 
 def _loader(paths: list[str], run: trained.Trained, device: torch.device, args: argparse.Namespace) -> FileLoader:
-    """Images prepared as those of the run's tests are."""
+    """A loader that prepares images as in the run's tests."""
     size = run.args.image_size if run.args.val_resizing == "native" else None
     return FileLoader(
         Images(paths, size, run.args.exif_orientation),
@@ -375,7 +375,7 @@ def _loader(paths: list[str], run: trained.Trained, device: torch.device, args: 
 
 
 def output(args: argparse.Namespace) -> contextlib.AbstractContextManager[TextIO | None]:
-    """Where the table goes: a page needs none."""
+    """Where the table goes: a file, the standard output, or with `--page` alone nowhere."""
     if args.out is not None:
         return writing(Path(args.out))
     return standard_output() if args.page is None else contextlib.nullcontext()

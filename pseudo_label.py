@@ -36,7 +36,7 @@ def parse_args(argv=None):
         type=cli.non_negative_int,
         default=0,
         metavar="N",
-        help="epochs until the unlabeled loss has its full weight, which rises in a line (default: 0)",
+        help="epochs until the unlabeled loss has its full weight, rising linearly (default: 0)",
     )
     group.add_argument(
         "--labeled-statistics",

@@ -15,7 +15,7 @@ ICLR 2020, arXiv:1911.09785. No table has been published for these defaults: the
 authors' code from scratch, and the two strong views TorchSSL's. Differences from the authors' code:
  1. K is 2, not 8, and the strong views are this suite's; there CTAugment, which learns its strength.
  2. All mixed rows share one pass, the only one that moves BatchNorm's running statistics. There they are cut into
-    batches of the labeled batch's size, with equally many labeled rows in each, and only the last moves them.
+    batches of the labeled batch's size, with equally many labeled rows in each. Only the last moves the statistics.
  3. The ramp takes 1 of 60 epochs; there 1/64 of the steps.
  4. This suite's optimizer and schedule; there Adam with a constant rate.
  5. The four rotations alternate from image to image. There the first quarter of a batch has the first rotation, and so
@@ -56,7 +56,7 @@ def parse_args(argv=None):
         type=cli.non_negative_int,
         default=1,
         metavar="N",
-        help="the first two rise for N epochs (default: 1)",
+        help="ramp of loss_u and loss_unmixed (default: 1)",
     )
     group.add_argument("--T", type=cli.positive, default=0.5, help="temperature of the guesses (default: 0.5)")
     group.add_argument("--beta", type=cli.positive, default=0.75, help="of the distribution of lambda (default: 0.75)")
@@ -74,7 +74,7 @@ def parse_args(argv=None):
 
 
 def ramp_up(step, warm_up_steps):
-    """From 0 to 1 over the warm-up, in each step."""
+    """From 0 to 1 over the warm-up, step by step."""
     return min(step / warm_up_steps, 1.0) if warm_up_steps else 1.0
 
 

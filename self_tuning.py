@@ -52,7 +52,7 @@ def parse_args(argv=None):
         metavar="N",
         help="epochs after which the rate falls (default: 12 24 36 48)",
     )
-    group.add_argument("--lr-gamma", type=cli.non_negative, default=0.1, help="by this factor (default: 0.1)")
+    group.add_argument("--lr-gamma", type=cli.non_negative, default=0.1, help="factor of the rate there (default: 0.1)")
     parser.set_defaults(epochs=60)
     return cli.parse(parser, argv)
 

@@ -1,4 +1,4 @@
-"""SimMatch: pseudo-labels of classes and of labeled images, each corrected by the other, teach head and embeddings.
+"""SimMatch: two kinds of pseudo-labels, over classes and over labeled images, correct each other.
 
     loss   = loss_l + trade_off_self_training * loss_u + trade_off_instance * loss_instance
     loss_l = CE(x_l_weak)
@@ -13,14 +13,14 @@ weak views. Until every image has one, targets are q and loss_instance is 0. Tar
 bank carry a gradient.
 
 Paper: Zheng et al., SimMatch: Semi-supervised Learning with Similarity Matching, CVPR 2022, arXiv:2203.06915. This is
-its form for small banks; the one for ImageNet has a teacher. The defaults are those of the CIFAR settings, which also
-test an average of the weights (--ema 0 tests the weights). The rest is as in fixmatch.py; no figure is published for
-these. Differences from the code of those settings:
+its form for small banks; the one for ImageNet has a teacher. The defaults are those of the CIFAR settings. As there, an
+average of the weights is tested (--ema 0: the weights themselves). The rest is as in fixmatch.py. No figure has been
+published for this combination. Differences from the code of those settings:
  1. An embedding of the bank is normalized over its features, as in the paper's equation. The code normalizes each
     feature over the batch, which amounts to a lower temperature: --T 0.07 is closer to it.
  2. The window holds 128 batches (there 32): with hundreds of classes, a batch here has few images of each.
- 3. Every view has a forward pass of its own, unless --joint-passes is given (there one pass for all); as many unlabeled
-    as labeled images in a batch (there 7 times as many); no Cutout.
+ 3. Every view has a forward pass of its own, unless --joint-passes is given (there one pass for all). A batch has as
+    many unlabeled as labeled images (there 7 times as many). No Cutout.
  4. Targets are mixed once every image is in the bank (there after 1,024 steps).
 
 Cells: scripts/scratch.sh. Diff against: comatch.py.
@@ -50,12 +50,12 @@ def parse_args(argv=None):
     group.add_argument("--threshold", type=cli.fraction, default=0.95, help="least confidence (default: 0.95)")
     group.add_argument("--T", type=cli.positive, default=0.1, help="temperature of embeddings (default: 0.1)")
     group.add_argument(
-        "--smoothing", type=cli.fraction, default=0.9, help="what targets keep of their own (default: 0.9)"
+        "--smoothing", type=cli.fraction, default=0.9, help="weight of an image's own q in its target (default: 0.9)"
     )
     group.add_argument(
         "--window", type=cli.positive_int, default=128, metavar="N", help="batches to align with (default: 128)"
     )
-    group.add_argument("--bank-momentum", type=cli.fraction, default=0.7, help="of its embeddings (default: 0.7)")
+    group.add_argument("--bank-momentum", type=cli.fraction, default=0.7, help="of the means z_k (default: 0.7)")
     group.add_argument(
         "--projection-dim", type=cli.positive_int, default=128, metavar="P", help="width of embeddings (default: 128)"
     )

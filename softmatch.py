@@ -32,7 +32,7 @@ def parse_args(argv=None):
     group.add_argument(
         "--trade-off-self-training", type=cli.non_negative, default=1.0, help="weight of loss_u (default: 1)"
     )
-    group.add_argument("--n-sigma", type=cli.positive, default=2.0, help="sharpness of the weight's fall (default: 2)")
+    group.add_argument("--n-sigma", type=cli.positive, default=2.0, help="steepness of the mask (default: 2)")
     group.add_argument("--momentum", type=cli.fraction, default=0.999, help="of the running means (default: 0.999)")
     parser.set_defaults(epochs=60)
     return cli.parse(parser, argv)

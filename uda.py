@@ -1,4 +1,4 @@
-"""UDA: the prediction on a strong view should equal the one on the weak view, if that is confident.
+"""UDA: the prediction on a strong view should equal a confident one on the weak view.
 
     loss   = loss_l + trade_off_con * loss_u
     loss_l = CE(x_l_weak) + trade_off_cls_strong * CE(x_l_strong)
@@ -39,7 +39,7 @@ def parse_args(argv=None):
         "--uda-variant",
         choices=("tllib", "paper"),
         default="tllib",
-        help="see above (default: tllib, the published table's)",
+        help="the form of loss_u (default: tllib, the published table's)",
     )
     parser.set_defaults(epochs=60)
     return cli.parse(parser, argv)

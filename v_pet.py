@@ -7,7 +7,8 @@
 The sources are finished runs of any script, on the same images and labels; their networks are those of the last epoch.
 They may differ in backbone, adapters, image size and method, and the more they differ the better. They vote once,
 before the first step. The checkpoint holds the votes. `sources.json` says how far they agree, and how many are right.
-With a single source this is plain self-training. The new network begins with the pretrained weights, for one round.
+With a single source this is plain self-training. The new network begins with the pretrained weights, and there is one
+round.
 
 Paper: Zhang et al., Revisiting semi-supervised learning in the era of foundation models, NeurIPS 2025,
 arXiv:2503.09707, algorithm 1. As there, the labels themselves are not used: the sources have learned them. Differences:
@@ -48,7 +49,7 @@ def parse_args(argv=None):
         "--sources", type=cli.path, nargs="+", required=True, metavar="RUN_FOLDER", help="finished runs, two to four"
     )
     group.add_argument(
-        "--passes", type=cli.positive_int, default=10, metavar="N", help="weak views of a source's vote (default: 10)"
+        "--passes", type=cli.positive_int, default=10, metavar="N", help="weak views of an image per vote (default: 10)"
     )
     group.add_argument(
         "--target",
@@ -102,7 +103,8 @@ class Votes(nn.Module):
         self.votes[:, source] = processes.sum(classes)
 
     def summary(self, labels):
-        """In percent: how often pairs of sources agree, and all; how many votes of each are right, and majority votes.
+        """In percent: how often two sources agree, and how often all do; how many votes of each source are right, and
+        how many majority votes.
 
         A tie goes to the first class. Accuracies are over the images whose `labels` [N] are known, not -1.
         """
@@ -210,7 +212,7 @@ def main(args):
     optimizer = build.optimizer(model, args)
     scheduler = build.schedule(optimizer, args)
 
-    if args.phase == "train" and not run.resumable:  # a checkpoint holds their votes
+    if args.phase == "train" and not run.resumable:  # a checkpoint already holds the votes
         check_sources(args.sources, run.fingerprints)
     run.start({"model": model, "votes": votes, "optimizer": optimizer, "scheduler": scheduler}, evaluated=model)
     if args.phase == "test":

@@ -4,17 +4,17 @@
     loss_l = CE(x_l_weak) + trade_off_cls_strong * CE(x_l_strong)
     loss_u = mean over images of KL(softmax(x_u_weak) || softmax(x_u_weak + eps * d))
     loss_entropy = mean over images of the entropy of softmax(x_u_weak)
-    d      <- the gradient of KL(softmax(x_u_weak) || softmax(x_u_weak + r)) by r = xi * d, scaled to length 1;
-              --power-iterations times, from a random direction
+    d      <- the gradient of KL(softmax(x_u_weak) || softmax(x_u_weak + r)) with respect to r, at r = xi * d, scaled to
+              length 1; --power-iterations times, from a random direction
 
 Paper: Miyato et al., Virtual Adversarial Training: A Regularization Method for Supervised and Semi-Supervised Learning,
 TPAMI 2019, arXiv:1704.03976. No table has been published for these defaults. Weights, ramp and eps are TorchSSL's for
 training from scratch; the rest is as in pi_model.py. Differences from the authors' code:
  1. The weight is 0.3 with a ramp over 0.4 of the epochs, and the entropy's weight 0.06. Theirs are 1 without a ramp,
     and 0 or 1.
- 2. xi is 0.1, not 1e-6, which would be lost in the rounding of pixels. 0.1 is still too small for --precision bf16.
- 3. eps is a length in normalised pixels. At 32 x 32 pixels a value changes by 0.11 on average. At 224 pixels, 42 would
-    be as much; no source has tried it.
+ 2. xi is 0.1. Their 1e-6 would be lost when pixels are rounded. 0.1 is still too small for --precision bf16.
+ 3. eps is a length in normalised pixels. At 32 x 32 pixels a value changes by 0.11 on average. At 224 x 224 pixels the
+    same change takes --eps 42, which no source has tried.
  4. The pass of x_u_weak moves BatchNorm's running statistics, unless --labeled-statistics; the perturbed ones never do.
  5. Labeled images have a strong view and loss, too.
 As there, a step's unlabeled passes share their dropout masks, since different masks alone would change predictions.
@@ -50,7 +50,7 @@ def parse_args(argv=None):
         "--trade-off-entropy", type=cli.non_negative, default=0.06, help="weight of the entropy (default: 0.06)"
     )
     group.add_argument("--eps", type=cli.positive, default=6.0, help="length of the perturbation (default: 6)")
-    group.add_argument("--xi", type=cli.positive, default=0.1, help="length with which it is sought (default: 0.1)")
+    group.add_argument("--xi", type=cli.positive, default=0.1, help="length of the trial perturbation (default: 0.1)")
     group.add_argument(
         "--power-iterations",
         type=cli.non_negative_int,
@@ -61,14 +61,14 @@ def parse_args(argv=None):
     group.add_argument(
         "--labeled-statistics",
         action="store_true",
-        help="the unlabeled images' passes do not move BatchNorm's running statistics (default: the unperturbed one's)",
+        help="no pass of unlabeled images moves BatchNorm's running statistics (default: the unperturbed one does)",
     )
     parser.set_defaults(epochs=40)
     return cli.parse(parser, argv)
 
 
 def ramp_up(step, warm_up_steps):
-    """From 0 to 1 over the warm-up, in each step."""
+    """From 0 to 1 over the warm-up, step by step."""
     return min(step / warm_up_steps, 1.0) if warm_up_steps else 1.0
 
 
