@@ -10,7 +10,7 @@ from common.errors import UserError
 
 
 class Arguments(argparse.Namespace):
-    """The parsed flags. `vars()` gives all of them, and not their parser, which is in a slot."""
+    """The parsed flags. Their parser is in a slot, so `vars()` gives the flags alone."""
 
     __slots__ = ("parser",)
 

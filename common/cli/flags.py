@@ -1,7 +1,8 @@
 """The flags that all methods share. A new flag is off by default.
 
-Only `common/build.py`, `Run` and `common/trained.py` read `args`: `build` the flags of images, views, loaders, network,
-optimizer and schedule, `Run` those of the run itself (`--ema`, `--epochs`, `--device`, ...).
+Only three modules read `args`. `common/build.py` reads the flags of images, views, loaders, network, optimizer and
+schedule. `Run` reads those of the run itself (`--ema`, `--epochs`, `--device`, ...). `common/trained.py` reads those
+of a finished run.
 """
 
 from argparse import ArgumentParser, BooleanOptionalAction, _ArgumentGroup
@@ -51,16 +52,16 @@ def add_data(p: ArgumentParser) -> None:
         type=path,
         default=None,
         metavar="FILE",
-        help="ImageFolder: a CSV file with lines path,class; all other images below the root, but for its folders test "
-        "and val, are unlabeled",
+        help="ImageFolder: a CSV file with lines path,class; all other images below the root are unlabeled, except "
+        "those in test and val",
     )
     g.add_argument(
         "--min-confidence",
         type=fraction,
         default=None,
         metavar="X",
-        help="of a --labeled-list that predict.py wrote: rows with a lower confidence leave their images unlabeled "
-        "(default: all rows are labels)",
+        help="for a --labeled-list that predict.py wrote: a row with a lower confidence is no label, and its image "
+        "stays unlabeled (default: all rows are labels)",
     )
     g.add_argument(
         "--split-seed", type=seed, default=None, metavar="SEED", help="seed of the labeled split (default: --seed)"
@@ -70,8 +71,8 @@ def add_data(p: ArgumentParser) -> None:
         type=non_negative_int,
         default=0,
         metavar="N",
-        help="labeled images per class that choose the epoch of best.pth, and are not trained on (default: 0, the "
-        "test set chooses)",
+        help="labeled images per class, held out of the training to choose the epoch of best.pth (default: 0, the test "
+        "set chooses)",
     )
     _add_exceptions(g)
 
@@ -83,8 +84,8 @@ def _add_exceptions(g: _ArgumentGroup) -> None:
         type=fold,
         default=None,
         metavar="I/N",
-        help="part I of N equal parts of the labeled images is not trained on, but measured; best.pth is the last "
-        "epoch's (default: none)",
+        help="hold part I of N equal parts of the labeled images out of the training, and measure on it; best.pth is "
+        "the last epoch's (default: none)",
     )
     _add_images(g)
 
@@ -101,13 +102,13 @@ def _add_images(g: _ArgumentGroup) -> None:
         "--flip",
         action=BooleanOptionalAction,
         default=True,
-        help="mirror training images where the dataset allows it; --no-flip: never, for digits, text and the like of "
-        "your own (default: yes)",
+        help="mirror training images, if the dataset allows it; give --no-flip if your own images show digits, text or "
+        "the like (default: yes)",
     )
     g.add_argument(
         "--exif-orientation",
         action="store_true",
-        help="ImageFolder: turn photographs as their cameras noted (default: they stay as they are stored)",
+        help="ImageFolder: turn photographs upright, as their EXIF says (default: they stay as they are stored)",
     )
 
 
@@ -129,8 +130,8 @@ def add_views(p: ArgumentParser) -> None:
         type=positive_int,
         default=None,
         metavar="PIXELS",
-        help="side of the network's input (default: the pretrained backbone's own, else 224; under native resizing the "
-        "dataset's own, which has to be named for ImageFolder)",
+        help="side of the network's input (default: the pretrained backbone's own, else 224; with native resizing the "
+        "dataset's own, but ImageFolder then requires this flag)",
     )
     for flag, what in (("--norm-mean", "mean"), ("--norm-std", "standard deviation")):
         g.add_argument(
@@ -139,8 +140,8 @@ def add_views(p: ArgumentParser) -> None:
             nargs="+",
             default=None,
             metavar="X",
-            help=f"{what} of each channel, of pixels in [0, 1] (default: the pretrained backbone's own; with the bare "
-            "names of torchvision's ResNets, with files and from scratch, the dataset's or ImageNet's)",
+            help=f"{what} of each channel, for pixels in [0, 1] (default: the pretrained backbone's own; from scratch, "
+            "with a file, or with a bare name of torchvision's ResNets such as resnet50: the dataset's or ImageNet's)",
         )
     g.add_argument(
         "--auto-augment",
@@ -154,8 +155,8 @@ def add_views(p: ArgumentParser) -> None:
         type=fraction,
         default=None,
         metavar="SHARE",
-        help="largest side of a square that strong views lose, as a share of theirs; 0 for none (default: 0, or 0.5 "
-        "with --auto-augment classic)",
+        help="largest side of the square that Cutout fills in strong views, as a share of the image's side; 0: no "
+        "Cutout (default: 0, or 0.5 with --auto-augment classic)",
     )
 
 
@@ -174,11 +175,9 @@ def add_model(p: ArgumentParser, joint_passes: bool) -> None:
         metavar="D",
         help="width of the bottleneck (default: %(default)s)",
     )
+    g.add_argument("--no-bottleneck", action="store_true", help="the head is linear in the backbone's pooled features")
     g.add_argument(
-        "--no-bottleneck", action="store_true", help="none: the head is linear in the backbone's pooled features"
-    )
-    g.add_argument(
-        "--no-pool", action="store_true", help="changes nothing; for the ancestor's commands (refused for ResNets)"
+        "--no-pool", action="store_true", help="no effect; accepted for the ancestor's commands (refused for ResNets)"
     )
     start = g.add_mutually_exclusive_group()
     start.add_argument(
@@ -213,7 +212,8 @@ def _add_adaptation(g: _ArgumentGroup) -> None:
         type=number(float, lambda x: 0 <= x < 1, "a number of 0 or more and below 1"),
         default=None,
         metavar="RATE",
-        help="how often the last residual branch is left out in training, the first one never (default: the model's)",
+        help="stochastic depth: how often training leaves out the last residual branch; falls linearly to 0 at the "
+        "first (default: the model's)",
     )
     adapters = g.add_mutually_exclusive_group()
     adapters.add_argument(
@@ -235,8 +235,8 @@ def _add_adaptation(g: _ArgumentGroup) -> None:
         "--precision",
         choices=PRECISIONS,
         default="float32",
-        help="of backbone and bottleneck; bf16, and on a GPU tf32 (for the matrix products of a ViT), are faster but "
-        "change the numbers (default: float32)",
+        help="of backbone and bottleneck; two are faster but change the numbers: bf16, and tf32 for the matrix "
+        "products of a ViT on a GPU (default: float32)",
     )
 
 
@@ -252,7 +252,7 @@ def add_optimization(p: ArgumentParser, unlabeled: bool, schedule: bool, strong_
         "(default: each image is drawn equally often)",
     )
     if unlabeled:
-        g.add_argument("--labeled-in-unlabeled", action="store_true", help="the labeled images are unlabeled ones, too")
+        g.add_argument("--labeled-in-unlabeled", action="store_true", help="use labeled images as unlabeled ones, too")
         g.add_argument(
             "--unlabeled-batch-size",
             type=positive_int,
@@ -327,8 +327,8 @@ def _add_weights(g: _ArgumentGroup) -> None:
         type=number(float, lambda x: 0 <= x < 1, "a number of 0 or more and below 1"),
         default=None,
         metavar="DECAY",
-        help="test and keep an average of the weights with this decay per step, 0.999 say; 0 is no "
-        "average (default: %(default)s)",
+        help="test and keep an average of the weights with this decay per step, such as 0.999; 0: no average "
+        "(default: %(default)s)",
     )
 
 
@@ -363,7 +363,7 @@ def add_run(p: ArgumentParser, method: str) -> None:
         "--checkpoint", choices=("best", "latest"), default="best", help="which one --phase test takes (default: best)"
     )
     g.add_argument(
-        "--overwrite", action="store_true", help="discard the run that is in --log, but for log.txt, and start anew"
+        "--overwrite", action="store_true", help="delete the run in --log, except its log.txt, and start anew"
     )
     g.add_argument(
         "--tensorboard", action="store_true", help="write TensorBoard events, too (needs the package tensorboard)"

@@ -48,7 +48,7 @@ def parser(
 
 
 def parse(p: Parser, argv: Sequence[str] | None) -> Arguments:
-    """Parse a command line, and fill in the flags that were not given. With `--phase test`, the run's are taken.
+    """Parse a command line, and fill in the flags that were not given: with `--phase test`, with the run's values.
 
     Raises:
         UserError: a flag is unknown, out of range, or contradicts another flag or the dataset; or there is no run to
