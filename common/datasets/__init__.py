@@ -53,7 +53,7 @@ def load(
         generated_split: split SUN397 without the official lists.
         labeled_list: take labels from this list (ImageFolder).
         resizing: `--train-resizing`. All but `default` need images of one size, which is looked up if it is not known.
-        flip: False: a mirrored image is no image of its class. (Some datasets say so themselves.)
+        flip: False if a mirrored image no longer shows its class. (For some datasets this is known.)
         min_confidence: rows of the list with a lower confidence leave their images unlabeled.
         exif_orientation: turn your own images as their EXIF orientation says.
 
@@ -76,10 +76,10 @@ def load(
     else:
         data = Data(spec, **read(root))
     if generated_split:
-        logger.warning(f"{name}: the split is generated, NOT official; numbers compare with its own kind only")
+        logger.warning(f"{name}: the split is generated, NOT official; compare numbers only with others on this split")
     for images in (data.train, data.test):
         _check_files(images)
-    if spec.counts is None:  # published datasets stay as they were for the tables
+    if spec.counts is None:  # published datasets are never turned: the tables were made so
         _log_turned([*data.train.images, *data.test.images], exif_orientation)
         data = replace(data, train=data.train.oriented(exif_orientation), test=data.test.oriented(exif_orientation))
     data = _with_fingerprints(_check_counts(name, data, any_counts), root)

@@ -2,7 +2,7 @@
 
 python -m common.datasets                          what there is
 python -m common.datasets ROOT                     ... and what of it is under ROOT
-python -m common.datasets ROOT --download NAME     before the nodes without a network need it
+python -m common.datasets ROOT --download NAME     download it ahead, for machines without a network
 python -m common.datasets ROOT --check NAME        its counts, and that every image can be decoded
 python -m common.datasets ROOT --check ImageFolder --labeled-list FILE     ... and that every line of a list is right
 """

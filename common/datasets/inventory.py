@@ -1,8 +1,8 @@
 """An inventory of image files: their names, classes, sizes, and enough of their contents to notice a changed image.
 
-Of a file of up to 12 KiB all bytes are read. Of a larger one the size counts, and three pieces of 4 KiB: the first, the
-middle and the last. So reading takes as long for photographs as for thumbnails. With an earlier inventory at hand, a
-file of the same size and modification time is assumed unchanged and is not read again.
+A file of up to 12 KiB is read completely. Of a larger one, only three pieces of 4 KiB are read (the first, the middle
+and the last), and its size counts, too. So photographs take no longer than thumbnails. If a file has the size and
+modification time that an earlier inventory recorded, it is assumed unchanged and is not read again.
 """
 
 import csv
@@ -59,7 +59,7 @@ def read(parts: dict[str, ImageSet], classes: Sequence[str], root: Path, known: 
     ]
     names = [_below(path, str(root)) for _, path, _ in found]
     jobs = [(path, known.get(name)) for name, (_, path, _) in zip(names, found, strict=True)]
-    with ThreadPoolExecutor(16) as pool:  # on a network's disk it is the waiting that counts
+    with ThreadPoolExecutor(16) as pool:  # a network disk is mostly waiting
         pieces = pool.map(_look_at_all, (jobs[i : i + 500] for i in range(0, len(jobs), 500)))
         files = [file for piece in pieces for file in piece]
     return {name: Entry(part, label, *file) for name, (part, _, label), file in zip(names, found, files, strict=True)}

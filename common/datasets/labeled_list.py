@@ -104,7 +104,7 @@ class _Table:
         if "class" not in self.columns and len(self.header) > 1:
             raise UserError(
                 f"'{file}', line 1: no column is called 'class', but {', '.join(map(repr, self.header))}: name the "
-                "column with the classes so"
+                "column with the classes 'class'"
             )
         self.reader = csv.reader(io.StringIO(text), delimiter=separator, strict=True)
 

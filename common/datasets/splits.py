@@ -156,7 +156,7 @@ def hold_out_fold(
             f"--val-fold {number}/{folds}: {met} labels of classes with two or more are too few for {folds} parts: "
             "ask for fewer"
         )
-    if not len(data.test):  # otherwise those without test images are named
+    if not len(data.test):  # with test images, the classes without one are named instead
         single = np.flatnonzero(np.bincount(labels, minlength=len(data.classes)) == 1)
         class_names.warn_of_untested(data.classes, single.tolist(), "held-out")
     held_out = labeled[part == number - 1]

@@ -31,7 +31,7 @@ class Shown(NamedTuple):
         path: the path to write into the saved list.
         label: index of the predicted class.
         confidence: its probability, from 0 to 1.
-        margin: its probability less that of the next class.
+        margin: its probability minus that of the next class.
     """
 
     number: int

@@ -336,7 +336,7 @@ class Folder:
         latest, previous = self._to_resume_from
         checkpoint.save(latest, content, previous)
         file = self.path / "args.json"
-        if not previous.is_file() and file.is_file():  # the first one: should it be lost, nothing else would tell of it
+        if not previous.is_file() and file.is_file():  # the first one: note it here, so that its loss is noticed
             _write_json(file, read_json(file) | {"saved": True})
 
     @processes.by_first

@@ -16,9 +16,9 @@ from common.system.files import write_whole
 MARGIN, TEXT, LINE = 2, 11, 14  # between images; height of letters and of a line of them
 SIDE = 96  # smaller images are enlarged
 NOTES = (
-    "The first views of the run, as the network sees them. Above each image is its class; of an unlabeled image the",
-    "training does not see it. Can you name the class in every view? If not: where objects are cut off, try another",
-    "--train-resizing or --image-size; where text is mirrored, --no-flip; on their side, --exif-orientation.",
+    "The first views of the run, as the network sees them. Above each image is its class (training does not see it for",
+    "unlabeled images). Can you name the class in every view? If objects are cut off, try another --train-resizing or",
+    "--image-size. If text is mirrored, try --no-flip. If images lie on their side, try --exif-orientation.",
 )
 
 

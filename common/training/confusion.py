@@ -40,7 +40,7 @@ class Confusion:
     def __init__(self, num_classes: int, order: Tensor, device: torch.device, number: int | None = None):
         self.num_classes = num_classes
         self.order, self.met = order.to(device), 0
-        # With two classes, for each image: logit of the second class less that of the first, and the label.
+        # With two classes, for each image: logit of the second class minus that of the first, and the label.
         size = (len(order) if number is None else number) if num_classes == 2 else 0
         self.margins = torch.zeros(size, 2, dtype=torch.float64, device=device)
         self.matrix = torch.zeros(num_classes**2, dtype=torch.int64, device=device)
@@ -129,12 +129,14 @@ def auc(scores: np.ndarray, is_positive: np.ndarray) -> float | None:
 
 
 def per_class(matrix: np.ndarray, classes: list[str]) -> list[dict[str, Any]]:
-    """The rows of per_class.csv, one for each class; see its columns below.
+    """The rows of per_class.csv, one for each class.
 
-    `images` test images of the class, `correct` of them predicted rightly, and `accuracy` (the recall) that in percent;
-    `predicted` images of any class predicted as this one; `most_confused_with` the class that its images are most often
-    mistaken for, `confused` times; `precision` the percentage of `predicted` that is right; `f1` the harmonic mean of
-    precision and recall. A class without images has neither accuracy nor F1, and one never predicted no precision.
+    images, correct: test images of the class, and how many of them are predicted rightly.
+    accuracy: correct / images in percent, which is the recall; None without images.
+    predicted: images of any class that are predicted as this one.
+    most_confused_with, confused: the class that its images are most often mistaken for, and how many are.
+    precision: correct / predicted in percent; None if the class is never predicted.
+    f1: the harmonic mean of precision and recall; None without images.
 
     Args:
         matrix: see `Confusion.read`.

@@ -1,4 +1,4 @@
-"""Accuracies in percent, and the evaluation of a network. Nothing waits for the device until the last lines of it."""
+"""Accuracies in percent, and the evaluation of a network. Only its last lines wait for the device."""
 
 import torch
 from torch import Tensor, nn

@@ -6,7 +6,7 @@ import numpy as np
 
 
 def margin(probabilities: np.ndarray) -> float:
-    """The probability of an image's most probable class less that of the second.
+    """The probability of an image's most probable class minus that of the second.
 
     Args:
         probabilities: float32 [C].
