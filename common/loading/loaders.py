@@ -361,7 +361,7 @@ class _Passes(Sampler):
     ):
         self.images, self.batch_size, self.share = images, batch_size, share
         self.seed, self.stream, self.start = seed, stream, start
-        self.permutations: dict[tuple[str | int, ...], tuple[int, np.ndarray]] = {}  # the newest number of each kind
+        self.permutations: dict[tuple[str | int, ...], tuple[int, np.ndarray]] = {}  # kind -> number and indices
 
     def __iter__(self) -> Iterator[list[tuple[int, int, int]]]:
         for step in itertools.count(self.start):

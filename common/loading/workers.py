@@ -46,7 +46,7 @@ def begin(worker: int) -> None:
         signal.signal(signum, signal.SIG_IGN)
     if LINUX:  # macOS does not tell who sent a signal: there, a SIGTERM to the group ends the workers and the run
         signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])  # inherited by threads that start from now on
-        parent = multiprocessing.parent_process().pid  # type: ignore[union-attr]  # getppid() is another's if it died
+        parent = multiprocessing.parent_process().pid  # type: ignore[union-attr]  # if it died, getppid() names another
         try:
             threading.Thread(target=_obey, args=(parent,), daemon=True).start()
         except RuntimeError:

@@ -136,7 +136,7 @@ def _freeze(backbone: nn.Module, adapters: dict[str, nn.Module]) -> None:
         for name, buffer in [*module.named_buffers(recurse=False)]:
             module.register_buffer(name, buffer, persistent=False)
         if isinstance(module, _BatchNorm):
-            module.eval().train = types.MethodType(_stay_in_eval, module)  # type: ignore[method-assign]  # bound: a copy has its own
+            module.eval().train = types.MethodType(_stay_in_eval, module)  # type: ignore[method-assign]  # a bound method: a copy gets its own
 
 
 def _stay_in_eval(module: nn.Module, mode: bool = True) -> nn.Module:

@@ -17,8 +17,8 @@ class Average(nn.Module):
     average <- decay * average + (1 - decay) * parameter, from the first weights on (Mean Teachers, arXiv:1703.01780,
     without that paper's start). Buffers, such as BatchNorm's running statistics, are copied.
 
-    A method whose algorithm contains an average of weights keeps it in its script. Each treats buffers and the first
-    steps differently, and each formula rounds differently: sharing this one would change the methods' numbers.
+    If a method's algorithm contains an average of weights, its script has its own. Those treat buffers and the first
+    steps differently, and round differently: with this class, the methods' numbers would change.
 
     Args:
         network: is not changed.

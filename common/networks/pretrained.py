@@ -83,7 +83,7 @@ def _explain(error: Exception, name: str) -> NoReturn:
             f"the weights of '{name}' cannot be kept in the cache or read there ({reason}): free some space, change "
             "its permissions, or name another folder in the variables HF_HOME and TORCH_HOME"
         ) from None
-    # A bad proxy setting fails even with cached weights. Without any, reading cannot be what failed.
+    # A bad proxy setting fails even with cached weights. If nothing is cached, the download failed, not the reading.
     has_bad_proxy = isinstance(error, ImportError | ValueError) and "proxy" in reason.lower()
     never_came = not files and isinstance(error, ImportError | ValueError | RuntimeError)
     if not (isinstance(error, UNREACHABLE) or has_bad_proxy or never_came):

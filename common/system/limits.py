@@ -40,7 +40,7 @@ def free_memory() -> int | None:
 
 
 def workers(sets: int) -> int:
-    """Loader processes for each of `sets` sets: together one per core, but at least one per set. None on one core."""
+    """Loader processes for each of `sets` sets: together one per core, but at least one per set; on one core 0."""
     number = cores() // processes.local_count()
     return min(MOST_WORKERS, max(1, number // sets)) if number > 1 else 0
 

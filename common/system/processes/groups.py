@@ -1,7 +1,8 @@
 """Which processes there are, which of them this is, and the groups through which they communicate.
 
-There are two groups. Through gloo the hosts agree on things without waiting for a device. Through NCCL tensors are
-exchanged, if each process has a GPU of its own; otherwise tensors take gloo, too, by way of the host.
+There are two groups. The gloo group connects the hosts: they agree on things without waiting for a device. The NCCL
+group exchanges tensors, if each process has a GPU of its own. Otherwise tensors are copied to the host and go through
+gloo, too.
 """
 
 import os

@@ -49,7 +49,7 @@ class _State:
 
 
 def join() -> None:
-    """Join the process group; every process must call this. Nothing happens in the only process, or the second time."""
+    """Join the process group; every process must call this. Does nothing in a single process, or if called again."""
     if not groups.launched() or dist.is_initialized():
         return
     groups.connect()
@@ -162,7 +162,7 @@ class _Lifeline:
             _end(int(code))
 
     def _after_the_listener(self, print_traceback: Callable) -> Callable:
-        """A hook for uncaught errors: if another's death caused the error, the listener says so and ends this process.
+        """A hook for uncaught errors. If another process's death caused one, the listener says so, and ends this one.
 
         Otherwise the traceback is printed, after a second.
         """
