@@ -1,12 +1,12 @@
-"""This project against plain mode, in one process and in turn: loading, steps, whole cells, evaluation, memory.
+"""Compare this project with plain mode, in one process and in turn: loading, steps, whole cells, evaluation, memory.
 
     python scripts/benchmark.py [--sections data steps ...] [--json FILE] [-- FURTHER FLAGS, such as -a resnet18]
 
-Plain mode is how the ancestor works; scripts/bench/plain.py says what that means. A ratio is how many times as fast
-(or as small) as plain mode: the median over rounds of the two times of one round, so that a machine whose speed drifts
-does not matter, with its quartiles. Sections:
+Plain mode works as the ancestor does: see scripts/bench/plain.py. A ratio says how many times as fast (or as small) as
+plain mode we are. Both are timed in every round. The ratio is the median over the rounds, with its quartiles, so a
+machine whose speed drifts does not matter. Sections:
 
-    memory   the height of a whole cell: of the host with all workers, and of CUDA
+    memory   the peak of memory in a whole cell: on the host with all workers, and on CUDA
     data     pairs of views per second of one worker core, over a FixMatch step's mix of labeled and unlabeled images:
              Digits at 32 pixels, and JPEG photographs of 500 x 375 at 224; with --setting scratch, its images
     steps    a step of every method on a batch made before; `images` is what the forward and backward passes alone
@@ -14,15 +14,15 @@ does not matter, with its quartiles. Sections:
     cell     a cell of 40 labels by FixMatch: from the loaders' start over the first steps to the end of the first
              evaluation, the steps after that, and the passes over the test set
     state    FlexMatch's thresholds and bank, Self-Tuning's loss and queue, as large as the published table needs them
-    processes  only where it is named: FixMatch's step on 1, 2, 4, ... processes, as many as there are GPUs or cores;
-             what a step on a share of the batch alone lacks, they spend on talking to and waiting for each other
-    adapters   only where it is named: ERM's step with a ViT-B/16 of random weights at 224 pixels, 8 images, AdamW, with
-             all weights and with adapters; trained weights, time, memory, and the size of latest.pth (needs peft)
-    ideas    only where it is named, since it compiles for minutes: FixMatch's step with what the scripts do not use,
-             fused SGD, cuDNN's trying of algorithms, torch.compile without and with CUDA graphs
+    processes  only if named: FixMatch's step on 1, 2, 4, ... processes, up to the number of GPUs or cores. A step on a
+             process's share of the batch alone is timed, too. The difference is spent on communication and waiting
+    adapters   only if named: ERM's step with a ViT-B/16 of random weights at 224 pixels, 8 images, AdamW, with all
+             weights and with adapters; trained weights, time, memory, and the size of latest.pth (needs peft)
+    ideas    only if named, since it compiles for minutes: FixMatch's step with what the scripts do not use: fused SGD,
+             cuDNN's search for the fastest algorithm, torch.compile without and with CUDA graphs
 
-With `steps` and `cell`, the hours that all 242 cells of the published table would take are worked out; that means
-something with the table's own network: --setting photographs, the default with CUDA.
+`steps` and `cell` together give an estimate of the hours of all 242 cells of the published table. It makes sense only
+with the table's own network: --setting photographs, the default with CUDA.
 """
 
 import argparse
@@ -53,9 +53,9 @@ SECTIONS = ("memory", "data", "steps", "cell", "state")
 NATIVE = "--scratch -a wrn_10_1_half --train-resizing native --val-resizing native"
 SETTINGS = {
     "digits": f"-d Digits {NATIVE}",
-    # The cache holds the labeled images. The others must not fit, as the table's unlabeled ones and largest test sets.
+    # The cache holds the labeled images. The others must not fit, as in the table: unlabeled images, large test sets.
     "photographs": "-d ImageFolder --scratch -a resnet50 --finetune --cache 100",
-    # The classic protocol's batches and views: 250 labels, for plain mode has no batch where a set is smaller than it.
+    # The classic protocol's batches and views. 250 labels, since plain mode needs a set of at least one batch.
     "scratch": f"-d FashionMNIST {NATIVE} --num-samples-per-class 25 -b 64 --unlabeled-batch-size 448 --no-bottleneck "
     "--auto-augment classic",
 }
@@ -120,7 +120,7 @@ def parse_args(argv=None):
     if args.quick:
         vars(args).update(QUICK)
     args.setting = args.setting or ("photographs" if args.device.startswith("cuda") else "digits")
-    if args.setting == "scratch":  # the other methods' batches are other ones there
+    if args.setting == "scratch":  # there, other methods have other batches
         args.methods = ["fixmatch"]
     args.methods = ["fixmatch", *(name for name in args.methods if name != "fixmatch")]
     return args
@@ -155,13 +155,13 @@ def measure_all(args, folder):
         counts = [2**power for power in range(most.bit_length())]
         processes = {count: measures.processes(count, own, args.repeats, args.rounds) for count in counts}
     if "adapters" in args.sections:
-        # The setting's flags but for what stands there, and the user's once more, since the last one holds.
+        # The last value of a flag counts: ADAPTED overrides the setting's flags, and the user's override both.
         adapters = measures.adapters([*flags["digits"], *ADAPTED, *args.flags], args.repeats, args.rounds)
     return rows, steps, ideas, processes, adapters
 
 
 def expected(method):
-    """The method's passes relative to FixMatch's."""
+    """The cost of the method's passes, relative to FixMatch's."""
     forward, backward = IMAGES[method]
     return (forward + 2 * backward) / (IMAGES["fixmatch"][0] + 2 * IMAGES["fixmatch"][1])
 
@@ -177,9 +177,10 @@ def published_cells():
 
 
 def hours(rows, steps):
-    """The hours of the whole table, if each method's step is as much longer than FixMatch's in a cell as by itself.
+    """The hours of the whole table: ours, and in plain mode.
 
-    Both are on the high side where loading is what takes the time, and for ours where a test set is kept in memory.
+    We assume that a method's step, relative to FixMatch's, takes as long in a cell as alone. Both numbers are too high
+    if loading takes most of the time. Ours is too high if a test set is kept in memory.
     """
     by_name, total = {row.name: row for row in rows}, {}
     relative = {name: statistics.median(x) / statistics.median(steps["fixmatch"]) for name, x in steps.items()}
@@ -252,7 +253,7 @@ def report(result):
 def main(args):
     device = find_device(args.device)
     if device.type == "cuda" and device.index is not None:
-        torch.cuda.set_device(device)  # what is waited for and looked at
+        torch.cuda.set_device(device)  # synchronize and the memory's peak are of this one
     logging.disable(logging.INFO)
     try:
         with tempfile.TemporaryDirectory() as folder:

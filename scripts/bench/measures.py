@@ -60,7 +60,7 @@ class Row(NamedTuple):
 
 
 def row(name: str, unit: str, ours: list[float], other: list[float], amount: float = 1.0) -> Row:
-    """Compare seconds, round by round; `amount` done in them makes a rate of `unit`, 0 leaves milliseconds."""
+    """Compare seconds, round by round. Shown are rates, of `amount` things done in them, or with 0 milliseconds."""
     ratios = [b / a for a, b in zip(ours, other, strict=True)]
     low, _, high = statistics.quantiles(ratios, n=4) if len(ratios) > 1 else ratios * 3
     shown = [amount / statistics.median(x) if amount else 1000 * statistics.median(x) for x in (ours, other)]
@@ -96,7 +96,7 @@ def make_photographs(root: Path, per_class: int) -> None:
     """Ten classes of JPEG files of 500 x 375 pixels, cut out of the two photographs that scikit-learn ships."""
     rng = np.random.default_rng(0)
     photographs = [Image.fromarray(pixels) for pixels in load_sample_images().images]  # 640 x 427
-    for part, number in (("train", per_class), ("test", 4 * per_class)):  # so many that workers' starts do not show
+    for part, number in (("train", per_class), ("test", 4 * per_class)):  # so many that starting workers hardly counts
         for c in range(10):
             folder = root / part / f"{c}"
             folder.mkdir(parents=True)
@@ -200,8 +200,8 @@ def processes(count: int, argv: list[str], repeats: int, rounds: int) -> dict[st
 
 
 def adapters(argv: list[str], repeats: int, rounds: int) -> dict[str, dict[str, Any]]:
-    """Of ERM with all weights and with each kind of adapter: the `seconds` per step of each round, and what
-    scripts/bench/adapters.py prints at the end. Each has a process of its own, and they take turns.
+    """For ERM with all weights and with each kind of adapter: the `seconds` per step of each round, and what
+    scripts/bench/adapters.py prints at the end. Each runs in a process of its own, and they take turns.
     """
     program = [sys.executable, str(Path(__file__).with_name("adapters.py")), str(repeats)]
     options = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
@@ -226,12 +226,12 @@ def _turn(child: subprocess.Popen) -> float:
 
 
 def own_peak() -> float:
-    """The most memory that this process has had, in MiB: on CUDA, where there is one, else on the host."""
+    """The peak of this process's memory in MiB: on CUDA, or without CUDA on the host."""
     return peak_on_cuda() or resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
 def peak_on_cuda() -> float:
-    """In MiB; 0 where nothing was there."""
+    """The peak of this process's memory on CUDA in MiB; 0 without CUDA."""
     return torch.cuda.max_memory_allocated() / 2**20 if torch.cuda.is_available() else 0.0
 
 
@@ -260,7 +260,7 @@ def ideas(argv: list[str], repeats: int, rounds: int) -> dict[str, list[float]]:
 
 @contextmanager
 def set_to(owner: Any, name: str, value: Any) -> Iterator[None]:
-    """`owner.name` is `value` for a while."""
+    """Within the block, `owner.name` is `value`."""
     before = getattr(owner, name)
     setattr(owner, name, value)
     try:
@@ -273,7 +273,7 @@ def set_to(owner: Any, name: str, value: Any) -> Iterator[None]:
 
 
 def run_cell(script: ModuleType, argv: list[str]) -> dict[str, list[float]]:
-    """Train as the command line would; the seconds that each epoch's training and evaluation took."""
+    """Train as on the command line. Returns the seconds that each epoch's training and evaluation took."""
     times = {"train_one_epoch": [], "evaluate": []}
 
     def timed(name: str, function: Callable) -> Callable:
@@ -313,13 +313,13 @@ def cell(argv: list[str], rounds: int) -> list[Row]:
 
 
 def memory(argv: list[str]) -> list[Row]:
-    """The height of a run in both modes."""
+    """The peak of memory of a run in both modes."""
     ours, other = (peak_memory(script, argv) for script in (fixmatch, plain))
     return [Row(f"memory: {k}", "MiB", ours[k], other[k], *[other[k] / ours[k]] * 3) for k in ours]
 
 
 def peak_memory(script: ModuleType, argv: list[str]) -> dict[str, float]:
-    """MiB at the height of a run: of the host, the workers' and shared pages counted once, and of CUDA."""
+    """The peak of memory of a run in MiB: on the host, with the workers and with shared pages once, and on CUDA."""
     peak, done = 0.0, threading.Event()
 
     def watch() -> None:
@@ -363,7 +363,7 @@ def _proportional(pid: str) -> float:
 
 
 def state(device: torch.device, classes: int, rounds: int) -> list[Row]:
-    """FlexMatch's with Food101's 75,000 images, Self-Tuning's with `classes` (SUN397 has 397)."""
+    """Time FlexMatch's bank for Food101's 75,000 images, and Self-Tuning's queue for `classes` (SUN397 has 397)."""
     timers = {"FlexMatch's bank": bank(device, 75_000, 101), "Self-Tuning's queue": queue(device, classes, 32, 1024)}
     return [row(f"state: {name}", "ms", *in_turn(pair, rounds), amount=0) for name, pair in timers.items()]
 

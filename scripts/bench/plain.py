@@ -2,12 +2,13 @@
 
 It has the shape of the project's own scripts, so that both are measured by the same means. What makes it plain:
  1. Workers end every view with ToTensor and Normalize, and hand over float tensors, one by one, in NCHW.
- 2. The workers are started anew for every pass over a set: with 40 labels and a batch of 32, for every single batch.
-    The test loader's are, too, and every evaluation decodes and resizes all images again.
+ 2. The workers are started anew for every pass over a set: with 40 labels and a batch of 32, for every batch. So are
+    the test loader's. Every evaluation decodes and resizes all images again.
  3. Batches are copied to the device one after the other, and waited for.
- 4. Every meter is read (`.item()`) at every step, as is whether a mask is empty.
+ 4. At every step, every meter is read (`.item()`), and so is whether a mask is empty.
  5. Losses have a backward pass each, in eager float32.
-`Bank` and `Queue` are FlexMatch's and Self-Tuning's state in the same manner: Python's loops over classes and samples.
+`Bank` and `Queue` are FlexMatch's and Self-Tuning's state in the same manner: with Python loops over classes and
+samples.
 """
 
 from collections import Counter, defaultdict
@@ -58,7 +59,7 @@ def views(args, spec):
 
 
 class Forever:
-    """Batches without end, on the device; the loader begins anew, workers and all, where a pass ends."""
+    """Endless batches on the device. When a pass ends, the loader begins anew, with new workers."""
 
     def __init__(self, loader, device):
         self.loader, self.device, self.iterator = loader, device, iter(())
@@ -181,7 +182,7 @@ class Bank:
         self.labels, self.num_classes = torch.full((num_images,), -1, device=device), num_classes
 
     def thresholds(self, pseudo_labels, threshold):
-        """Of each of the pseudo-labels [B]."""
+        """The threshold of each pseudo-label [B]."""
         counts = Counter(self.labels.tolist())
         if max(counts.values()) == len(self.labels):
             beta = torch.zeros(self.num_classes)

@@ -2,8 +2,8 @@
 
     torchrun --standalone --nproc-per-node 2 -- scripts/bench/processes.py REPEATS ROUNDS FLAGS OF FIXMATCH
 
-The step of the whole batch is timed in turn with one of the process's share of it alone, which talks to nobody. The
-first process prints a line of JSON.
+Two steps are timed in turn: of the whole batch, and of this process's share alone, without communication. The first
+process prints a line of JSON.
 """
 
 import json
@@ -26,7 +26,7 @@ def main(repeats: int, rounds: int, argv: list[str]) -> None:
     args, count = fixmatch.parse_args(argv), max(1, processes.launched())
     own_batch = ["--batch-size", args.batch_size // count, "--unlabeled-batch-size", args.unlabeled_batch_size // count]
     with tempfile.TemporaryDirectory() as folder:
-        if torch.cuda.is_available():  # alone it would take the first GPU, as all of them would
+        if torch.cuda.is_available():  # `share` counts as a single process, which would take the first GPU
             torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())
         with mock.patch.dict(os.environ, WORLD_SIZE="1"):
             share = measures.prepared_step(fixmatch, [*argv, *map(str, own_batch), "--log", f"{folder}/share"])
