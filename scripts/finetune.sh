@@ -11,16 +11,16 @@
 # cells.sh lists what else can be set. The runs go seed by seed, so that those of one seed are a whole table.
 #
 # Nothing is tuned on this data. Learning rates, thresholds and the other settings are those of the published table's
-# column CIFAR10, pretrained with labels, as the methods' own shell files have them: made for a ResNet-50, 224 pixels and
-# 10,000 steps or more. What so short a schedule changes:
+# column CIFAR10, pretrained with labels, as in the methods' own shell files. They were made for a ResNet-50, 224 pixels
+# and 10,000 steps or more. These differ, since the schedule is so short:
 #   The ramp of Mean Teacher and Pi Model takes the first of three epochs (there a quarter of the epochs), and
 #   Self-Tuning's rate falls after the first and the second (there at each fifth).
 #   Noisy Student's teacher and its three students take 300 steps each.
-#   V-PET's sources, ERM and FixMatch, vote on one view of each image in place of ten. Their runs must be finished: with
-#   JOBS, and without other methods between them, the same command may be needed twice.
-#   AdaMatch, CoMatch, SimMatch, VAT, MixMatch and ReMixMatch, which the table lacks, have FixMatch's learning rate and
-#   their own defaults, but that their averages of the weights forget ten times as fast (of 300 steps, 0.999 would keep
-#   three quarters of the first weights), and that VAT's ramp takes the first epoch, as the last two's do.
+#   V-PET's sources, ERM and FixMatch, vote on one view of each image in place of ten. Their runs must be finished. If
+#   JOBS starts V-PET too early, because few other methods are in between, give the same command again.
+#   The table lacks AdaMatch, CoMatch, SimMatch, VAT, MixMatch and ReMixMatch. They have FixMatch's learning rate and
+#   their own defaults, with two exceptions. Their averages of the weights forget ten times as fast: after 300 steps,
+#   0.999 would still keep three quarters of the first weights. VAT's ramp takes the first epoch, as the last two's do.
 #   The oracle, ERM with all labels, has as many steps as the others.
 set -euo pipefail
 # shellcheck source=scripts/cells.sh

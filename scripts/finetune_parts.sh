@@ -1,14 +1,15 @@
 #!/usr/bin/env bash
-# What two parts of fine-tuning are worth: the backbone's tenth of the rate (--finetune), and the bottleneck. The setting
-# of finetune.sh on FashionMNIST with 40 labels, as it is (both), with the full rate for the backbone (no_finetune), and
-# with a head that is linear in the backbone's features (no_bottleneck), on five seeds.
+# What two parts of fine-tuning are worth: a tenth of the rate for the backbone (--finetune), and the bottleneck. The
+# setting is that of finetune.sh on FashionMNIST with 40 labels, on five seeds. It is run in three ways: as it is
+# (both), with the full rate for the backbone (no_finetune), and with a head that is linear in the backbone's features
+# (no_bottleneck).
 #
 #   bash scripts/finetune_parts.sh [EXTRA FLAGS]
 #   METHODS=fixmatch SEEDS="0 1" OMP_NUM_THREADS=1 bash scripts/finetune_parts.sh
 #
 #   WEIGHTS=FILE   as for finetune.sh
 #
-# LOGS/METHOD/NAME/seedN is the folder of a run, and compare_runs.py sets one NAME beside others, seed by seed. The runs
+# LOGS/METHOD/NAME/seedN is the folder of a run. compare_runs.py compares one NAME with others, seed by seed. The runs
 # go seed by seed, and test once, at the end. cells.sh lists what else can be set.
 set -euo pipefail
 # shellcheck source=scripts/cells.sh

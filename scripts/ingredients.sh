@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
-# Which of the ingredients of training from scratch matter: the protocol of fashion.sh with 40 labels, with one of them
-# left out at a time (no_ema), without any (none), and with one alone (only_ema), for two methods on five seeds, with the
-# protocol's learning rate. METHODS may be any that has --joint-passes.
+# Which ingredients of training from scratch matter? The protocol of fashion.sh with 40 labels and its learning rate,
+# for two methods on five seeds. It is run with all ingredients (all), without one of them (no_ema), with one alone
+# (only_ema), and without any (none). METHODS may be any that has --joint-passes.
 #
 #   bash scripts/ingredients.sh [EXTRA FLAGS]
 #   METHODS=fixmatch SEEDS="0 1" OMP_NUM_THREADS=1 bash scripts/ingredients.sh
 #
-# LOGS/METHOD/NAME/seedN is the folder of a run, and compare_runs.py sets one NAME beside others, seed by seed. The runs
-# go seed by seed; they have half of the steps of fashion.sh. cells.sh lists what else can be set.
+# LOGS/METHOD/NAME/seedN is the folder of a run. compare_runs.py compares one NAME with others, seed by seed. The runs
+# go seed by seed. They have half of the steps of fashion.sh. cells.sh lists what else can be set.
 set -euo pipefail
 # shellcheck source=scripts/cells.sh
 . "$(dirname "${BASH_SOURCE[0]}")/cells.sh"

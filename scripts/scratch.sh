@@ -5,10 +5,10 @@
 #   SEEDS="0 1 2" bash scripts/scratch.sh fixmatch CIFAR10 40 250
 #   STEPS=10000 bash scripts/scratch.sh erm fixmatch CIFAR10 4000     a shorter schedule
 #
-# cells.sh lists what else can be set. The settings are those of TorchSSL, whose figures the published errors are, and
-# USB's for ERM, FreeMatch, SoftMatch, AdaMatch, CoMatch and SimMatch; docs/from_scratch.md lists what still differs. Mean
-# Teacher's weight of 50 and Pi Model's of 10 are for means over classes, Mean Teacher's over the 64 images, too: here
-# their losses are sums.
+# cells.sh lists what else can be set. The settings and the published errors are TorchSSL's, and USB's for ERM,
+# FreeMatch, SoftMatch, AdaMatch, CoMatch and SimMatch. docs/from_scratch.md lists what still differs. In TorchSSL, Mean
+# Teacher's weight is 50 and Pi Model's 10, for means over the classes (Mean Teacher's over the 64 images, too). Here
+# the losses are sums, so the weights are smaller.
 set -euo pipefail
 # shellcheck source=scripts/cells.sh
 . "$(dirname "${BASH_SOURCE[0]}")/cells.sh"

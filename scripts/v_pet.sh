@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# V-PET on the cells of the published table, which has no row of it: ERM and FixMatch vote, so that their cells must be
-# finished. The learning rates are FixMatch's.
+# V-PET on the cells of the published table, which has no row of it. ERM and FixMatch vote, so their cells must be
+# finished first. The learning rates are FixMatch's.
 #
 #   bash scripts/v_pet.sh [supervised|moco] [DATASET ...] [-- EXTRA FLAGS]
 #

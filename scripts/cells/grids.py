@@ -44,7 +44,7 @@ class Grid:
     Attributes:
         steps, epochs: of every run.
         datasets: by name.
-        settings: a later one stands behind an earlier one on the command line.
+        settings: in the order of their flags on the command line, where the last value of a flag counts.
     """
 
     steps: int = 0
@@ -96,20 +96,20 @@ def _check_names(grid: Grid) -> None:
     for setting in grid.settings:
         for name in [*setting.methods, *setting.datasets]:
             if name not in known:
-                fail(f"the grid has no '{name}', which shall have {shlex.join(setting.flags)}")
+                fail(f"the grid has no '{name}', so these flags would be lost: {shlex.join(setting.flags)}")
 
 
 def _schedule(grid: Grid) -> tuple[int, int]:
     """The steps and epochs of a run.
 
-    STEPS sets another number of steps. There are as many epochs then as divide it evenly, at most the grid's, each of
-    100 steps or more.
+    STEPS sets another number of steps. Then there are as many epochs as possible, but at most the grid's, such that all
+    have the same length, a multiple of 100 steps.
     """
     text = variable("STEPS", "")
     if not text:
         return grid.steps, grid.epochs
     if not text.isascii() or not text.isdigit() or int(text) == 0 or int(text) % SHORTEST:
-        fail(f"STEPS takes a multiple of {SHORTEST}, an epoch's steps at the least, not '{text}'")
+        fail(f"STEPS takes a multiple of {SHORTEST}, the fewest steps of an epoch, not '{text}'")
     hundreds = int(text) // SHORTEST
     fitting = [epochs for epochs in range(1, min(hundreds, grid.epochs) + 1) if hundreds % epochs == 0]
     return int(text), max(fitting)
@@ -133,7 +133,7 @@ def commands(grid: Grid, arguments: list[str]) -> list[str]:
 
 
 def _all_commands(grid: Grid, words: list[str]) -> Iterator[list[str]]:
-    """Seed by seed, dataset by dataset, and there with each number of labels through all methods."""
+    """Ordered by seed, then dataset, number of labels, and method."""
     methods = _selected(grid.methods, words)
     labels = _selected(grid.labels, words)
     for seed in seeds():
@@ -170,7 +170,7 @@ def _command(grid: Grid, method: str, dataset: str, labels: str, seed: str) -> l
 
 
 def _share(word: str, epochs: int) -> str:
-    """`40%` is that share of the epochs, rounded down, `40%+` one epoch at least; any other word stays."""
+    """`40%` becomes that share of the epochs, rounded down; `40%+` at least 1. Any other word stays as it is."""
     share = re.fullmatch(r"(\d+(?:\.\d+)?)%(\+?)", word)
     if share is None:
         return word

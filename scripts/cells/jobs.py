@@ -103,7 +103,7 @@ def _run_all(commands: list[str], signals: list[int], folder: Path) -> dict[int,
 
 
 def _start(command: str, gpus: str | None, output: Path | None) -> subprocess.Popen:
-    """Start a command in a session of its own: the terminal's signals reach it through us alone, and once."""
+    """Start a command in a session of its own, so that the terminal's signals reach it only through us, and once."""
     environment = os.environ if gpus is None else os.environ | {"CUDA_VISIBLE_DEVICES": gpus}
     options = {"stdin": subprocess.DEVNULL, "env": environment, "start_new_session": True}
     if output is None:

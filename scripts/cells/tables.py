@@ -160,7 +160,7 @@ def commands(tables: list[Table], arguments: list[str]) -> list[str]:
 
 
 def _all_commands(tables: list[Table], selection: Selection, rows: list[str]) -> Iterator[list[str]]:
-    """Seed by seed, row by row, and dataset by dataset through all methods.
+    """Ordered by seed, then pretraining, row, dataset, and method.
 
     Args:
         rows: those of tables with rows of their own. The others always have the default row.

@@ -293,7 +293,7 @@ def test_a_selection_of_a_grid(name, arguments, number, last):
         ("scratch", "CIFAR10 45", {}, "'45' is none of erm .* CIFAR10 .* 10000 \\(flags come after --\\)"),
         ("scratch", "dst", {}, "'dst' is none of .*"),
         ("scratch", "STL10 4000", {}, "no cell has all of STL10 4000"),
-        ("scratch", "", {"STEPS": "10"}, "STEPS takes a multiple of 100, an epoch's steps at the least, not '10'"),
+        ("scratch", "", {"STEPS": "10"}, "STEPS takes a multiple of 100, the fewest steps of an epoch, not '10'"),
         ("scratch", "", {"STEPS": "12345"}, "STEPS takes a multiple of 100, .* not '12345'"),
         ("fashion", "", {"STEPS": "-100"}, "STEPS takes a multiple of 100, .* not '-100'"),
         ("fashion", "", {"SEEDS": "x"}, "SEEDS takes whole numbers, not 'x'"),
@@ -325,7 +325,7 @@ def test_a_setting_of_a_grid_may_be_that_of_one_number_of_labels():
 def test_a_setting_that_nothing_has_is_refused_in_one_line(names, unknown):
     done = print_grid(f"{names} --wd 0", "40 400")
     assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr == f"error: the grid has no '{unknown}', which shall have --wd 0\n"
+    assert done.stderr == f"error: the grid has no '{unknown}', so these flags would be lost: --wd 0\n"
 
 
 def test_labels_that_the_classes_cannot_share_are_refused_in_one_line():
