@@ -2,16 +2,20 @@
 
     python scripts/collect_results.py LOGS [LOGS ...] [--against METHOD] [--markdown FILE] [--plots FOLDER]
 
-Every folder below LOGS that holds an args.json is a run. Runs that differ by the seed alone are one cell: the mean, and
-the sample standard deviation over seeds. Runs of other settings are never averaged with them. `last` is the last epoch;
-`held-out` is the accuracy after the last epoch on the images that --val-per-class or --val-fold held out; `best on
-test` is chosen on the test set, as published tables do; `chosen on val` is the test accuracy of the epoch that the
-images held out by --val-per-class choose. Images of one's own go by their folder's name. Where runs of one method have
-different settings, numbered footnotes say which. Cells of the published tables (the methods' shell files, scratch.sh,
-foundation.sh) stand beside the published figures; those marked * were run with other settings than their shell file's.
---against METHOD adds, for each cell, the mean difference of the last epoch from that method's over the seeds that both
-have, with Student's 95 % interval. --pseudo-labels adds how many of the pseudo-labels are right, and how many images
-have one, in the last epoch.
+Every folder below LOGS that holds an args.json is a run. Runs that differ by the seed alone are one cell. It shows the
+mean and the sample standard deviation over seeds. Runs of other settings are never averaged with them.
+
+last             test accuracy after the last epoch
+best on test     ... of the epoch that is best on the test set, as in published tables
+chosen on val    ... of the epoch that is best on the images that --val-per-class held out
+held-out         accuracy after the last epoch on the images that --val-per-class or --val-fold held out
+--against METHOD adds the mean difference of `last` from that method's, over the seeds that both have, with Student's
+                 95 % interval
+--pseudo-labels  adds how many of the pseudo-labels are right, and how many images have one, in the last epoch
+
+Your own images have their folder's name. If runs of one method have different settings, numbered footnotes say which.
+Cells of the published tables (the methods' shell files, scratch.sh, foundation.sh) stand next to the published figures.
+Those marked * were run with other settings than their shell file's.
 """
 
 import argparse

@@ -2,11 +2,11 @@
 
     python scripts/compare_runs.py BASE OTHER [OTHER ...] [--score last_top1] [--markdown FILE]
 
-Each of them is a folder that holds the finished runs of one setting, one for each seed. Two runs of one seed have the
-same labels and the same first weights, so that their difference varies less than either score. Means and differences
-are over the seeds that both settings have. The interval is Student's t over these seeds; it holds for these data and
-this schedule. Time is the median over the seeds of the seconds of a step, evaluations included, relative to the base's:
-on a busy machine it says little.
+BASE and OTHER are folders with the finished runs of one setting each, one run per seed. Two runs of one seed have the
+same labels and the same first weights, so their difference varies less than either score. Means and differences are
+over the seeds that both settings have. The interval is Student's t over these seeds; it holds for these data and this
+schedule. Time is that of a step, evaluations included, relative to the base's: the median over the seeds. On a busy
+machine it says little.
 """
 
 import argparse

@@ -2,8 +2,8 @@
 
     python scripts/example_images.py FOLDER [--size PIXELS]
 
-FOLDER/photos/*.png         tiles of the left two thirds of three photographs, in no order that tells which
-FOLDER/labels.csv           which photograph 2, 7 and 31 of them were cut from
+FOLDER/photos/*.png         tiles of the left two thirds of three photographs, shuffled
+FOLDER/labels.csv           labels of some: 2 tiles of the first photograph, 7 of the second and 31 of the third
 FOLDER/test/CLASS/*.png     tiles of the right thirds
 """
 

@@ -2,25 +2,25 @@
 
     python scripts/select_run.py RUNS [RUNS ...] [--by val|clusters]
 
-Every folder below RUNS that holds an args.json is a run. Runs that differ by the seed alone are one setting, and so are
-those that hold out one part of the labels after the other (--val-fold), which count as seeds. Settings
-are ranked by the mean of their scores over the seeds that all of them have. The score is one of two:
+Every folder below RUNS that holds an args.json is a run. Runs that differ by the seed alone are one setting. So are
+runs that hold out one part of the labels after the other (--val-fold): the parts count as seeds. Settings are ranked by
+the mean of their scores over the seeds that all of them have. The score is one of two:
 
-val       the accuracy after the last epoch on the images that --val-per-class held out; of equals, that with the
+val       the accuracy after the last epoch on the images that --val-per-class held out. Of equals, the one with the
           smaller loss is first. A run's maximum over epochs would favor the runs that fluctuate most. Within the chosen
-          run the images choose the epoch, too: its best.pth.
-clusters  where no label can be spared: how well the predictions after the last epoch agree with k-means clusters of the
-          network's features, as many as there are classes, on unlabeled training images; their adjusted mutual
+          run, the same images choose the epoch of best.pth.
+clusters  if you can spare no labels: how well the predictions after the last epoch agree with k-means clusters of the
+          network's features on unlabeled training images, with one cluster per class. It is their adjusted mutual
           information, 0 by chance and 100 at most (proposed by Zhang et al., arXiv:2503.09707).
 
-Without --by it is val where all runs held images out, and clusters otherwise.
+Without --by it is val if all runs held images out, and otherwise clusters.
 
-Beside each setting stands how far it is below the first, with a 95 % interval. With several seeds the interval is over
+For each setting you see how far it is below the first, with a 95 % interval. With several seeds the interval is over
 the seeds: Student's t of the paired differences, as in compare_runs.py, or Tukey's for more than two settings. With
-one seed it is over the images, and says nothing about another seed. A setting whose interval holds 0 may as well be
-the best.
+one seed it is over the images, and says nothing about another seed. If a setting's interval contains 0, it may as well
+be the best.
 docs/choosing.md says how often equal settings are told apart, and how well a score stands for the accuracy. The test
-accuracy is shown of the chosen setting alone.
+accuracy is shown only for the chosen setting.
 """
 
 import argparse
@@ -50,7 +50,7 @@ class Criterion(Protocol):
 
     Attributes:
         discrete: whether scores have few values, so that differences may be equal over the seeds by chance.
-        paired: whether no error so far is larger than it need be, since a run did not record which images it has right.
+        paired: False once an error was too large, because a run did not record which images it has right.
     """
 
     discrete: bool
@@ -66,7 +66,7 @@ class Criterion(Protocol):
         """The standard error of the difference of two scores on the same images, in points.
 
         Args:
-            least: where it cannot be known, give the least that it may be, rather than the most.
+            least: if the error cannot be known, give its lower limit, not the upper one.
         """
 
 
@@ -130,7 +130,7 @@ def _compare(first: Run, run: Run, keys: tuple[str, ...]) -> None:
 
 
 def on_common_seeds(settings: list[Cell]) -> list[Cell]:
-    """The settings with the runs of the seeds that all have. What is left out is said.
+    """The settings with the runs of the seeds that all have. Prints what is left out.
 
     Raises:
         UserError: no seed is common to all; or runs of one seed have other labels, or held other images out.
@@ -274,7 +274,7 @@ def ranked(settings: list[Cell], criterion: Criterion) -> list[Ranked]:
 
 
 def have_the_same_images(by_seed: list[np.ndarray]) -> bool:
-    """Whether the seeds share more than half of their images. One seed does."""
+    """Whether the seeds share more than half of their images; True for one seed."""
     common = set.intersection(*(set(images.tolist()) for images in by_seed))
     return 2 * len(common) > len(by_seed[0])
 
@@ -291,14 +291,14 @@ def doubt(ranking: list[Ranked], images: int, paired: bool = True) -> list[str]:
         more = "More seeds or images would tell them apart."
     else:
         lines = [
-            f"The 95 % intervals are over {images:,} images{together}. Seed {seeds[0]} is the only one: what another "
-            "would change is not in them, and may be more. Train each setting with several seeds."
+            f"The 95 % intervals are over {images:,} images{together}. Seed {seeds[0]} is the only one. Another seed "
+            "may change more than the intervals say. Train each setting with several seeds."
         ]
         more = "More images or seeds would tell them apart."
     if not paired:
         lines.append(
-            "Not all runs have a held_out.csv, which says what they name rightly. The intervals take their images for "
-            "different ones, and are too wide."
+            "Not all runs have a held_out.csv, which says which images they have right. So the intervals treat their "
+            "images as different ones, and are too wide."
         )
     lines.append(f"{of} may as well be the best. {more}" if near else "No other setting may as well be the best.")
     return lines

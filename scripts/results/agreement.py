@@ -53,10 +53,11 @@ class Agreement:
         self.value = 100 * float(adjusted_mutual_info_score(self.predictions, found.labels_))
 
     def on_halves(self) -> np.ndarray:
-        """The value on `HALVES` random halves of the images, each clustered anew from the centers of all; float [H].
+        """The value on `HALVES` random halves of the images: float [H]. Each is clustered from the centers of all.
 
-        Networks with as many images have the same halves. The deviation over the halves is that of `value` over other
-        images: a half varies twice as much as the whole (in variance), of which it has half in common.
+        Networks with the same number of images have the same halves. The deviation over the halves estimates that of
+        `value` over other images, since two factors cancel: a half has twice the variance of the whole, but halves of
+        the same images have half the variance of halves of other images.
         """
         rng, number, values = np.random.default_rng(0), len(self.predictions), []
         for _ in range(HALVES):

@@ -58,13 +58,13 @@ def _published(key: Key) -> Key:
 
 
 def holds(place: Place, run: Run) -> bool:
-    """Whether a run belongs to the table: a network, dataset, number of labels and method that it has there."""
+    """Whether a run belongs to the table, by its network, dataset, number of labels and method."""
     key = Key(place.row.partition(",")[0], place.dataset, run.result["num_samples_per_class"], place.arch, None)
     return place.pretraining == "supervised" and _published(key) in figures()
 
 
 def departures(cell: Cell) -> list[str]:
-    """The flags in which a cell of the table is not what scripts/foundation.sh runs."""
+    """The flags in which a cell of the table differs from the command of scripts/foundation.sh."""
     run = cell.runs[0]
     return differences(_comparable(run.settings), _comparable(_command(_published(_key_of(run)))))
 

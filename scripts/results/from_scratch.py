@@ -53,7 +53,7 @@ def holds(place: Place, run: Run) -> bool:
 
 
 def departures(cell: Cell) -> list[str]:
-    """The flags in which a cell of the table is not what scripts/scratch.sh runs."""
+    """The flags in which a cell of the table differs from the command of scripts/scratch.sh."""
     return differences(cell.runs[0].settings, _command(*_cell(cell.runs[0])) or {})
 
 

@@ -31,8 +31,8 @@ def half_width(values: Sequence[float]) -> float:
 def quantile(settings: int, freedom: float = math.inf) -> float:
     """How many standard errors an interval reaches, so that the intervals of all differences hold together.
 
-    It is Tukey's studentized range over sqrt(2): Student's quantile for two settings, and larger for more, since the
-    first was picked because it is the first.
+    It is Tukey's studentized range over sqrt(2). For two settings this is Student's quantile. For more it is larger,
+    since the first was picked as the best of them.
 
     Args:
         freedom: degrees of freedom that the standard error comes from.
@@ -43,11 +43,12 @@ def quantile(settings: int, freedom: float = math.inf) -> float:
 def to_first(scores: np.ndarray, image_errors: np.ndarray, shared: bool) -> list[Difference]:
     """The differences of all settings from the first.
 
-    With several seeds the intervals are Student's over the seeds, paired. Of more than two settings they are Tukey's,
-    from the residual variance of all; never narrower than Student's, for some settings vary more than others. The
-    images are in it, too: where each seed has its own, as a lower limit (few images have few values, and differences
-    may be equal by chance); where the seeds share them, as an error that no seed takes away. With one seed the
-    intervals are over the images alone.
+    With several seeds the intervals are over the seeds, and paired. For two settings they are Student's. For more they
+    are Tukey's, from the residual variance of all, but never narrower than Student's: some settings vary more than
+    others.
+    The error over the images counts, too. If each seed has its own images, it is a lower limit: scores on few images
+    have few values, so differences may be equal by chance. If the seeds share the images, it is added: more seeds do
+    not reduce it. With one seed the intervals are over the images alone.
 
     Args:
         scores: in percent, [settings, seeds], of the same seeds for all.
@@ -76,8 +77,8 @@ def to_first(scores: np.ndarray, image_errors: np.ndarray, shared: bool) -> list
 def paired_error(first: np.ndarray, other: np.ndarray) -> float:
     """The standard error of a difference of two accuracies on the same images, in points.
 
-    One image is added to either kind on which the two differ, which keeps the interval honest for few images (Bonett
-    and Price, 2012).
+    The two differ on two kinds of images: only the first is right, or only the other. One image is added to each kind.
+    This keeps the interval honest for few images (Bonett and Price, 2012).
 
     Args:
         first, other: bool [N], which images are right.
@@ -102,7 +103,7 @@ def least_error(first: float, other: float, number: int) -> float:
 
 
 def unpaired_error(first: float, other: float, number: int) -> float:
-    """`paired_error` if it is not known which images are right: as if they were different images, which is too large.
+    """`paired_error` if it is not known which images are right. It is too large: that of two different sets of images.
 
     One right and one wrong image are added to each (Agresti and Caffo, 2000).
 

@@ -61,7 +61,7 @@ def paired(base: Cell, other: Cell, *scores: str) -> list[tuple[dict, dict]]:
 
 
 def differences(base: Cell, other: Cell, score: str) -> list[float]:
-    """How much more the other has, for each seed that both have.
+    """How much higher the other scores, for each seed that both have.
 
     Raises:
         UserError: as `paired`.
@@ -70,5 +70,5 @@ def differences(base: Cell, other: Cell, score: str) -> list[float]:
 
 
 def in_words(difference: float, half_width: float) -> str:
-    """A mean difference with its 95 % interval, which one seed does not give: `+1.3 ± 1.4`."""
+    """A mean difference with its 95 % interval, such as `+1.3 ± 1.4`; with one seed there is no interval."""
     return f"{difference:+.1f}" + ("" if math.isinf(half_width) else f" ± {half_width:.1f}")

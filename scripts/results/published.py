@@ -57,9 +57,9 @@ def holds(place: Place) -> bool:
 
 
 def departures(cell: Cell) -> list[str]:
-    """The flags in which a cell is not what its shell file runs, as `--epochs 1 (published: 60)`."""
+    """The flags in which a cell differs from its shell file's command, as `--epochs 1 (published: 60)`."""
     run = cell.runs[0]
-    # The name comes from a file: of those that it may have, none is run but a published method's shell file.
+    # The method's name comes from a file of the run, so it may be any. Only a published method's shell file is run.
     is_published = run.result["method"] in {row.partition(",")[0] for row in rows()}
     return differences(run.settings, (_command(run) if is_published else None) or {})
 
@@ -92,7 +92,7 @@ def commands(name: str, *words: str) -> list[list[str]]:
     """The commands that a shell file prints for these words; none where it refuses them.
 
     Args:
-        name: of the file, which is executed: never as a run's files give it.
+        name: of the shell file. It is executed, so an unchecked name from a run's files must not come here.
     """
     environment = {key: value for key, value in os.environ.items() if key not in SELECTING}
     done = subprocess.run(

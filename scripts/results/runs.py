@@ -18,8 +18,8 @@ from common.errors import UserError
 
 ROOT = Path(__file__).parent.parent.parent
 
-# Beside the flags that change no number: seeds, and parts of the labels that are held out in turn, are what a cell
-# averages over, and the file that a run began with is known by its hash.
+# Flags that do not tell settings apart. Some change no number. Over seeds, and over parts of the labels that are held
+# out in turn, a cell averages. The file that a run began with is known by its hash.
 NOT_SETTINGS = cli.FREE | {"seed", "split_seed", "val_fold", "pretrained_backbone", "init_from"}
 NOT_MEASURED = "not measured"
 
@@ -98,7 +98,7 @@ class Run:
 
 @dataclass(frozen=True)
 class Cell:
-    """Runs of equal settings, one for each seed."""
+    """Runs of equal settings, one per seed."""
 
     place: Place
     runs: list[Run]
@@ -230,8 +230,8 @@ def known_images(run: Run) -> list[int]:
 def image_root_above(run: Run, folder: Path) -> Path | None:
     """The folder of a run's own images, if a search there would find images in `folder`.
 
-    It is known by the first labeled image, since the run may have had a path as seen from elsewhere. Older runs do not
-    name their images. Their path is taken as it is.
+    It is recognised by the run's first labeled image, since the recorded path may be relative to another folder. Older
+    runs do not name their images; then the path is taken as it is.
 
     Raises:
         UserError: its labeled.json is damaged.
@@ -256,7 +256,7 @@ def _arguments(content: dict[str, Any]) -> dict[str, Any]:
 
 @functools.cache
 def _default_arguments(method: str | None) -> cli.Arguments | None:
-    """A method's default arguments; None if there is none. The name is a file's: only our scripts are imported."""
+    """A method's default arguments; None if there is none. The name is from a file: only our scripts are imported."""
     if method not in {file.stem for file in ROOT.glob("*.py") if "def train_step(" in file.read_text()}:
         return None
     return importlib.import_module(method).parse_args(["data", "-d", "ImageFolder", *REQUIRED.get(method, [])])
@@ -265,7 +265,7 @@ def _default_arguments(method: str | None) -> cli.Arguments | None:
 def _typed(
     content: Any, fields: dict[str, type] | None = None, optional: dict[str, type] | None = None
 ) -> dict[str, Any]:
-    """The content of a JSON file, if it is an object with these fields; otherwise None."""
+    """The content of a JSON file. Raises a `ValueError` if it is not an object with these fields."""
     if not isinstance(content, dict):
         raise ValueError("not an object")
     present = {name: kind for name, kind in (optional or {}).items() if name in content}
@@ -276,7 +276,7 @@ def _typed(
 
 
 def _scored(content: dict[str, Any]) -> dict[str, Any]:
-    """The content, if it has the scores on the test set, even if nobody has measured them."""
+    """The content. Raises a `ValueError` if it lacks the scores on the test set, which may be None: not measured."""
     for name, kind in SCORES.items():
         if name not in content or not isinstance(content[name], kind):
             raise ValueError(f"'{name}' is missing, or of another type")
@@ -294,7 +294,7 @@ def cells(runs: Iterable[Run]) -> tuple[dict[Place, list[Cell]], list[str]]:
     """The finished runs by place, and notes for the reader of the tables.
 
     Runs of different settings are never averaged: a place has a cell for each, the one with the most seeds first.
-    The same images of one's own have one name, the first that is met, wherever they were.
+    If runs read the same images of your own from different folders, all get the first folder's name.
     """
     by_place, notes, names = defaultdict(list), [], {}
     for run in runs:
@@ -317,7 +317,7 @@ def differing(cells: list[Cell]) -> list[str]:
     keys = sorted(set().union(*settings))
     keys = [key for key in keys if len({_frozen(each.get(key)) for each in settings}) > 1]
     if {"train_resizing", "data_sha256"} <= {*keys}:
-        # The fingerprint holds the images' size where the resizing looks it up: then it says nothing of its own.
+        # Some resizings look up the images' size, which is then in the fingerprint. Naming the resizing is enough.
         hashes = {(each["train_resizing"], each["data_sha256"]) for each in settings}
         if len(hashes) == len({resizing for resizing, _ in hashes}):
             keys.remove("data_sha256")
@@ -344,7 +344,7 @@ def _all(cells: list[Cell]) -> list[Run]:
 
 
 def _split(run: Run, others: list[Run]) -> str | int:
-    """How a cell's seeds draw labels, each its own or all the same: their deviations mean different things."""
+    """How a cell's seeds draw labels: each its own, or all the same. Deviations of the two mean different things."""
     if len({other.result["split_seed"] for other in others}) == 1:
         return run.result["split_seed"]
     return "the seed" if run.result["split_seed"] == run.result["seed"] else run.result["split_seed"]

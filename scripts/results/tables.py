@@ -116,8 +116,8 @@ def _measured(values: list[float]) -> str:
 def _difference(cell: Cell, against: str, cells: dict[Place, list[Cell]]) -> str:
     """The cell's last epoch minus that method's, for the same images, network and number of labels.
 
-    The oracle, which has all labels, is compared where the method was run with one number of labels. Without a seed in
-    common nothing is compared.
+    The oracle has all labels. It is compared only if the method was run with a single number of labels. Without a seed
+    in common nothing is compared.
 
     Raises:
         UserError: the method has several settings there.
