@@ -29,9 +29,9 @@ all all  -d FashionMNIST -a wrn_10_1_half --scratch --no-bottleneck --workers 0
 all all  --train-resizing native --val-resizing native --auto-augment classic
 all all  --batch-size 8 --no-decay-on-norms --ema 0.99
 
-remixmatch,self_tuning,simmatch,softmatch                              FashionMNIST:40   --lr 0.03
+remixmatch,self_tuning,simmatch,softmatch,vat                          FashionMNIST:40   --lr 0.03
 debiasmatch,dst,freematch,pi_model,uda                                 FashionMNIST:40   --lr 0.1
-adamatch,comatch,mixmatch,vat                                          FashionMNIST:40   --lr 0.1
+adamatch,comatch,mixmatch                                              FashionMNIST:40   --lr 0.1
 erm,fixmatch,flexmatch,mean_teacher,pseudo_label                       FashionMNIST:40   --lr 0.3
 remixmatch                                                             FashionMNIST:400  --lr 0.01
 erm,mean_teacher,pi_model,pseudo_label,uda                             FashionMNIST:400  --lr 0.03
