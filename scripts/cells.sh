@@ -5,7 +5,8 @@
 #
 #   DRY_RUN=1            print the commands, one a line, and run none
 #   SEEDS="0 1 2"        (default: 0) seed N writes into folders of its own, ..._seedN
-#   STEPS=10000          a shorter schedule for the runs of scratch.sh, fashion.sh and finetune.sh, in proportion
+#   STEPS=10000          a shorter schedule for the runs of the grids (scratch.sh, fashion.sh, finetune.sh,
+#                        which_method.sh), in proportion
 #   ROWS="4 10 oracle"   (default: all) selects among the rows of erm.sh
 #   DATA, LOGS           (default: data, logs) folders of the datasets and of the runs
 #   JOBS=4               (default: 1) so many cells at a time, spread over the GPUs of CUDA_VISIBLE_DEVICES, or all GPUs
@@ -53,6 +54,22 @@ cells() {
 #   erm CIFAR10:40 --lr 0.1                 of that dataset with that number of labels alone
 grid() {
     engine grid "$@"
+}
+
+# weights_and_images: what WEIGHTS and JPEG choose, for the grids that fine-tune on a CPU. Sets `weights` (flags), and
+# `cifar10` and `reader`, the folder and the dataset of CIFAR-10's images.
+weights_and_images() {
+    case ${WEIGHTS:-} in
+        *[[:space:]]*)
+            echo "error: WEIGHTS takes a path without spaces, not '$WEIGHTS'" >&2
+            exit 2
+            ;;
+    esac
+    weights=${WEIGHTS:+--pretrained-backbone $WEIGHTS}
+    cifar10=cifar10 reader=CIFAR10
+    if [ "${JPEG:-0}" != 0 ]; then
+        cifar10=cifar10_jpeg reader=ImageFolder
+    fi
 }
 
 # engine ARGUMENT...: become the Python program, so that signals reach it. PYTHON may be anything that runs the scripts.

@@ -27,17 +27,7 @@ set -euo pipefail
 . "$(dirname "${BASH_SOURCE[0]}")/cells.sh"
 export SEEDS=${SEEDS:-"0 1 2"} LOGS=${LOGS:-logs/finetune}
 
-case ${WEIGHTS:-} in
-    *[[:space:]]*)
-        echo "error: WEIGHTS takes a path without spaces, not '$WEIGHTS'" >&2
-        exit 2
-        ;;
-esac
-weights=${WEIGHTS:+--pretrained-backbone $WEIGHTS}
-cifar10=cifar10 reader=CIFAR10
-if [ "${JPEG:-0}" != 0 ]; then
-    cifar10=cifar10_jpeg reader=ImageFolder
-fi
+weights_and_images
 
 grid "$@" <<GRID
 schedule 300 3
