@@ -67,6 +67,7 @@ def parse_args(argv=None):
     parser.add_argument("-a", "--arch", default=ARCH, help="network (default: %(default)s)")
     parser.add_argument("--image-size", type=cli.positive_int, metavar="PIXELS", help="(default: by the photos)")
     parser.add_argument("--no-flip", action="store_true", help="a mirrored photo may be of another class: text, digits")
+    parser.add_argument("--balanced-batches", action="store_true", help="train on all classes equally often")
     parser.add_argument("--exif-orientation", action="store_true", help="turn photos as their EXIF orientation says")
     parser.add_argument("--seed", type=cli.seed, default=0, help="of every random choice (default: 0)")
     parser.add_argument("-j", "--workers", type=cli.non_negative_int, metavar="N", help="loader processes of each set")
@@ -83,7 +84,8 @@ def parse_args(argv=None):
 
 def arguments(args) -> dict[str, Any]:
     """What the result depends on, but for the minutes: a call that continues may have more."""
-    names = ["photos", "labels", "weights", "scratch", "arch", "image_size", "no_flip", "exif_orientation", "seed"]
+    names = ["photos", "labels", "weights", "scratch", "arch", "image_size", "seed"]
+    names += ["no_flip", "balanced_batches", "exif_orientation"]
     found = {name: getattr(args, name) for name in names}
     return {name: str(value) if isinstance(value, Path) else value for name, value in found.items()}
 
@@ -100,6 +102,7 @@ def common_flags(args, data: Data) -> list[str]:
             words += ["--norm-mean", *map(str, config.mean), "--norm-std", *map(str, config.std)]
     words += ["--no-flip"] if args.no_flip else []
     words += ["--exif-orientation"] if args.exif_orientation else []
+    words += ["--balanced-batches"] if args.balanced_batches else []
     words += ["--device", args.device] if args.device else []
     return words + (["-j", str(args.workers)] if args.workers is not None else [])
 

@@ -56,7 +56,7 @@ class Work:
         before = self.facts.get("arguments")
         if not isinstance(before, dict) or not isinstance(self.facts.get("seconds"), int | float):
             raise UserError(f"'{self.file}' is none that this program wrote: remove it, or choose another --out")
-        known = {"exif_orientation": False} | before  # older folders do not say it
+        known = {"exif_orientation": False, "balanced_batches": False} | before  # older folders do not say it
         others = [
             f"{key} {value} (was {known.get(key)})" for key, value in arguments.items() if known.get(key) != value
         ]

@@ -167,7 +167,7 @@ def test_photographs_are_turned_in_all_that_it_runs(photos, small, tmp_path, mon
 
 def test_a_folder_that_is_older_than_a_flag_goes_on(tmp_path):
     Work(tmp_path / "out", {"seed": 0})
-    Work(tmp_path / "out", {"seed": 0, "exif_orientation": False})
+    Work(tmp_path / "out", {"seed": 0, "exif_orientation": False, "balanced_batches": False})
     with pytest.raises(UserError, match=r"begun with other arguments: exif_orientation True \(was False\); choose"):
         Work(tmp_path / "out", {"seed": 0, "exif_orientation": True})
 
@@ -266,6 +266,16 @@ def test_a_file_of_weights_has_timms_statistics(photos):
     assert "-a tf_efficientnet_lite0 --no-bottleneck" in words
     assert "--pretrained-backbone w.pth --norm-mean 0.5 0.5 0.5 --norm-std 0.5 0.5 0.5" in words
     assert "--train-resizing cifar --val-resizing cifar --image-size 64" in words
+
+
+@pytest.mark.parametrize("flag", ["--no-flip", "--balanced-batches", "--exif-orientation"])
+def test_a_flag_is_that_of_the_trainings(photos, flag):
+    data = label.datasets.load("ImageFolder", photos, labeled_list=photos.parent / "labels.csv")
+    given = [str(photos), "l.csv", "--out", "elsewhere"]
+    without, with_it = (label.parse_args(given + more) for more in ([], [flag]))
+    assert set(label.common_flags(with_it, data)) - set(label.common_flags(without, data)) == {flag}
+    name = flag.removeprefix("--").replace("-", "_")
+    assert label.arguments(with_it) == label.arguments(without) | {name: True}
 
 
 def test_the_shell_file_hands_everything_on(tmp_path):
