@@ -67,7 +67,12 @@ def parse_args(argv=None):
     parser.add_argument("-a", "--arch", default=ARCH, help="network (default: %(default)s)")
     parser.add_argument("--image-size", type=cli.positive_int, metavar="PIXELS", help="(default: by the photos)")
     parser.add_argument("--no-flip", action="store_true", help="a mirrored photo may be of another class: text, digits")
-    parser.add_argument("--balanced-batches", action="store_true", help="train on all classes equally often")
+    parser.add_argument(
+        "--balanced-batches",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="train on all classes equally often, however many labels they have (default: yes)",
+    )
     parser.add_argument("--exif-orientation", action="store_true", help="turn photos as their EXIF orientation says")
     parser.add_argument("--seed", type=cli.seed, default=0, help="of every random choice (default: 0)")
     parser.add_argument("-j", "--workers", type=cli.non_negative_int, metavar="N", help="loader processes of each set")

@@ -268,7 +268,7 @@ def test_a_file_of_weights_has_timms_statistics(photos):
     assert "--train-resizing cifar --val-resizing cifar --image-size 64" in words
 
 
-@pytest.mark.parametrize("flag", ["--no-flip", "--balanced-batches", "--exif-orientation"])
+@pytest.mark.parametrize("flag", ["--no-flip", "--exif-orientation"])
 def test_a_flag_is_that_of_the_trainings(photos, flag):
     data = label.datasets.load("ImageFolder", photos, labeled_list=photos.parent / "labels.csv")
     given = [str(photos), "l.csv", "--out", "elsewhere"]
@@ -276,6 +276,16 @@ def test_a_flag_is_that_of_the_trainings(photos, flag):
     assert set(label.common_flags(with_it, data)) - set(label.common_flags(without, data)) == {flag}
     name = flag.removeprefix("--").replace("-", "_")
     assert label.arguments(with_it) == label.arguments(without) | {name: True}
+
+
+def test_all_classes_are_drawn_equally_often_unless_one_says_no(photos, tmp_path):
+    data = label.datasets.load("ImageFolder", photos, labeled_list=photos.parent / "labels.csv")
+    given = [str(photos), "l.csv", "--out", "elsewhere"]
+    usual, other = (label.parse_args(given + more) for more in ([], ["--no-balanced-batches"]))
+    assert set(label.common_flags(usual, data)) - set(label.common_flags(other, data)) == {"--balanced-batches"}
+    Work(tmp_path / "out", {"seed": 0})  # as of a call before the flag was there
+    with pytest.raises(UserError, match=r"begun with other arguments: balanced_batches True \(was False\); choose"):
+        Work(tmp_path / "out", {"seed": 0, "exif_orientation": False, "balanced_batches": True})
 
 
 def test_the_shell_file_hands_everything_on(tmp_path):
