@@ -219,7 +219,7 @@ def make_plan(work: Work, minutes: float, shared: list[str], data: Data) -> plan
 
 
 def by_trials(work: Work, costs: planning.Costs) -> planning.Costs:
-    """What a step costs by the trials so far. Of the few steps that are measured at first, the first ones are slow."""
+    """What a step costs by the trials so far: they are longer than what was measured at first, evaluations included."""
     if not work.facts["done"]:
         return costs
     step = {}

@@ -57,12 +57,10 @@ def by_the_others(right: Mapping[str, Mapping[int, bool]]) -> dict[int, bool]:
     return chosen
 
 
-def plain(right: Sequence[bool]) -> estimates.Estimate:
-    """How many of the photos are probably right, if their classes are as frequent as among the labels."""
-    return estimates.estimate(sum(right), len(right))
-
-
 def balanced(right: Sequence[bool], classes: Sequence[int]) -> estimates.Estimate:
-    """The same, if all classes are equally frequent; those of which no label was held out do not count."""
+    """How many photos are probably right, if all classes are equally frequent.
+
+    Classes of which no label was held out do not count.
+    """
     numbers = Counter(classes)
     return estimates.weighted(np.array(right), np.array([1 / numbers[each] for each in classes]))

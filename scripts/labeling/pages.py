@@ -12,6 +12,7 @@ from common import trained
 from common.datasets import Data
 from common.loading import augment
 from common.loading.loaders import FileLoader
+from common.records import estimates
 from common.records import report as report_page
 from common.records.folder import read_json
 from common.system.devices import find_device
@@ -104,7 +105,7 @@ def _quality(right: Mapping[str, Mapping[int, bool]], labels: np.ndarray, left_o
         remedy = "give more minutes, and another --out" if left_out else "label at least two photos of each class"
         return f"not measured; look at predictions.csv, and {remedy}"
     found = evidence.by_the_others(right)
-    plain = evidence.plain(list(found.values()))
+    plain = estimates.estimate(sum(found.values()), len(found))
     balanced = evidence.balanced(list(found.values()), [int(labels[image]) for image in found])
     said = (
         f"probably {plain.accuracy:.0f} % of photos like the labeled ones are right (95 % interval: {plain.low:.0f} to "

@@ -146,19 +146,27 @@ def predicted(run: Path, folder: Path, truth: dict[str, str]) -> float:
     return score(table, truth)
 
 
-def singles(args, folder: Path, draw: int, steps: int, truth: dict[str, str]) -> dict[str, float]:
-    """method -> the accuracy that it reaches on all labels, in percent."""
-    words = [str(folder / "photos"), str(folder / "labels.csv"), "--seed", str(draw)]
+def train(args, folder: Path, draw: int, method: str, flags: Sequence[str], more: Sequence[str] = ()) -> Path:
+    """Train a method on all labels, as label.sh does. Returns the folder of the run.
+
+    Args:
+        flags: of the training: the method's own, epochs and steps.
+        more: flags of label.sh.
+    """
+    words = [str(folder / "photos"), str(folder / "labels.csv"), "--seed", str(draw), *more]
     asked = label.parse_args(words + (["--weights", str(args.weights.resolve())] if args.weights else []))
     data = datasets.load("ImageFolder", folder / "photos", labeled_list=folder / "labels.csv")
-    shared, found = label.common_flags(asked, data), {}
-    for method in label.METHODS:
-        run, script = folder / "singles" / method, importlib.import_module(method)
-        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
-            argv = [*label.training(shared, method, planning.EPOCHS, steps), "--log", str(run)]
-            script.main(script.parse_args(argv))
-        found[method] = predicted(run, folder, truth)
-    return found
+    run, script = folder / "alone" / "-".join([method, *more]), importlib.import_module(method)
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+        script.main(script.parse_args([*label.common_flags(asked, data), *flags, "--log", str(run)]))
+    return run
+
+
+def singles(args, folder: Path, draw: int, steps: int, truth: dict[str, str]) -> dict[str, float]:
+    """method -> the accuracy that it reaches on all labels, in percent."""
+    flags = {method: label.training([], method, planning.EPOCHS, steps) for method in label.METHODS}
+    runs = {method: train(args, folder, draw, method, own) for method, own in flags.items()}
+    return {method: predicted(run, folder, truth) for method, run in runs.items()}
 
 
 def main(argv=None):

@@ -10,10 +10,7 @@ IMAGES as in labeling.py.
 """
 
 import argparse
-import contextlib
 import csv
-import importlib
-import io
 import statistics
 import sys
 import tempfile
@@ -24,8 +21,6 @@ sys.path.insert(0, str(Path(__file__).parent.parent.parent))
 
 import numpy as np
 
-import predict
-from common import datasets
 from scripts import label
 from scripts.labeling import planning
 from scripts.results import intervals
@@ -59,20 +54,14 @@ def thinned(folder: Path, draw: int, truth: dict[str, str]) -> dict[str, str]:
     return kept
 
 
-def train(args, folder: Path, method: str, draw: int, truth: dict[str, str], *more: str) -> tuple[float, float]:
+def train(args, folder: Path, method: str, draw: int, truth: dict[str, str], flag: str) -> tuple[float, float]:
     """The accuracy, and the share of the class that is predicted most, in percent."""
-    words = [str(folder / "photos"), str(folder / "labels.csv"), "--seed", str(draw), "--no-balanced-batches"]
-    asked = label.parse_args(words + (["--weights", str(args.weights.resolve())] if args.weights else []))
-    data = datasets.load("ImageFolder", folder / "photos", labeled_list=folder / "labels.csv")
-    run, table = folder / "-".join([method, *more]), folder / "table.csv"
-    flags = [*label.common_flags(asked, data), *METHODS[method].split(), *more, "--epochs", str(planning.EPOCHS)]
-    script = importlib.import_module(method)
-    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
-        script.main(script.parse_args([*flags, "-i", str(args.steps // planning.EPOCHS), "--log", str(run)]))
-        predict.main(predict.parse_args([str(run), str(folder / "photos"), "--out", str(table)]))
-    with open(table, newline="") as file:
+    steps = str(args.steps // planning.EPOCHS)
+    flags = [*METHODS[method].split(), "--epochs", str(planning.EPOCHS), "-i", steps]
+    accuracy = labeling.predicted(labeling.train(args, folder, draw, method, flags, [flag]), folder, truth)
+    with open(folder / "table.csv", newline="") as file:
         classes = Counter(row["class"] for row in csv.DictReader(file))
-    return labeling.score(table, truth), 100 * max(classes.values()) / classes.total()
+    return accuracy, 100 * max(classes.values()) / classes.total()
 
 
 def main(argv=None):
@@ -85,7 +74,7 @@ def main(argv=None):
             if args.as_uneven:
                 truth = thinned(folder, draw, truth)
             for method in METHODS:
-                plain, share = train(args, folder, method, draw, truth)
+                plain, share = train(args, folder, method, draw, truth, "--no-balanced-batches")
                 balanced, other = train(args, folder, method, draw, truth, "--balanced-batches")
                 gains[method].append(balanced - plain)
                 print(

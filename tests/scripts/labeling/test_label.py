@@ -16,6 +16,7 @@ import torch
 from PIL import Image
 
 from common.errors import Interrupted, UserError
+from common.records import estimates
 from scripts import label
 from scripts.labeling import evidence, pages, planning
 from scripts.labeling.work import Work
@@ -108,7 +109,7 @@ def test_it_tries_chooses_trains_and_writes(labeled):
         predictions = list(csv.DictReader(file))
     assert len(predictions) == 45
     chosen = evidence.by_the_others({method: found[method] for method in label.METHODS})
-    plain = evidence.plain(list(chosen.values()))
+    plain = estimates.estimate(sum(chosen.values()), len(chosen))
     assert len(chosen) == 15
     assert facts["told"][2].startswith(
         f"how good: probably {plain.accuracy:.0f} % of photos like the labeled ones are right (95 % interval: "
