@@ -18,6 +18,7 @@ from tests.helpers.shell import dry_run, parse
 
 RECORDS = ROOT / "docs" / "records"
 FROM_SCRATCH = ROOT / "docs" / "from_scratch.md"
+INGREDIENTS = ROOT / "docs" / "ingredients.md"
 WEIGHTS_OF_MIXMATCH = "| MixMatch's weight | rate 0.03 | rate 0.1 |"
 
 
@@ -170,7 +171,7 @@ def test_which_ingredient_matters(base, header, unpacked):
             expected[other] += [f"{found.difference:+.1f} ± {found.half_width:.1f}", f"{found.time:.2f}"]
     shown = {
         title.split("`")[1]: figures
-        for title, *figures in rows(FROM_SCRATCH, f"| {header} | FixMatch | time | FlexMatch | time |")
+        for title, *figures in rows(INGREDIENTS, f"| {header} | FixMatch | time | FlexMatch | time |")
     }
     assert shown == expected
 
