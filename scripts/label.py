@@ -43,7 +43,7 @@ from scripts.labeling.work import Work
 from scripts.results.runs import outcomes, read_runs
 
 # What is tried, and with which flags, in this order as far as there is time. The first is the labels alone. The
-# backbone learns at the full rate, for runs are short: docs/own_images.md has what was measured.
+# backbone learns at the full rate, for runs are short: docs/which_method.md has what was measured.
 METHODS = {
     "erm": "--lr 0.03",
     "debiasmatch": "--lr 0.01 --threshold 0.9 --tau 3",
