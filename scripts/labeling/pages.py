@@ -74,8 +74,8 @@ def lines(work: Work, photos: Path, data: Data, right: Mapping[str, Mapping[int,
     tried = f"{methods}, {work.facts['done']} of {planning.FOLDS} parts of the labels held out in turn; then "
     page = f", '{work.folder / 'report.png'}'" if right else ""
     return [
-        f"done: {tried if right else ''}{method} on all {data.candidates:,} labels, {work.facts['final_steps']:,} "
-        f"steps; in {minutes:.0f} minutes",
+        f"done: {tried if right else ''}{method} on all {data.candidates:,} labels, {_steps(work)}; in {minutes:.0f} "
+        "minutes",
         f"chosen: {_choice(evidence.ranking(right), method, work.facts['plan']['left_out'])}",
         f"how good: {_quality(right, data.train.labels, work.facts['plan']['left_out'])}",
         f"written: '{table}' ({_rows(table):,} photos){page}, and the network: "
@@ -84,6 +84,12 @@ def lines(work: Work, photos: Path, data: Data, right: Mapping[str, Mapping[int,
         f"python predict.py {shlex.join([str(work.folder / 'runs' / 'final'), str(photos)])} --uncertain 20 --page "
         "correct.html",
     ]
+
+
+def _steps(work: Work) -> str:
+    final, trial = work.facts["final_steps"], work.facts["plan"]["steps"]
+    trials = f" (in the trials {trial:,})" if work.facts["done"] and trial != final else ""
+    return f"{final:,} steps{trials}"
 
 
 def _choice(ranked: Sequence[evidence.Ranked], method: str, left_out: Sequence[str]) -> str:

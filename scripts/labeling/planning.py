@@ -95,9 +95,9 @@ def _steps(seconds: float, costs: Costs, rounds: int) -> int:
 
 
 def final_steps(seconds: float, costs: Costs, method: str, planned: int) -> int:
-    """Steps of the training on all labels: as many as those of a trial, or as many as there is still time for.
+    """Steps of the training on all labels: as many as there is still time for, from half a trial's to twice as many.
 
-    Never less than half: an estimate by trials of twice the length would be none.
+    The trials say how good the network is. They would say nothing of a training of quite another length.
     """
     affordable = int((MARGIN * seconds - costs.run - costs.end) / costs.step[method])
-    return max(min(affordable, planned), planned // 2, EPOCHS) // EPOCHS * EPOCHS
+    return max(min(affordable, 2 * planned, MOST), planned // 2, EPOCHS) // EPOCHS * EPOCHS

@@ -44,8 +44,10 @@ def test_too_little_time_says_how_much_is_needed():
     assert planning.plan(60 * 4, 60, COSTS, 40).steps >= planning.LEAST
 
 
-def test_the_last_training_takes_what_time_is_left_but_half_at_least():
-    assert planning.final_steps(10_000, COSTS, "fixmatch", 200) == 200
+def test_the_last_training_takes_what_time_is_left_from_half_a_trial_to_two():
+    assert planning.final_steps(10_000, COSTS, "fixmatch", 200) == 400
+    assert planning.final_steps(10_000, COSTS, "fixmatch", 1200) == 2000
+    assert planning.final_steps(600, COSTS, "fixmatch", 200) == 312  # (540 - 70) / 1.5
     assert planning.final_steps(300, COSTS, "fixmatch", 200) == 132  # (270 - 70) / 1.5
     assert planning.final_steps(-50, COSTS, "fixmatch", 200) == 100
 
