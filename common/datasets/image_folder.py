@@ -91,7 +91,8 @@ def load_listed(root: Path, file: Path, min_confidence: float | None = None) -> 
     )
     test = ImageSet([path for path, _ in tested], [label for _, label in tested])
     class_names.warn(classes, train.labels[: len(labeled)], test.labels)
-    return {"classes": classes, "train": train, "test": test, "candidates": len(labeled)}
+    numbers = {"candidates": len(labeled), "predicted": listed.predicted}
+    return {"classes": classes, "train": train, "test": test, **numbers}
 
 
 def list_problems(root: Path, file: Path) -> list[str]:

@@ -126,6 +126,16 @@ class ImageSet:
         return ImageSet([self.images[i] for i in indices], self.labels[indices], self.upright)
 
 
+def sizes(paths: Sequence[str | Path]) -> list[tuple[int, int]]:
+    """Width and height in pixels of each image. Reads only their headers.
+
+    Raises:
+        UserError: an image cannot be read.
+    """
+    with ThreadPoolExecutor() as pool:  # a network disk is mostly waiting
+        return list(pool.map(_size, paths))
+
+
 def one_size(paths: Sequence[str | Path], needed_by: str) -> int:
     """The side in pixels of images that are squares of one size. Reads only their headers.
 
@@ -136,10 +146,9 @@ def one_size(paths: Sequence[str | Path], needed_by: str) -> int:
     Raises:
         UserError: an image is not a square, is of another size than the first, or cannot be read.
     """
-    with ThreadPoolExecutor() as pool:  # a network disk is mostly waiting
-        sizes = list(pool.map(_size, paths))
-    width, height = sizes[0]
-    for path, size in zip(paths, sizes, strict=True):
+    found = sizes(paths)
+    width, height = found[0]
+    for path, size in zip(paths, found, strict=True):
         if size[0] != size[1]:
             raise UserError(
                 f"image '{path}' has {size[0]} x {size[1]} pixels, and {needed_by} needs squares: {OTHERWISE}"

@@ -29,10 +29,12 @@ class Listed:
     Attributes:
         labels: path below the root -> class, in the list's order.
         problems: an error message for each broken line.
+        predicted: number of labels with a confidence: predictions that nobody has checked.
     """
 
     labels: dict[str, str] = field(default_factory=dict)
     problems: list[str] = field(default_factory=list)
+    predicted: int = 0
 
 
 class _BrokenError(Exception):
@@ -68,7 +70,7 @@ def read(
     try:
         for line, row in table.rows():
             try:
-                reader.take(listed.labels, line, row)
+                reader.take(listed, line, row)
             except _BrokenError as problem:
                 listed.problems.append(f"'{file}', line {line}: {problem}")
     except csv.Error as error:  # the reader cannot continue
@@ -79,6 +81,11 @@ def read(
         raise UserError(f"'{file}' lists no images{f' ({more})' if more else ''}: add lines of a path and a class")
     if reader.left_out():
         logger.info(f"'{file}': {len(listed.labels):,} labels; {reader.left_out()}")
+    if listed.predicted:
+        logger.warning(
+            f"'{file}': {listed.predicted:,} of {len(listed.labels):,} labels have a confidence, so they are "
+            "predictions. Empty it where you have checked the class"
+        )
     return listed
 
 
@@ -160,8 +167,8 @@ class _Reader:
         ]
         return ", ".join(f"{number:,} {text}" for number, text in texts if number)
 
-    def take(self, labels: dict[str, str], line: int, row: list[str]) -> None:
-        """Add the row's label to `labels`.
+    def take(self, listed: Listed, line: int, row: list[str]) -> None:
+        """Add the row's label.
 
         Raises:
             _BrokenError: the row gives no usable label.
@@ -185,7 +192,8 @@ class _Reader:
         if self._is_unsure(confidence):
             self.unsure += 1
             return
-        labels[path] = self._label(name, path, label, line)
+        listed.labels[path] = self._label(name, path, label, line)
+        listed.predicted += bool(confidence)
 
     def _cell(self, row: list[str], column: str) -> str:
         index = self.table.columns.get(column, len(row))

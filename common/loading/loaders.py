@@ -434,7 +434,10 @@ def _collate(samples: Sequence[Sample | UserError]) -> Collated | UserError:
     readable = []
     for sample in samples:
         if isinstance(sample, UserError):
-            return UserError(f"{sample} (python -m common.datasets ROOT --check NAME lists all such images)")
+            lists_all = (
+                "python -m common.datasets ROOT --check DATASET lists all, with --labeled-list FILE if there is one"
+            )
+            return UserError(f"{sample} ({lists_all})")
         readable.append(sample)
     rows, labels, indices = zip(*readable, strict=True)
     images = [view.movedim(0, -1) for column in zip(*rows, strict=True) for view in column]  # HWC, as in memory

