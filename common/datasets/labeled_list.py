@@ -5,6 +5,7 @@ import difflib
 import io
 import logging
 import os
+import re
 import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -291,7 +292,8 @@ class _Reader:
                 return near
         folder = os.path.dirname(os.path.normpath(name))
         siblings = {os.path.basename(path): path for path in self.found if os.path.dirname(path) == folder}
-        return [siblings[other] for other in difflib.get_close_matches(base, list(siblings)[:10_000], n=1, cutoff=0.8)]
+        close = difflib.get_close_matches(base, list(siblings)[:10_000], n=1, cutoff=0.8)
+        return [siblings[other] for other in close if _letters(other) != _letters(base)]
 
     def _present(self, name: str) -> list[str]:
         return [path for path in (os.path.join(self.root, name), name) if os.path.lexists(path)]
@@ -309,6 +311,11 @@ class _Reader:
 
 def _plain(text: str) -> str:
     return unicodedata.normalize("NFC", os.path.normpath(text)).casefold()
+
+
+def _letters(name: str) -> str:
+    """Without digits: IMG_0001.jpg and IMG_0002.jpg are two images, and no typing error."""
+    return re.sub(r"\d", "", name)
 
 
 def _stem(path: str) -> str:

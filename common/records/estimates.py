@@ -16,8 +16,12 @@ class Estimate(NamedTuple):
     high: float
 
 
-def estimate(right: int, number: int) -> Estimate:
-    """An accuracy by images that were not trained on."""
+def estimate(right: float, number: int) -> Estimate:
+    """An accuracy by images that were not trained on.
+
+    Args:
+        right: how many were recognised; where several networks were asked, the mean over them.
+    """
     return _wilson(right / number, number)
 
 
@@ -25,7 +29,7 @@ def weighted(right: np.ndarray, weights: np.ndarray) -> Estimate:
     """The same where images count more or less, as if there were (sum w)^2 / sum w^2 of equal weight (Kish, 1965).
 
     Args:
-        right: whether each image was recognised [images].
+        right: whether each image was recognised, or by which share of several networks [images].
         weights: at least 0, of any scale [images].
     """
     return _wilson(float((weights * right).sum() / weights.sum()), float(weights.sum() ** 2 / (weights**2).sum()))

@@ -40,24 +40,21 @@ def ranking(right: Mapping[str, Mapping[int, bool]]) -> list[Ranked]:
     return ranked
 
 
-def by_the_others(right: Mapping[str, Mapping[int, bool]]) -> dict[int, bool]:
-    """Whether each image is recognised by the method that the other images choose.
+def mean_of_near(right: Mapping[str, Mapping[int, bool]]) -> dict[int, float]:
+    """For each image, which share of the methods that may as well be the best recognises it.
 
-    The accuracy of the chosen method is too high: of several, that is chosen which had luck with these images. Here, no
-    image is scored by a method that it has helped to choose.
+    The accuracy of the chosen method is too high: of several, that is chosen which had luck with these images. The mean
+    of those that are not clearly below it has no such luck. It is a little low where one is better, but not clearly so.
 
     Args:
         right: see `ranking`.
     """
-    totals = {method: sum(found.values()) for method, found in right.items()}
-    chosen = {}
-    for image in next(iter(right.values())):
-        best = max(right, key=lambda method: totals[method] - right[method][image])  # of equals the first
-        chosen[image] = right[best][image]
-    return chosen
+    ranked = ranking(right)
+    near = [ranked[0].method, *(each.method for each in ranked[1:] if not each.below.is_clear)]
+    return {image: float(np.mean([right[method][image] for method in near])) for image in right[near[0]]}
 
 
-def balanced(right: Sequence[bool], classes: Sequence[int]) -> estimates.Estimate:
+def balanced(right: Sequence[float], classes: Sequence[int]) -> estimates.Estimate:
     """How many photos are probably right, if all classes are equally frequent.
 
     Classes of which no label was held out do not count.

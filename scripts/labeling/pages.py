@@ -100,17 +100,17 @@ def _choice(ranked: Sequence[evidence.Ranked], method: str, left_out: Sequence[s
     found = f"{first.method}, {first.accuracy:.1f} % of the held-out labels right"
     if not others:
         return found + missing
-    below = ", ".join(f"{x.method} {x.below.mean:.1f} ± {x.below.half_width:.1f}" for x in others)
+    below = ", ".join(f"{x.method} {x.below.mean:.1f} (± {x.below.half_width:.1f})" for x in others)
     near = [x.method for x in others if not x.below.is_clear]
     doubt = f"{', '.join(near)} may as well be the best" if near else "no other may as well be the best"
-    return f"{found}; points below it: {below}; {doubt}{missing}"
+    return f"{found}; fewer by so many points: {below}; {doubt}{missing}"
 
 
 def _quality(right: Mapping[str, Mapping[int, bool]], labels: np.ndarray, left_out: Sequence[str]) -> str:
     if not right:
         remedy = "give more minutes, and another --out" if left_out else "label at least two photos of each class"
         return f"not measured; look at predictions.csv, and {remedy}"
-    found = evidence.by_the_others(right)
+    found = evidence.mean_of_near(right)
     plain = estimates.estimate(sum(found.values()), len(found))
     balanced = evidence.balanced(list(found.values()), [int(labels[image]) for image in found])
     said = (

@@ -126,6 +126,16 @@ def test_what_was_meant_is_said(root, name, told):
     assert str(error.value).endswith(told)
 
 
+def test_another_number_is_another_image(root):
+    save(root / "IMG_0001.png")
+    with pytest.raises(
+        UserError, match=r"'IMG_0002\.png' is none .*: there is no such file, restore it or remove its line$"
+    ):
+        read(root, "b.png,cat", "IMG_0002.png,cat")
+    with pytest.raises(UserError, match=r"did you mean 'IMG_0001\.png'\?$"):
+        read(root, "b.png,cat", "IMG0001.png,cat")
+
+
 def test_an_umlaut_that_is_written_otherwise_is_shown_in_characters(root):
     save(root / "A\u0308.png")
     with pytest.raises(UserError, match=r"did you mean 'A\\u0308.png'\?"):

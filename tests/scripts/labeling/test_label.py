@@ -109,7 +109,7 @@ def test_it_tries_chooses_trains_and_writes(labeled):
     with open(out / "predictions.csv", newline="") as file:
         predictions = list(csv.DictReader(file))
     assert len(predictions) == 45
-    chosen = evidence.by_the_others({method: found[method] for method in label.METHODS})
+    chosen = evidence.mean_of_near({method: found[method] for method in label.METHODS})
     plain = estimates.estimate(sum(chosen.values()), len(chosen))
     assert len(chosen) == 15
     assert facts["told"][2].startswith(

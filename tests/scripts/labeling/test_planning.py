@@ -66,14 +66,30 @@ def test_the_ranking_by_hand():
     assert not second.below.is_clear
 
 
-def test_no_image_is_scored_by_a_method_that_it_has_chosen():
-    """`a` leads by one image. Without any of its three, it is no better than `b`, which is named first."""
+def test_the_estimate_is_the_mean_of_the_methods_that_may_be_the_best():
+    """`a` leads `b` by one image, which says nothing, and `c` by eight of ten, which does."""
     right = {
-        "b": dict(enumerate([False, False, True, True, False])),
-        "a": dict(enumerate([True, True, False, True, False])),
+        "b": dict(enumerate([False, False, True] + 6 * [True] + [False])),
+        "a": dict(enumerate([True, True, False] + 6 * [True] + [False])),
+        "c": dict(enumerate(10 * [False])),
     }
-    assert evidence.by_the_others(right) == {0: False, 1: False, 2: False, 3: True, 4: False}
-    assert evidence.by_the_others({"a": right["a"]}) == right["a"]
+    assert evidence.mean_of_near(right) == {0: 0.5, 1: 0.5, 2: 0.5, **dict.fromkeys(range(3, 9), 1.0), 9: 0.0}
+    assert evidence.mean_of_near({"a": right["a"]}) == right["a"]
+
+
+def test_the_chosen_methods_luck_is_no_part_of_the_estimate():
+    """Three methods that are right for half of all photos, each photo on its own: 500 draws of 20 labels."""
+    rng = np.random.default_rng(0)
+    winners, found, held = [], [], []
+    for _ in range(500):
+        right = {name: dict(enumerate((rng.random(20) < 0.5).tolist())) for name in "abc"}
+        winners.append(evidence.ranking(right)[0].accuracy)
+        said = estimates.estimate(sum(evidence.mean_of_near(right).values()), 20)
+        found.append(said.accuracy)
+        held.append(said.low <= 50 <= said.high)
+    assert np.mean(winners) > 58
+    assert np.mean(found) == pytest.approx(50, abs=2)
+    assert np.mean(held) > 0.95
 
 
 def test_the_estimate_where_all_classes_are_equally_frequent():
