@@ -50,6 +50,7 @@ METHODS = {
     "debiasmatch": "--lr 0.01 --threshold 0.9 --tau 3",
     "fixmatch": "--lr 0.01 --threshold 0.7",
 }
+FALLING = "--lr-scheduler cos"  # runs that end at a low rate differ less from each other
 ARCH = "tf_efficientnet_lite0"
 SIZES = ((40, 64), (96, 96))  # images of one size up to the first number are enlarged to the second
 PHOTOGRAPHS = {"cpu": 128, "cuda": 224}  # the network's input for larger ones
@@ -130,7 +131,7 @@ def training(shared: list[str], method: str, epochs: int, steps: int) -> list[st
         shared: see `common_flags`.
         steps: of all epochs together.
     """
-    return [*shared, *METHODS[method].split(), "--epochs", str(epochs), "-i", str(steps // epochs)]
+    return [*shared, *METHODS[method].split(), *FALLING.split(), "--epochs", str(epochs), "-i", str(steps // epochs)]
 
 
 def refuse_unexportable(folder: Path) -> None:

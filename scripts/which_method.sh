@@ -8,10 +8,10 @@
 #   WEIGHTS=FILE   a backbone file in place of the weights that timm downloads: scripts/lite0_backbone.py makes one
 #   JPEG=1         CIFAR-10 as JPEG files, DATA/cifar10_jpeg/{train,test}/CLASS/*.jpg, in place of its own archive
 #
-# 64 pixels, 320 steps of 32 labeled and 32 unlabeled images, tested every 80. The rate hardly falls in so few steps, so
-# each test is that of a shorter run. The labels are the same number of each class. Learning rates and thresholds are
-# label.sh's, and DST and SoftMatch have its rate of 0.01; nothing is tuned on this data. cells.sh lists what else can be
-# set.
+# 64 pixels, 320 steps of 32 labeled and 32 unlabeled images, tested every 80. Other than in label.sh the rate hardly
+# falls, so each test is that of a shorter run. The labels are the same number of each class. Learning rates and
+# thresholds are label.sh's, and DST and SoftMatch have its rate of 0.01; nothing is tuned on this data. cells.sh lists
+# what else can be set.
 set -euo pipefail
 # shellcheck source=scripts/cells.sh
 . "$(dirname "${BASH_SOURCE[0]}")/cells.sh"

@@ -1,5 +1,6 @@
 """The figures that README and docs give of runs made here are those of the runs' own records, to the last digit."""
 
+import json
 import re
 import shutil
 import tarfile
@@ -194,3 +195,22 @@ def test_fine_tuning(unpacked):
         title = {"cifar10_jpeg/": "CIFAR-10"}.get(dataset, dataset)
         shown = table(FINE_TUNING, f"| {title} | {IN_THE_PAGE} |")
         assert shown == {row[names.index("method")]: tuple(row[i] for i in columns) for row in found}
+
+
+WHICH_METHOD = ROOT / "docs" / "which_method.md"
+DATASETS = {"FashionMNIST": "FashionMNIST", "ImageFolder": "CIFAR-10"}
+
+
+def test_which_method_and_how_long(unpacked):
+    """A table for each dataset and number of labels whose runs are all finished."""
+    found = defaultdict(dict)
+    for folder in sorted(unpacked("which_method").iterdir()):
+        result = json.loads((folder / "result.json").read_text())
+        epochs = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+        assert [epoch["step"] for epoch in epochs] == [80, 160, 240, 320]
+        figures = [*(f"{epoch['top1']:.1f}" for epoch in epochs), f"{result['seconds'] / 60:.0f}"]
+        labels = 10 * result["num_samples_per_class"]
+        found[DATASETS[result["dataset"]], labels][result["method"]] = tuple(figures)
+    for (dataset, labels), own in found.items():
+        assert len(own) == 5
+        assert table(WHICH_METHOD, f"| {dataset}, {labels:,} labels | 80 steps | 160 | 240 | 320 | minutes |") == own

@@ -1,13 +1,14 @@
 """Does label.sh keep its word? Its minutes, its estimate, and its choice, against labels that it never sees.
 
     python tests/long/labeling.py {fashion_mnist,cifar10} IMAGES [--weights FILE] [--minutes 20] [--draws 1] [--kill]
-        [--singles]
+        [--singles] [--bottleneck]
 
 For each draw, a folder of 3,000 images gets 40 labels, of one class 8 and of another 1, and `label.sh` is called for so
 many minutes. IMAGES is FashionMNIST's root, as the training scripts take it, or a folder CLASS/*.jpg of CIFAR-10.
 
 --kill       kill it after a third of the minutes, and call it again
 --singles    then train every method alone on all labels, with as many steps as the final run
+--bottleneck the same with a bottleneck, which label.sh leaves out
 
 Prints for each draw how long it took, the method, the accuracy that it estimates with its interval, and the true one on
 the photos without a label; the true one of the methods' trials; and at the end, how often the interval held it.
@@ -55,6 +56,7 @@ def parse_args(argv=None):
     parser.add_argument("--first", type=int, default=0, help="number of the first draw (default: 0)")
     parser.add_argument("--kill", action="store_true", help="after a third of the minutes, and go on")
     parser.add_argument("--singles", action="store_true", help="train every method alone, too")
+    parser.add_argument("--bottleneck", action="store_true", help="the same with a bottleneck")
     parser.add_argument("--out", type=Path, default=Path("labeling"), help="where all goes (default: labeling)")
     return parser.parse_args(argv)
 
@@ -146,26 +148,33 @@ def predicted(run: Path, folder: Path, truth: dict[str, str]) -> float:
     return score(table, truth)
 
 
-def train(args, folder: Path, draw: int, method: str, flags: Sequence[str], more: Sequence[str] = ()) -> Path:
+def train(
+    args, folder: Path, draw: int, method: str, flags: Sequence[str], more: Sequence[str] = (), bottleneck: bool = False
+) -> Path:
     """Train a method on all labels, as label.sh does. Returns the folder of the run.
 
     Args:
         flags: of the training: the method's own, epochs and steps.
         more: flags of label.sh.
+        bottleneck: which label.sh leaves out.
     """
     words = [str(folder / "photos"), str(folder / "labels.csv"), "--seed", str(draw), *more]
     asked = label.parse_args(words + (["--weights", str(args.weights.resolve())] if args.weights else []))
     data = datasets.load("ImageFolder", folder / "photos", labeled_list=folder / "labels.csv")
-    run, script = folder / "alone" / "-".join([method, *more]), importlib.import_module(method)
+    name = "-".join([method, *more, *(["bottleneck"] if bottleneck else [])])
+    run, script = folder / "alone" / name, importlib.import_module(method)
+    shared = [word for word in label.common_flags(asked, data) if not bottleneck or word != "--no-bottleneck"]
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
-        script.main(script.parse_args([*label.common_flags(asked, data), *flags, "--log", str(run)]))
+        script.main(script.parse_args([*shared, *flags, "--log", str(run)]))
     return run
 
 
-def singles(args, folder: Path, draw: int, steps: int, truth: dict[str, str]) -> dict[str, float]:
+def singles(
+    args, folder: Path, draw: int, steps: int, truth: dict[str, str], bottleneck: bool = False
+) -> dict[str, float]:
     """method -> the accuracy that it reaches on all labels, in percent."""
     flags = {method: label.training([], method, planning.EPOCHS, steps) for method in label.METHODS}
-    runs = {method: train(args, folder, draw, method, own) for method, own in flags.items()}
+    runs = {method: train(args, folder, draw, method, own, bottleneck=bottleneck) for method, own in flags.items()}
     return {method: predicted(run, folder, truth) for method, run in runs.items()}
 
 
@@ -187,9 +196,10 @@ def main(argv=None):
         )
         accuracies = tried(folder, facts["plan"]["methods"], truth)
         print("  trials: " + ", ".join(f"{method} {each:.1f}" for method, each in accuracies.items()), flush=True)
-        if args.singles:
-            alone = singles(args, folder, draw, facts["final_steps"], truth)
-            print("  alone: " + ", ".join(f"{method} {each:.1f}" for method, each in alone.items()), flush=True)
+        for bottleneck in [False] * args.singles + [True] * args.bottleneck:
+            alone = singles(args, folder, draw, facts["final_steps"], truth, bottleneck)
+            shown = ", ".join(f"{method} {each:.1f}" for method, each in alone.items())
+            print(f"  alone{', with a bottleneck' if bottleneck else ''}: {shown}", flush=True)
     print(f"the intervals held the true accuracy in {inside[0]} and, for even classes, {inside[1]} of {args.draws}")
 
 

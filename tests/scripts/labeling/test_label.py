@@ -91,6 +91,8 @@ def test_it_tries_chooses_trains_and_writes(labeled):
     assert runs == sorted(["final", "speed/first", *measured, *trials])
     final = json.loads((out / "runs" / "final" / "result.json").read_text())
     assert (final["method"], final["chosen_by"]) == (facts["chosen"], "last epoch")
+    recorded = [json.loads(file.read_text())["args"] for file in (out / "runs").rglob("args.json")]
+    assert {args["lr_scheduler"] for args in recorded} == {"cos"}
     assert len(json.loads((out / "runs" / "final" / "labeled.json").read_text())["indices"]) == 15
 
     held_out = [json.loads((out / "runs" / trial / "labeled.json").read_text())["held_out"] for trial in trials[:2]]
