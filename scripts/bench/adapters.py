@@ -19,7 +19,7 @@ from scripts.bench import measures
 
 
 def main(repeats: int, argv: list[str]) -> None:
-    logging.disable(logging.INFO)  # stdout is for the figures
+    logging.disable(logging.WARNING)  # stdout is for the figures
     with tempfile.TemporaryDirectory() as folder:
         values = measures.built(erm, [*argv, "--log", folder])
         seconds = measures.timer(measures.one_step(erm, values), repeats)
