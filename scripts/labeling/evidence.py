@@ -40,6 +40,11 @@ def ranking(right: Mapping[str, Mapping[int, bool]]) -> list[Ranked]:
     return ranked
 
 
+def near(ranked: Sequence[Ranked]) -> list[str]:
+    """The methods that may as well be the best: the first one, and those that are not clearly below it."""
+    return [ranked[0].method, *(each.method for each in ranked[1:] if not each.below.is_clear)]
+
+
 def mean_of_near(right: Mapping[str, Mapping[int, bool]]) -> dict[int, float]:
     """For each image, which share of the methods that may as well be the best recognises it.
 
@@ -49,9 +54,8 @@ def mean_of_near(right: Mapping[str, Mapping[int, bool]]) -> dict[int, float]:
     Args:
         right: see `ranking`.
     """
-    ranked = ranking(right)
-    near = [ranked[0].method, *(each.method for each in ranked[1:] if not each.below.is_clear)]
-    return {image: float(np.mean([right[method][image] for method in near])) for image in right[near[0]]}
+    methods = near(ranking(right))
+    return {image: float(np.mean([right[method][image] for method in methods])) for image in right[methods[0]]}
 
 
 def balanced(right: Sequence[float], classes: Sequence[int]) -> estimates.Estimate:

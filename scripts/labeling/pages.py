@@ -101,7 +101,7 @@ def _choice(ranked: Sequence[evidence.Ranked], method: str, left_out: Sequence[s
     if not others:
         return found + missing
     below = ", ".join(f"{x.method} {x.below.mean:.1f} (± {x.below.half_width:.1f})" for x in others)
-    near = [x.method for x in others if not x.below.is_clear]
+    near = evidence.near(ranked)[1:]
     doubt = f"{', '.join(near)} may as well be the best" if near else "no other may as well be the best"
     return f"{found}; fewer by so many points: {below}; {doubt}{missing}"
 

@@ -2,7 +2,8 @@
 
     python tests/long/uneven_labels.py {fashion_mnist,cifar10} IMAGES [--weights FILE] [--draws 3] [--steps 200]
 
-As label.sh trains, on 3,000 images of ten equally frequent classes, 40 of them labeled: 10 of one class, 1 of another.
+As label.sh trains, but with a rate that hardly falls, on 3,000 images of ten equally frequent classes, 40 of them
+labeled: 10 of one class, 1 of another.
 With `--as-uneven` the classes of the photos are as uneven as those of the labels, and there are fewer photos.
 Each method is trained with and without the flag on the same labels. Prints the accuracy on the photos without a label,
 the largest share that a class has of the predictions, and the mean difference with its 95 % interval over the draws.
