@@ -234,6 +234,25 @@ def test_classes_without_a_key_are_searched_for_and_new_ones_added(tmp_path):
 
 
 @needs_browser
+def test_a_mistyped_class_is_gone_when_it_is_corrected(tmp_path):
+    a_page(tmp_path / "page.html", 5, ["cat", "dog"])
+    offered = "[...document.querySelectorAll('#classes button:not([hidden])')].map(each => each.title)"
+    with browser.browsing(tmp_path) as page:
+        page.open(tmp_path / "page.html")
+        page.press("/", *"hrose", "Enter", "ArrowLeft")
+        assert page.value(offered) == ["cat", "dog", "hrose"]
+        page.press("/", *"horse", "Enter", "3")  # no key of the class that is gone
+        assert page.value(offered) == ["cat", "dog", "horse"]
+        assert count(page) == "1 of 5 done"
+        page.press("Backspace")  # it is back with what it was
+        assert page.value(offered) == ["cat", "dog", "hrose"]
+        page.press("Backspace", "/", *"hrose", "Enter", "3")  # typed again, it is the same class
+        page.press("s", control=True)
+        assert page.saved("labels.csv").splitlines()[1:] == ["0.png,hrose", "1.png,hrose"]
+        assert page.errors == []
+
+
+@needs_browser
 def test_500_images_stay_quick(tmp_path):
     a_page(tmp_path / "page.html", 500, [f"class {i}" for i in range(12)])
     with browser.browsing(tmp_path) as page:
