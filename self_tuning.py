@@ -163,7 +163,8 @@ def train_one_epoch(run, loader_l, loader_u, model, key_encoder, queue, optimize
     for batch_l, batch_u in run.steps(loader_l, loader_u):
         metrics = train_step(model, key_encoder, queue, optimizer, batch_l, batch_u, args)
         run.update(metrics)
-    scheduler.step()
+    if scheduler.last_epoch == run.epoch:  # not again where an interrupted evaluation is repeated
+        scheduler.step()
 
 
 def main(args):

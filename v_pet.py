@@ -46,7 +46,12 @@ def parse_args(argv=None):
     parser = cli.parser(__file__, __doc__, example=sources)
     group = parser.add_argument_group("method")
     group.add_argument(
-        "--sources", type=cli.path, nargs="+", required=True, metavar="RUN_FOLDER", help="finished runs, usually several"
+        "--sources",
+        type=cli.path,
+        nargs="+",
+        required=True,
+        metavar="RUN_FOLDER",
+        help="finished runs, usually several",
     )
     group.add_argument(
         "--passes", type=cli.positive_int, default=10, metavar="N", help="weak views of an image per vote (default: 10)"

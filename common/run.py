@@ -534,16 +534,22 @@ class Run:
             self._stop(code, failure)
 
     def _stop(self, code: int, failure: str | None) -> NoReturn:
-        """Save and stop, because of signal number `code`, or because a loader `FAILED`."""
+        """Save and stop, because of signal number `code`, or because a loader `FAILED`.
+
+        The checkpoint of this very step stays: since then a round or an epoch may have been prepared, which is done
+        again when the run continues.
+        """
         self._streams = []  # ends the workers, which hold memory and open files
+        is_new = self.step > self.guard.saved_step
+        if is_new:
+            self.save()
         continues = f"the same command continues{', without --overwrite' if self.args.overwrite else ''}"
         if code != FAILED:
-            self.save()
-            name = signal.Signals(code).name
-            raise Interrupted(code, f"stopped by {name} after step {self.step}, and saved: {continues}")
+            saved = f"after step {self.step}, and saved: {continues}"
+            before = "before the first step: the same command begins again"
+            raise Interrupted(code, f"stopped by {signal.Signals(code).name} {saved if self.step else before}")
         message = next(message for message in processes.gather_objects(failure) if message)
-        if self.step > self.guard.saved_step:
-            self.save()
+        if is_new:
             same = " if its images stay as they are" if "content_sha256" in self.fingerprints else ""
             message += f"; step {self.step} is saved: {continues}{same}"
         raise UserError(message)

@@ -108,14 +108,18 @@ class WarmStart(NamedTuple):
 
     @torch.no_grad()
     def fill(self, network: nn.Module) -> None:
-        """Load all other parts (head, bottleneck, ...) that fit as a whole. The others begin anew, and are logged."""
+        """Load all other parts (head, bottleneck, ...) that fit as a whole. The others begin anew, and are logged.
+
+        A part without weights, such as DST's count of steps, always begins anew.
+        """
         # The state of a backbone with adapters holds their weights and a fingerprint, which is no tensor.
         backbone = "adapters" if adapters.are_in(network) else BACKBONE
+        with_weights = {name.partition(".")[0] for name, _ in network.named_parameters()}
         own: dict[str, dict[str, Tensor]] = {}
         for name, tensor in network.state_dict().items():
-            if isinstance(tensor, Tensor):
-                part = backbone if name.startswith(BACKBONE) else name.partition(".")[0]
-                own.setdefault(part, {})[name] = tensor
+            first = name.partition(".")[0]
+            if isinstance(tensor, Tensor) and first in with_weights:
+                own.setdefault(backbone if name.startswith(BACKBONE) else first, {})[name] = tensor
         anew = []
         for part, tensors in own.items():
             if all(name in self.weights and self.weights[name].shape == x.shape for name, x in tensors.items()):

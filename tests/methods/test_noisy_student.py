@@ -2,6 +2,8 @@
 
 import copy
 import json
+import os
+import signal
 from unittest import mock
 
 import numpy as np
@@ -11,6 +13,7 @@ import torch
 import noisy_student
 from common import datasets
 from common.datasets import splits
+from common.errors import Interrupted
 from scripts import collect_results
 from scripts.results import plots, runs
 from tests.conftest import SMALL, assert_equal_states, assert_same_run, final_state, read_rows, train_small
@@ -233,6 +236,22 @@ def test_killed_around_the_beginning_of_a_round_it_ends_with_the_same_bits(whole
         with pytest.raises(Killed):
             train_small("noisy_student", *ROUNDS, log=tmp_path / "run")
         train_small("noisy_student", *ROUNDS, "--workers", "1", log=tmp_path / "run")
+    assert_same_run(tmp_path / "run", whole[0])
+
+
+def test_a_signal_while_pseudo_labels_are_made_leaves_the_teacher(whole, tmp_path):
+    """The next student begins anew before the run can stop. It must not be saved in its teacher's place."""
+    make, made = noisy_student.PseudoLabels.make, []
+
+    def signaled(*args):
+        made.append(1)
+        if len(made) == 2:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return make(*args)
+
+    with mock.patch.object(noisy_student.PseudoLabels, "make", signaled), pytest.raises(Interrupted):
+        train_small("noisy_student", *ROUNDS, log=tmp_path / "run")
+    train_small("noisy_student", *ROUNDS, log=tmp_path / "run")
     assert_same_run(tmp_path / "run", whole[0])
 
 

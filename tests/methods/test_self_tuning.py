@@ -155,8 +155,8 @@ def test_rate_falls_after_epochs():
     args = steps.arguments("self_tuning", *FLAGS, "--milestones", "1", "3")
     setup = steps.build("self_tuning", args)
     scheduler = torch.optim.lr_scheduler.MultiStepLR(setup.optimizer, args.milestones, args.lr_gamma)
-    rates = []
-    for _ in range(4):
+    run, rates = steps.Epochs("self_tuning", (2, 2, 2, 2)), []
+    for run.epoch in range(4):
         rates.append(scheduler.get_last_lr()[0])
-        steps.Epochs("self_tuning", (2,)).train(setup, args, scheduler)
+        self_tuning.train_one_epoch(run, None, None, setup.model, *setup.state, setup.optimizer, scheduler, args)
     assert rates == pytest.approx([0.003, 0.0003, 0.0003, 0.00003])

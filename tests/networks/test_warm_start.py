@@ -71,6 +71,16 @@ def test_what_does_not_fit_begins_anew(run, tmp_path, capsys):
     assert f"begins with the weights of '{run}', epoch 1; bottleneck, head begin anew\n" in capsys.readouterr().out
 
 
+def test_a_count_of_steps_begins_anew(tmp_path):
+    """DST's reversal grows with the steps; its heads go on."""
+    train_small("dst", *METHODS["dst"].split(), log=tmp_path / "run")
+    weights = torch.load(tmp_path / "run" / "checkpoints" / "best.pth")["model"]
+    assert weights["reversal.steps"] > 0
+    state = beginning("dst", tmp_path / "next", "--init-from", str(tmp_path / "run"))["model"]
+    assert state["reversal.steps"] == 0
+    assert torch.equal(state["pseudo_head.0.weight"], weights["pseudo_head.0.weight"])
+
+
 def test_it_is_recorded_and_resumed_to_the_bit(run, tmp_path):
     flags = ("--init-from", str(run))
     result = train_small("fixmatch", *flags, log=tmp_path / "whole")

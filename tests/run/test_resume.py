@@ -92,6 +92,32 @@ def test_a_signal_during_evaluation_stops_after_it(uninterrupted, small_run, tmp
     assert_same_run(tmp_path / "run", uninterrupted["erm"])
 
 
+def test_a_signal_before_the_first_step_saves_nothing(uninterrupted, small_run, tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        at_call(patch, Run, "_next_batches", 1, lambda: os.kill(os.getpid(), signal.SIGTERM))
+        with pytest.raises(Interrupted, match=r"SIGTERM before the first step: the same command begins again$"):
+            small_run("erm", *FLAGS)
+    assert not list((tmp_path / "run" / "checkpoints").iterdir())
+    small_run("erm", *FLAGS)
+    assert_same_run(tmp_path / "run", uninterrupted["erm"])
+
+
+def test_an_evaluation_that_is_repeated_lowers_no_rate_twice(small_run, tmp_path, monkeypatch):
+    """Self-Tuning's rate falls after epochs, not after steps."""
+
+    def unreadable() -> None:
+        raise UserError("an image cannot be read")
+
+    flags = "--K 4 --projection-dim 8 --epochs 3 --milestones 2 --lr 0.1".split()
+    train_small("self_tuning", *flags, log=tmp_path / "uninterrupted")
+    with monkeypatch.context() as patch:
+        at_call(patch, evaluate, "evaluate", 1, unreadable)
+        with pytest.raises(UserError, match=r"an image cannot be read; step 3 is saved"):
+            small_run("self_tuning", *flags)
+    small_run("self_tuning", *flags)
+    assert_same_run(tmp_path / "run", tmp_path / "uninterrupted")
+
+
 def test_signals_mean_what_they_meant_before_the_run(small_run):
     before = [signal.getsignal(s) for s in STOPPING]
     small_run("erm", "--epochs", "1", "--iters-per-epoch", "1")
