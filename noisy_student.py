@@ -2,8 +2,9 @@
 
     round 0:     loss = loss_l = CE(x_l_weak) + trade_off_cls_strong * CE(x_l_strong)
     round 1 ...: loss = loss_l + trade_off_self_training * loss_u
-    loss_u = mean(CE(x_u_strong / T, softmax(logits / T))),    logits = the last round's network on x_u_weak
+    loss_u = mean(weights * CE(x_u_strong / T, softmax(logits / T))),    logits = the last round's network on x_u_weak
 
+The weights are 1. --threshold and --balance change them, to 1 on average.
 The logits are computed once, when a round begins, on one view of each image, in eval mode and so without dropout. The
 teacher is the network of the last epoch of the round before. Each round begins with the initial weights of round 0, and
 takes --epochs. The stream of random views goes on from round to round.
@@ -20,6 +21,8 @@ form is that of the ancestor, which publishes no figures for it. Differences fro
 Shell file: scripts/noisy_student.sh. Diff against: erm.py.
 """
 
+import logging
+
 import torch
 from torch import nn
 from torch.nn import functional as F
@@ -30,6 +33,8 @@ from common.networks import ImageClassifier
 from common.run import Run
 from common.system import processes
 from common.training.evaluate import accuracy, masked_accuracy
+
+logger = logging.getLogger("common")
 
 
 def parse_args(argv=None):
@@ -67,6 +72,8 @@ class PseudoLabels(nn.Module):
         if balance:
             numbers = weights.new_zeros(self.logits.shape[1]).index_add(0, classes, weights)
             weights = weights / numbers[classes].clamp(min=1)
+        if not weights.any():
+            logger.warning("WARNING: no pseudo-label is above --threshold: this round learns from the labels alone")
         self.weights.copy_(weights / weights.mean().clamp(min=1e-12))
 
 

@@ -75,7 +75,9 @@ def check_sources(folders, fingerprints):
         if not all(os.path.isfile(folder / name) for name in ("result.json", "checkpoints/latest.pth")):
             raise UserError(f"'{folder}' holds no finished run: run its command to the end, or name another one")
         found = read_json(folder / "labeled.json", "name another run")
-        if any(found.get(name) != fingerprints[name] for name in ("data_sha256", "labeled_sha256")):
+        # Of your own images the files count. Their data_sha256 also holds a size that --train-resizing looked up.
+        images = "content_sha256" if "content_sha256" in {*found} & {*fingerprints} else "data_sha256"
+        if any(found.get(name) != fingerprints[name] for name in (images, "labeled_sha256")):
             raise UserError(
                 f"'{folder}' was trained on other images or labels than this run is to be: choose runs with the same "
                 "dataset, --num-samples-per-class and --split-seed"

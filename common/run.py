@@ -137,18 +137,8 @@ class Run:
         return self.folder.resumable
 
     def read_images(self, resizing: str | None = None) -> Data:
-        """The dataset that the flags name.
-
-        Args:
-            resizing: overrides `--train-resizing`. With `default`, the size of your own images is not looked up.
-
-        Raises:
-            UserError: see `datasets.load`.
-        """
-        args = self.args
-        lists = (args.any_counts, args.generated_split, args.labeled_list)
-        own = (args.flip, args.min_confidence, args.exif_orientation)
-        return datasets.load(args.data, args.root, *lists, resizing or args.train_resizing, *own)
+        """The dataset that the flags name; see `datasets.load_as`."""
+        return datasets.load_as(self.args, resizing=resizing)
 
     def describe(self, data: Data, labeled: np.ndarray, held_out: Sequence[int] | np.ndarray = ()) -> None:
         """Tell the run its data, for evaluation, reports and fingerprints.
@@ -226,7 +216,7 @@ class Run:
                 differ from the run's.
         """
         self.state, self._evaluated = state, evaluated
-        if self.args.ema is not None:
+        if self.args.ema:
             self.average = Average(evaluated, self.args.ema)
             self.state = state | {"ema": self.average}
         if self.args.phase == "test":

@@ -117,6 +117,10 @@ def main(args):
     others = {place: several for place, several in table.items() if place not in ours | scratch | adapted}
     others = tables.in_order(others)
     known = sorted({cell.method for several in others.values() for cell in several})
+    if args.against in {cell.method for several in table.values() for cell in several} - {*known}:
+        raise UserError(
+            "--against compares runs that are in none of the published tables: use scripts/compare_runs.py for these"
+        )
     if args.against not in (None, *known):
         raise UserError(f"no run of '{args.against}' to compare with: --against takes {', '.join(known)}")
     shown = others | ours | scratch | adapted

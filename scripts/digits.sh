@@ -43,8 +43,10 @@ extra=
 commands=$(
     for seed in $SEEDS; do
         for method in $METHODS; do
+            script=$method
+            [ "$method" != oracle ] || script=erm
             # shellcheck disable=SC2046,SC2086  # the flags are words without spaces
-            echo "${method/oracle/erm}.py data" $common_flags $(own_flags "$method") \
+            echo "$script.py data" $common_flags $(own_flags "$method") \
                 --seed "$seed" --log "$(printf %q "$LOGS/${method}_seed$seed")$extra"
         done
     done

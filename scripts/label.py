@@ -116,7 +116,7 @@ def common_flags(args, data: Data) -> list[str]:
 
 def size_flags(args, data: Data) -> list[str]:
     """Small squares of one size are enlarged, as those of CIFAR-10 are; photographs are cropped."""
-    (width, height), *others = set(sizes(data.train.images))
+    (width, height), *others = set(sizes([*data.train.images, *data.test.images]))
     for largest, size in SIZES:
         if not others and width == height <= largest:
             resizing = ["--train-resizing", "cifar", "--val-resizing", "cifar"]
@@ -167,7 +167,7 @@ def measure(work: Work, minutes: float, shared: list[str], images: int) -> plann
         first = next(iter(METHODS))
         run(first, short, "first")
         refuse_unexportable(work.folder / "runs" / "speed" / "first")
-    for method in METHODS:
+    for method in METHODS if "plan" not in work.facts else ():
         if method in speeds or (speeds and work.seconds > SHARE * 60 * minutes):
             continue
         before = work.seconds

@@ -110,6 +110,9 @@ def finished(runs: list[Run]) -> list[Run]:
         # This fingerprint holds the images' size, too, where --train-resizing looks it up.
         alike = next(other for other in runs if other.args["train_resizing"] == run.args["train_resizing"])
         _compare(alike, run, ("data_sha256",))
+        of_own = [other for other in runs if "content_sha256" in other.result]  # older runs do not record it
+        if run in of_own:
+            _compare(of_own[0], run, ("content_sha256",))
     return runs
 
 
@@ -208,16 +211,8 @@ class Clusters:
 
     def __init__(self, runs: list[Run], root: str | None, number: int, workers: int, device: str | None):
         args = argparse.Namespace(**runs[0].args)
-        self.data = datasets.load(
-            args.data,
-            root or args.root,
-            args.any_counts,
-            args.generated_split,
-            args.labeled_list,
-            args.train_resizing,
-            args.flip,
-            runs[0].args.get("min_confidence"),
-        )
+        args.exif_orientation = False  # each network turns the images as it was trained
+        self.data = datasets.load_as(args, root)
         if self.data.sha256 != runs[0].result.get("data_sha256"):
             raise UserError(
                 f"'{root or args.root}' holds other images than the runs had: name their folder with --root"

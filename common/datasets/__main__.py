@@ -53,7 +53,13 @@ def main(args: argparse.Namespace) -> None:
         raise UserError(f"{name} is not under '{root}': {remedy}")
     if args.labeled_list is not None:
         check_list(root.expanduser(), Path(args.labeled_list))
-    data = datasets.load(name, root, args.any_counts, args.generated_split, args.labeled_list)
+    data = datasets.load(
+        name,
+        root,
+        any_counts=args.any_counts,
+        generated_split=args.generated_split,
+        labeled_list=args.labeled_list,
+    )
     split = "" if data.spec.counts is None else "; the official split" if data.official_split else "; no official split"
     print(f"{name}: {data.counts}{split}")
     if args.check:

@@ -80,7 +80,12 @@ def passes(model: Callable[[Tensor], Tensor], views: Sequence[Tensor], no_grad: 
 
     Returns:
         For each view [B_i, C].
+
+    Raises:
+        ValueError: `no_grad` is none of the views.
     """
+    if not any(x is no_grad for x in views):
+        raise ValueError("no_grad is none of the views: pass the same tensor object")
     if joint:
         logits = model(torch.cat(list(views))).split([len(x) for x in views])
         return [each.detach() if x is no_grad else each for x, each in zip(views, logits, strict=True)]

@@ -148,7 +148,7 @@ def evaluate(model, loader, num_classes):
 
 def main(args):
     run = Run("plain", args)
-    data = datasets.load(args.data, args.root, args.any_counts)
+    data = datasets.load(args.data, args.root, any_counts=args.any_counts)
     labeled, unlabeled = splits.split(data.train.labels, data.classes, args.num_samples_per_class, args.split_seed)
     weak, strong, test = views(args, data.spec)
     loader_l, loader_u = (

@@ -56,7 +56,9 @@ def run(commands: list[str], collected: str | None = None) -> int:
     if signals:
         return 130
     if collected and finished:
-        subprocess.run([interpreter(), "scripts/collect_results.py", collected], check=True)
+        shown = subprocess.run([interpreter(), "scripts/collect_results.py", collected], check=False)
+        if shown.returncode:
+            return 1  # it has said why
     return 0 if finished == len(commands) else 1
 
 

@@ -134,7 +134,7 @@ def _by_labels(
 
 
 def _number(labels: str) -> float:
-    return math.inf if labels == "all" else int(labels.split(maxsplit=1)[0])
+    return math.inf if labels.startswith("all") else int(labels.split(maxsplit=1)[0])
 
 
 def _looks(rows: Iterable[dict[str, Cell]]) -> dict[str, dict[str, str]]:

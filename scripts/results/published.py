@@ -6,6 +6,7 @@ import importlib
 import os
 import shlex
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -97,7 +98,7 @@ def commands(name: str, *words: str) -> list[list[str]]:
     environment = {key: value for key, value in os.environ.items() if key not in SELECTING}
     done = subprocess.run(
         ["bash", str(ROOT / "scripts" / f"{name}.sh"), *words],
-        env=environment | {"DRY_RUN": "1"},
+        env=environment | {"DRY_RUN": "1", "PYTHON": sys.executable},
         capture_output=True,
         text=True,
         check=False,

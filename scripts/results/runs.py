@@ -91,7 +91,7 @@ class Run:
         if settings.get("sources"):
             own = f"_seed{self.result['seed']}"  # as the shell files name the folders of another seed
             settings["sources"] = [str(source).removesuffix(own) for source in settings["sources"]]
-        recorded = ("pretraining_sha256", "official_split", "data_sha256")
+        recorded = ("pretraining_sha256", "official_split", "data_sha256", "content_sha256")
         own = {"official_split": None} if self.result["dataset"] == "ImageFolder" else {}
         return settings | {key: self.result.get(key) for key in recorded} | own
 
@@ -294,11 +294,13 @@ def cells(runs: Iterable[Run]) -> tuple[dict[Place, list[Cell]], list[str]]:
     """The finished runs by place, and notes for the reader of the tables.
 
     Runs of different settings are never averaged: a place has a cell for each, the one with the most seeds first.
-    If runs read the same images of your own from different folders, all get the first folder's name.
+    If runs read the same images of your own from different folders, all get the first folder's name. Images are the
+    same if their files are; of older runs, which do not record that, if their paths and labels are.
     """
     by_place, notes, names = defaultdict(list), [], {}
     for run in runs:
-        name = names.setdefault(run.result.get("data_sha256") or run.dataset, run.dataset)
+        same = run.result.get("content_sha256") or run.result.get("data_sha256") or run.dataset
+        name = names.setdefault(same, run.dataset)
         by_place[run.place._replace(dataset=name)].append(run)
     table = {}
     for place, members in by_place.items():

@@ -71,6 +71,13 @@ def test_those_that_a_threshold_leaves_out_are_made_up_for():
     assert pseudo_labels([0.55, 0.45], [0.4, 0.6], threshold=1.0).weights.tolist() == [0, 0]
 
 
+def test_a_threshold_that_no_image_reaches_is_told(log):
+    pseudo_labels([0.55, 0.45], [0.4, 0.6], threshold=0.5)
+    assert not log.messages
+    pseudo_labels([0.55, 0.45], [0.4, 0.6], threshold=1.0)
+    assert log.messages == ["WARNING: no pseudo-label is above --threshold: this round learns from the labels alone"]
+
+
 def test_balance_gives_every_class_that_is_there_the_same_weight():
     rows = [[0.8, 0.1, 0.1], [0.6, 0.3, 0.1], [0.7, 0.2, 0.1], [0.1, 0.9, 0.0]]  # none is of the last class
     assert pseudo_labels(*rows, balance=True).weights.tolist() == pytest.approx([2 / 3, 2 / 3, 2 / 3, 2])

@@ -5,6 +5,7 @@ import copy
 import pytest
 import torch
 
+from common.networks import classifier
 from tests.conftest import assert_equal_states
 from tests.helpers import steps
 
@@ -237,6 +238,14 @@ def test_gradients_of_the_step_before_are_forgotten(method):
         steps.train_step(setup, args)
         states.append(steps.everything(setup))
     assert_equal_states(*states)
+
+
+@pytest.mark.parametrize("joint", [True, False])
+def test_a_view_that_is_no_target_of_any_pass_is_refused(joint):
+    """An equal tensor is not the same object: its gradients would flow."""
+    views = [torch.randn(2, 3, 4, 4) for _ in range(2)]
+    with pytest.raises(ValueError, match="no_grad is none of the views"):
+        classifier.passes(torch.nn.Flatten(), views, views[0].clone(), joint)
 
 
 def test_dst_passes_64_weak_views_together():

@@ -198,6 +198,19 @@ def test_unfit_sources_are_refused(sources, tmp_path, spoil, flags, message):
     assert not (tmp_path / "run" / "args.json").exists()
 
 
+def test_sources_on_your_own_images_are_known_by_their_files(sources, tmp_path):
+    """With --train-resizing native the fingerprint of the names also holds the size, which another resizing lacks."""
+    shutil.copytree(sources / "a", tmp_path / "source")
+    file = tmp_path / "source" / "labeled.json"
+    own = json.loads(file.read_text()) | {"content_sha256": "c" * 64}
+    fingerprints = {"labeled_sha256": own["labeled_sha256"], "data_sha256": "of a size", "content_sha256": "c" * 64}
+    file.write_text(json.dumps(own))
+    v_pet.check_sources([str(tmp_path / "source")], fingerprints)
+    file.write_text(json.dumps(own | {"content_sha256": "e" * 64, "data_sha256": "of a size"}))
+    with pytest.raises(UserError, match="was trained on other images"):
+        v_pet.check_sources([str(tmp_path / "source")], fingerprints)
+
+
 def test_a_source_named_twice_is_refused(sources, tmp_path):
     twice = [str(sources / "a"), str(sources / "b" / ".." / "a")]
     with pytest.raises(UserError, match="--sources names a run twice: give each of them once"):

@@ -44,6 +44,13 @@ def test_without_decay_it_is_the_network():
     assert torch.equal(average.network.weight, network.weight)
 
 
+def test_a_decay_of_0_tests_no_second_network(tmp_path):
+    train_small("erm", log=tmp_path / "plain")
+    train_small("erm", "--ema", "0", log=tmp_path / "zero")
+    assert_equal_states(*(final_state(tmp_path / name)["model"] for name in ("plain", "zero")))
+    assert [row.keys() for row in read_rows(tmp_path / "zero")] == [row.keys() for row in read_rows(tmp_path / "plain")]
+
+
 def test_buffers_are_copied_in_one_piece_for_each_type():
     """Of mixed types PyTorch copies one tensor after the other, all of them."""
     copies = []

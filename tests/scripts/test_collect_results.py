@@ -15,6 +15,7 @@ from unittest import mock
 import pytest
 from PIL import Image
 
+import dst
 import erm
 import fixmatch
 from common.errors import UserError
@@ -267,6 +268,19 @@ def figure_of(tmp_path, metric: str = "accuracy"):
 DIGITS = {"dataset": "Digits", "pretraining": "scratch"}
 
 
+def test_images_of_the_same_names_are_averaged_only_if_their_files_are_the_same(write_run, tmp_path):
+    for seed, content in enumerate("aab"):
+        folder = write_run(f"run{seed}", 60, 60, "--seed", str(seed), dataset="ImageFolder")
+        file = folder / "result.json"
+        more = {"data_sha256": "d" * 64, "content_sha256": content * 64, "data_folder": f"photos_{content}"}
+        file.write_text(json.dumps(json.loads(file.read_text()) | more))
+    table, _ = cells(read_runs([tmp_path]))
+    assert {place.dataset: [cell.seeds for cell in several] for place, several in table.items()} == {
+        "photos_a/": [[0, 1]],
+        "photos_b/": [[2]],
+    }
+
+
 def test_each_number_of_labels_has_a_panel_and_each_method_one_color(write_run, tmp_path):
     """The oracle is in all of them, and the fewest labels come first."""
     for i, labels in enumerate(("40", "all", "4")):  # as the folders come
@@ -282,6 +296,16 @@ def test_each_number_of_labels_has_a_panel_and_each_method_one_color(write_run, 
     assert [list(panel) for panel in panels] == [["oracle", "erm"], *2 * [["oracle", "fixmatch", "erm"]]]
     assert panels[1] == panels[2] == panels[0] | {"fixmatch": panels[1]["fixmatch"]}
     assert panels[1] == {name: plots.color(name) for name in panels[1]}
+    plots.plt.close(figure)
+
+
+def test_runs_with_all_labels_of_a_list_are_the_last_panel(write_run, tmp_path):
+    """These say how many labels they are."""
+    for name, labels in (("listed", "all"), ("few", "4")):
+        folder = write_run(name, 60, 60, "--num-samples-per-class", labels, **DIGITS)
+        (folder / "labeled.json").write_text('{"indices": [3, 4, 5]}')
+    figure = figure_of(tmp_path)
+    assert [axes.get_title() for axes in figure.axes] == ["title; labels: 4 per class", "title; labels: all (3)"]
     plots.plt.close(figure)
 
 
@@ -581,6 +605,11 @@ def test_the_difference_from_a_method_is_paired_by_seed(write_run, tmp_path, cap
     with pytest.raises(UserError, match=r"erm, 4 labels on Digits .* with several settings \(lr 0.003; lr 0.9\)"):
         collect(tmp_path, "--against", "erm")
     with pytest.raises(UserError, match="no run of 'dst' to compare with: --against takes erm, fixmatch, oracle"):
+        collect(tmp_path, "--against", "dst")
+
+    for seed in (0, 1):
+        write_run(f"published{seed}", 60.0, 61, "--seed", str(seed), method="dst", parse_args=dst.parse_args)
+    with pytest.raises(UserError, match=r"none of the published tables: use scripts/compare_runs.py for these$"):
         collect(tmp_path, "--against", "dst")
 
 

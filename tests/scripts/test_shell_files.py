@@ -25,6 +25,8 @@ def test_digits_prints_a_run_for_each_method_and_seed():
     assert [command[command.index("--log") + 1] for command in commands] == logs
     assert all(command[-3:] == ["--epochs", "2", "a b"] for command in commands)
     assert [parse(command[:-1])["epochs"] for command in commands] == [2] * len(commands)
+    (own,) = dry_run("digits", SEEDS="1", METHODS="my_oracle")
+    assert own[1] == "my_oracle.py"
     (several,) = dry_run("digits", SEEDS="1", METHODS="uda", NPROC="2")
     assert several[:5] == ["torchrun", "--nproc-per-node", "2", "--", "uda.py"]
 

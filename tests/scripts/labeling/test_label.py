@@ -334,6 +334,24 @@ def test_a_file_of_weights_has_timms_statistics(photos):
     assert "--train-resizing cifar --val-resizing cifar --image-size 64" in words
 
 
+def test_test_images_of_another_size_make_photographs(photos, tmp_path):
+    shutil.copytree(photos, tmp_path / "photos")
+    for name in CLASSES:
+        (tmp_path / "photos" / "test" / name).mkdir(parents=True)
+        Image.effect_noise((30, 20), 50).save(tmp_path / "photos" / "test" / name / "larger.png")
+    args = label.parse_args([str(tmp_path / "photos"), "l.csv", "--out", "elsewhere", "--device", "cpu"])
+    data = label.datasets.load("ImageFolder", tmp_path / "photos", labeled_list=photos.parent / "labels.csv")
+    assert label.size_flags(args, data) == ["--image-size", str(label.PHOTOGRAPHS["cpu"])]
+
+
+def test_with_more_minutes_a_planned_folder_measures_no_other_method(photos, tmp_path, monkeypatch):
+    (tmp_path / "out").mkdir()
+    work = Work(tmp_path / "out", {})
+    work.save(speeds={"erm": [0.1, 1.0]}, plan={"methods": ["erm"]})
+    monkeypatch.setattr(Work, "run", mock.Mock(side_effect=AssertionError("nothing is to be measured")))
+    assert label.measure(work, 1000.0, [], 45).step == {"erm": 0.1}
+
+
 @pytest.mark.parametrize("flag", ["--no-flip", "--exif-orientation"])
 def test_a_flag_is_that_of_the_trainings(photos, flag):
     data = label.datasets.load("ImageFolder", photos, labeled_list=photos.parent / "labels.csv")
