@@ -14,9 +14,11 @@ Differences from the authors' code:
  1. The labeled logits come from one pass. Theirs are a random mixture of two passes, with and without the unlabeled
     images. That is meant for images of two domains. --interpolate does it.
  2. The weight of loss_u is constant. Theirs rises over the first half of the training (see --warm-up-epochs).
- 3. fixmatch.py's differences 1 to 3. No CTAugment and no Cutout. Their strong labeled views weigh as much as weak ones.
+ 3. Every view has a forward pass of its own. A batch has as many unlabeled as labeled images (there 3 times as many).
+    Labeled images are not among the unlabeled. No CTAugment and no Cutout. Strong labeled views weigh 0.1 (there as
+    much as weak ones).
 Published errors from scratch are based on USB's form. It has neither the mixture of 1 nor the rise of 2. It has
---window 0 and --threshold 0.95.
+--window 0, --threshold 0.95 and no strong labeled views.
 
 Cells: scripts/scratch.sh. Diff against: fixmatch.py.
 """

@@ -5,7 +5,7 @@
     loss_u   = mean(mask * CE(x_u_strong_1, targets)),      mask = max(targets) >= threshold
     q        = normalize(softmax(x_u_weak) / mean of the newest `window` batches' softmax(x_u_weak))
     targets  = smoothing * q + (1 - smoothing) * sum over a bank's (z_k, p_k) of softmax_k(z_u_weak . z_k / T) * p_k
-    loss_contrast = mean over i of -sum_j graph_ij * log softmax_j(z_u_strong_1_i . z_u_strong_2_j / T)
+    loss_contrast = mean over i of -sum_j graph_ij * log(softmax_j(z_u_strong_1_i . z_u_strong_2_j / T) + 1e-7)
     graph_ij = 1 if i = j, else targets_i . targets_j; entries below graph_threshold are set to 0; rows sum to 1
 
 z is a projection of the features to the unit sphere. The bank holds weak views of the newest batches: z and q of
@@ -19,7 +19,7 @@ the authors' code:
  2. Every view has a forward pass of its own, unless --joint-passes is given (there one pass for all). A batch has as
     many unlabeled as labeled images (there 7 times as many).
  3. Both strong views are RandAugment's, as in USB (there the second one is SimCLR's), without Cutout.
- 4. Smoothing begins when the bank is full (there two steps later, in USB in the second epoch).
+ 4. Smoothing begins when the bank is full (there one step later, in USB in the second epoch).
 USB's form, on which published errors from scratch are based, has a ReLU in the projector and adds 1e-6 where q is
 divided.
 

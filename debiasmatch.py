@@ -11,7 +11,8 @@ to 6. Differences from the paper, all as in the published table:
  1. q_hat is reset to uniform in every epoch, so its strength depends on --iters-per-epoch: after 500 steps 39 % of it
     come from predictions. --persistent-q-hat keeps it for the whole run. The table's tau were tuned with the reset.
  2. Pseudo-labels use q_hat after its update. In the authors' code they use it before.
- 3. No second strong view, no CLD loss, and no average of the weights.
+ 3. No second strong view, no CLD loss, and no average of the weights to make pseudo-labels. loss_u has the weight 1,
+    and tau is 1 (in the authors' code 10 and 0.4).
  4. fixmatch.py's differences from FixMatch.
 
 Shell file: scripts/debiasmatch.sh. Diff against: fixmatch.py.

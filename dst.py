@@ -14,7 +14,7 @@ Paper: Chen et al., Debiased Self-Training for Semi-Supervised Learning, NeurIPS
 9. Differences from the paper, all as in the published table:
  1. On labeled images, the worst-case head learns the head's predictions. In the paper it learns the labels.
  2. The labeled images have a strong view and loss, too; the authors advise --trade-off-cls-strong 0.
- 3. Differences 1, 2, 4 and 5 of fixmatch.py hold here, too, except that the weak views share a pass.
+ 3. fixmatch.py's differences from FixMatch hold here, too, except that the weak views share a pass.
 
 Labeled and unlabeled weak views share one forward pass, and so BatchNorm statistics. The script is longer than its
 neighbours because of the two heads and the gradient reversal.

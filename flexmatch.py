@@ -8,8 +8,10 @@
 Paper: Zhang et al., FlexMatch: Boosting Semi-Supervised Learning with Curriculum Pseudo Labeling, NeurIPS 2021,
 arXiv:2110.08263, equations 5 to 8 and 11 (the convex mapping). Differences from the paper, all as in the published
 table:
- 1. No warm-up (--warmup has it). All thresholds start at 0, so all pseudo-labels are used from the first step.
- 2. fixmatch.py's differences from FixMatch.
+ 1. No warm-up (--warmup has it). With or without it all thresholds start at 0, so the first step uses all
+    pseudo-labels.
+ 2. If one class has all images, all thresholds are 0 (in TorchSSL they stay as they were).
+ 3. fixmatch.py's differences from FixMatch.
 
 Shell file: scripts/flexmatch.sh. Diff against: fixmatch.py.
 """

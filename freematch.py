@@ -11,8 +11,8 @@
 Paper: Wang et al., FreeMatch: Self-adaptive Thresholding for Semi-supervised Learning, ICLR 2023, arXiv:2205.07246.
 The form is that of the authors' code in USB. No published table has these settings. Differences from the paper:
  1. --trade-off-fairness is 0.001, as in USB's settings (the paper: 0.01 where labels are few, 0.05 elsewhere).
- 2. fixmatch.py's differences from FixMatch.
- 3. The mask is the paper's >=. The global threshold has no limit; USB has --max-tau 0.95 on SVHN.
+ 2. fixmatch.py's differences from FixMatch, but the mask is >=, as in the paper.
+ 3. tau has no limit. USB has one on SVHN, --max-tau 0.95.
 
 Shell file: scripts/freematch.sh. Diff against: flexmatch.py.
 """

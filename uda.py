@@ -12,7 +12,8 @@ and section 2.4. Differences from the paper, all as in the published table:
  2. The loss is averaged over the selected images, so a single selected image has the weight of a full batch.
     --uda-variant paper undoes both. The paper's temperature is --T 0.4.
  3. No training signal annealing, as many unlabeled as labeled images in a batch, and no average of the weights.
- 4. The labeled images have a strong view and loss, too.
+ 4. The labeled images have a strong view and loss, too, and are not among the unlabeled.
+ 5. Every view has a forward pass of its own, as in fixmatch.py (--joint-passes: one for all).
 
 Shell file: scripts/uda.sh. Diff against: fixmatch.py.
 """
