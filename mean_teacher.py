@@ -56,7 +56,7 @@ def parse_args(argv=None):
         help="the unlabeled images' passes do not move BatchNorm's running statistics (default: all passes do)",
     )
     group.add_argument("--alpha", type=cli.fraction, default=0.999, help="decay of the teacher (default: 0.999)")
-    group.add_argument("--eval-teacher", action="store_true", help="report the teacher beside the student in training")
+    group.add_argument("--eval-teacher", action="store_true", help="report the teacher next to the student in training")
     parser.set_defaults(epochs=40, lr=0.01, lr_gamma=0.0001)
     return cli.parse(parser, argv)
 

@@ -320,8 +320,8 @@ class Table:
         if self.errors:
             has_table = self.args.out is not None or self.args.page is None
             has_rows = has_table and self.args.uncertain is None
-            told = "their rows say why" if has_rows else "they are left out"
-            logger.warning(f"{len(self.errors):,} of the {self.number:,} images could not be read: {told}")
+            where = "their rows say why" if has_rows else "they are left out"
+            logger.warning(f"{len(self.errors):,} of the {self.number:,} images could not be read: {where}")
         shown = [f"{number:,} {name}" for name, number in self.counts.most_common(SHOWN)]
         more = f" and {len(self.counts) - SHOWN:,} more classes" if len(self.counts) > SHOWN else ""
         place = "" if self.args.out is None else f"'{self.args.out}': "
@@ -410,9 +410,9 @@ def main(args):
     with output(args) as stream:
         table.write(stream)
     table.refuse_unread()
-    told = [] if args.page is None else write_page(table, args.run_folder, Path(args.page))
+    lines = [] if args.page is None else write_page(table, args.run_folder, Path(args.page))
     table.tell()
-    for line in told:
+    for line in lines:
         logger.info(line)
 
 

@@ -1,6 +1,11 @@
 """The two ways in which a run ends early on purpose. `cli.launch` turns each into one line and an exit code."""
 
 
+def reason(error: Exception) -> str:
+    """What another library's error says, in one line; its type if it says nothing."""
+    return " ".join(str(error).split()) or type(error).__name__
+
+
 class UserError(Exception):
     """Bad input. The message is one line that names what is wrong and what to do. Exit code 2."""
 

@@ -18,7 +18,7 @@ from common import cli, datasets
 from common.datasets import Data, inventory, splits
 from common.errors import Interrupted, UserError
 from common.loading.loaders import Batch, TestLoader, TrainLoader
-from common.networks import backbone_files, warm_start
+from common.networks import warm_start
 from common.networks.adapters import Merged
 from common.networks.average import Average
 from common.records import best_epoch, progress, results, sheet
@@ -26,6 +26,7 @@ from common.records.evaluation import Evaluation
 from common.records.folder import Folder
 from common.system import checkpoint, processes, seeding
 from common.system.devices import find_device
+from common.system.files import sha256
 from common.system.signals import Signals, Stopped
 from common.training.guard import Guard
 from common.training.meters import Meters, Metric
@@ -156,12 +157,12 @@ class Run:
         self._evaluation = Evaluation(data, self.held_out)
         if self.args.val_per_class and not len(held_out):
             raise UserError("--val-per-class: this script holds no images out; give them to run.describe, or drop it")
-        self.fingerprints = {"labeled_sha256": splits.sha256(labeled), "data_sha256": data.sha256}
-        self.fingerprints |= {"test_sha256": data.test_sha256}
+        self.fingerprints = {"labeled_sha256": splits.fingerprint(labeled), "data_sha256": data.fingerprint}
+        self.fingerprints |= {"test_sha256": data.test_fingerprint}
         if data.spec.counts is None:
             self._refuse_log_among_images(data)
             self.files = self._take_inventory(data)
-            self.fingerprints["content_sha256"] = inventory.sha256(self.files)
+            self.fingerprints["content_sha256"] = inventory.fingerprint(self.files)
         more = f", {len(held_out):,} more are held out" if len(held_out) else ""
         logger.info(f"{self.args.data}: {data.counts}; {len(labeled):,} of the training images are labeled{more}")
         best_epoch.announce(self.chosen_by, len(self.held_out), self.args.val_per_class, len(data.test))
@@ -574,7 +575,7 @@ class Run:
             data = self.read_images(None if older else "default")  # the inventory tells more than the images' size
             self._refuse_log_among_images(data)
             files = self._take_inventory(data)
-            now = {"data_sha256": data.sha256} if older else {"content_sha256": inventory.sha256(files)}
+            now = {"data_sha256": data.fingerprint} if older else {"content_sha256": inventory.fingerprint(files)}
             self.folder.compare_images(now, files, self.args.root)
         file, result = self._start_file, self.folder.read_result()
         if file is not None and os.path.isfile(file):
@@ -620,7 +621,7 @@ class Run:
 @processes.by_first
 def _sha256_of_first(file: str) -> str:
     """SHA-256 of the first process's file, whose weights all processes get."""
-    return backbone_files.sha256(file)
+    return sha256(file)
 
 
 def _key(network: nn.Module, state: dict[str, Any]) -> str | None:

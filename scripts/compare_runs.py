@@ -47,8 +47,8 @@ def setting(folder: Path) -> Cell:
     if not found:
         raise UserError(f"no finished run below '{folder}': finish one, or name another folder")
     if len(found) > 1:
-        what = "; ".join(filter(None, differing(found))) or ", ".join(str(cell.place) for cell in found)
-        raise UserError(f"the runs below '{folder}' have several settings ({what}): name a folder that holds one")
+        settings = "; ".join(filter(None, differing(found))) or ", ".join(str(cell.place) for cell in found)
+        raise UserError(f"the runs below '{folder}' have several settings ({settings}): name a folder that holds one")
     return found[0]
 
 

@@ -312,7 +312,7 @@ def label(work: Work, args, data: Data, shared: list[str]) -> None:
     method = train_on_all(work, args.minutes, shared, costs, ranked)
     heading(4, "predictions, report and network")
     model = write(work, args, data, method)
-    work.save(told=pages.lines(work, args.photos, data, right, model))
+    work.save(reported=pages.lines(work, args.photos, data, right, model))
 
 
 def read(args) -> Data:
@@ -336,13 +336,13 @@ def main(args):
     data = read(args)
     shared = common_flags(args, data)  # before there is a folder: it reads all photos' headers
     work = Work(args.out, arguments(args))
-    if work.facts.setdefault("data_sha256", data.sha256) != data.sha256:
+    if work.facts.setdefault("data_sha256", data.fingerprint) != data.fingerprint:
         raise UserError(f"'{args.out}' was begun with other photos or labels than there are now: choose another --out")
-    if "told" not in work.facts and "methods" not in work.facts.get("plan", {"methods": ()}):
+    if "reported" not in work.facts and "methods" not in work.facts.get("plan", {"methods": ()}):
         raise UserError(f"'{args.out}' was begun by an older version of this program: choose another --out")
-    if "told" not in work.facts:
+    if "reported" not in work.facts:
         label(work, args, data, shared)
-    print("\n" + "\n".join(work.facts["told"]))
+    print("\n" + "\n".join(work.facts["reported"]))
     return work.facts
 
 

@@ -213,7 +213,7 @@ class Clusters:
         args = argparse.Namespace(**runs[0].args)
         args.exif_orientation = False  # each network turns the images as it was trained
         self.data = datasets.load_as(args, root)
-        if self.data.sha256 != runs[0].result.get("data_sha256"):
+        if self.data.fingerprint != runs[0].result.get("data_sha256"):
             raise UserError(
                 f"'{root or args.root}' holds other images than the runs had: name their folder with --root"
             )

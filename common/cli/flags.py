@@ -66,6 +66,12 @@ def add_data(p: ArgumentParser) -> None:
     g.add_argument(
         "--split-seed", type=seed, default=None, metavar="SEED", help="seed of the labeled split (default: --seed)"
     )
+    _add_held_out(g)
+    _add_images(g)
+
+
+def _add_held_out(g: _ArgumentGroup) -> None:
+    """Flags for labeled images that are not trained on."""
     g.add_argument(
         "--val-per-class",
         type=non_negative_int,
@@ -74,11 +80,6 @@ def add_data(p: ArgumentParser) -> None:
         help="labeled images per class, held out of the training to choose the epoch of best.pth (default: 0, the test "
         "set chooses)",
     )
-    _add_exceptions(g)
-
-
-def _add_exceptions(g: _ArgumentGroup) -> None:
-    """Flags for exceptions from what the dataset defines."""
     g.add_argument(
         "--val-fold",
         type=fold,
@@ -87,7 +88,6 @@ def _add_exceptions(g: _ArgumentGroup) -> None:
         help="hold part I of N equal parts of the labeled images out of the training, and measure on it; best.pth is "
         "the last epoch's (default: none)",
     )
-    _add_images(g)
 
 
 def _add_images(g: _ArgumentGroup) -> None:
@@ -118,12 +118,12 @@ def add_views(p: ArgumentParser) -> None:
         "--train-resizing": "default: random crops; cifar: small images, shifted and enlarged; native: not enlarged",
         "--val-resizing": "default: the middle of the whole image; cifar: small images, enlarged; native: as they are",
     }
-    for flag, what in resizings.items():
+    for flag, meaning in resizings.items():
         g.add_argument(
             flag,
             choices=augment.RESIZINGS,
             default=None,
-            help=f"{what} (without the flag: what suits the dataset)",
+            help=f"{meaning} (without the flag: what suits the dataset)",
         )
     g.add_argument(
         "--image-size",
@@ -133,14 +133,14 @@ def add_views(p: ArgumentParser) -> None:
         help="side of the network's input (default: the pretrained backbone's own, else 224; with native resizing the "
         "dataset's own, but ImageFolder then requires this flag)",
     )
-    for flag, what in (("--norm-mean", "mean"), ("--norm-std", "standard deviation")):
+    for flag, name in (("--norm-mean", "mean"), ("--norm-std", "standard deviation")):
         g.add_argument(
             flag,
-            type=finite if what == "mean" else positive,
+            type=finite if name == "mean" else positive,
             nargs="+",
             default=None,
             metavar="X",
-            help=f"{what} of each channel, for pixels in [0, 1] (default: the pretrained backbone's own; from scratch, "
+            help=f"{name} of each channel, for pixels in [0, 1] (default: the pretrained backbone's own; from scratch, "
             "with a file, or with a bare name of torchvision's ResNets such as resnet50: the dataset's or ImageNet's)",
         )
     g.add_argument(
@@ -228,7 +228,7 @@ def _add_adaptation(g: _ArgumentGroup) -> None:
         type=positive_int,
         default=None,
         metavar="WIDTH",
-        help="freeze the backbone, and train AdaptFormers of that width beside its MLPs (ViT)",
+        help="freeze the backbone, and train AdaptFormers of that width next to its MLPs (ViT)",
     )
     g.add_argument("--finetune", action="store_true", help="the backbone learns at a tenth of the rate")
     g.add_argument(

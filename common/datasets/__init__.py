@@ -128,15 +128,15 @@ def _log_turned(paths: Sequence[str], exif_orientation: bool) -> None:
 def _with_size(data: Data, resizing: str) -> Data:
     paths = [*data.train.images, *data.test.images]
     size = processes.once_per_machine(lambda: one_size(paths, f"--train-resizing {resizing}"))
-    sha256 = hashlib.sha256(f"{data.sha256} {size}".encode()).hexdigest()
-    return replace(data, spec=replace(data.spec, native_size=size), sha256=sha256)
+    fingerprint = hashlib.sha256(f"{data.fingerprint} {size}".encode()).hexdigest()
+    return replace(data, spec=replace(data.spec, native_size=size), fingerprint=fingerprint)
 
 
 def _with_fingerprints(data: Data, root: Path) -> Data:
-    train_sha256, test_sha256 = processes.once_per_machine(lambda: (data.train.sha256(root), data.test.sha256(root)))
-    parts = [*data.classes, train_sha256, test_sha256]
-    sha256 = hashlib.sha256(b"\0".join(map(os.fsencode, parts))).hexdigest()
-    return replace(data, sha256=sha256, test_sha256=test_sha256)
+    both = (data.train, data.test)
+    train, test = processes.once_per_machine(lambda: tuple(images.fingerprint(root) for images in both))
+    fingerprint = hashlib.sha256(b"\0".join(map(os.fsencode, [*data.classes, train, test]))).hexdigest()
+    return replace(data, fingerprint=fingerprint, test_fingerprint=test)
 
 
 def _provide(name: str, spec: Spec, root: Path) -> None:

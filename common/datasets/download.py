@@ -27,7 +27,7 @@ from pathlib import Path, PurePosixPath
 
 from tqdm import tqdm
 
-from common.errors import UserError
+from common.errors import UserError, reason
 from common.system.files import NO_LOCKS
 
 logger = logging.getLogger(__name__)
@@ -93,7 +93,7 @@ def fetch(name: str, root: Path, files: Sequence[File], paths: Sequence[str]) ->
             logger.info(f"{name} is complete under '{root}'")
     except OSError as error:
         raise UserError(
-            f"cannot download {name} to '{root}' ({_reason(error)}): make room, or name another root"
+            f"cannot download {name} to '{root}' ({reason(error)}): make room, or name another root"
         ) from None
 
 
@@ -194,7 +194,7 @@ def _download(url: str, part: Path, root: Path) -> None:
         failures = 0 if _size(part) > before else failures + 1
         if failures == ATTEMPTS:
             raise UserError(_cannot(url, problem, root)) from None
-        logger.warning(f"{url} broke off after {_size(part):,} bytes ({_reason(problem)}): trying again")
+        logger.warning(f"{url} broke off after {_size(part):,} bytes ({reason(problem)}): trying again")
         time.sleep(WAIT * 2 ** max(failures - 1, 0))
 
 
@@ -243,13 +243,9 @@ def _size(path: Path) -> int:
 def _cannot(url: str, error: Exception, root: Path) -> str:
     name = url.rpartition("/")[2]
     return (
-        f"{url} cannot be downloaded ({_reason(error)}): run again to continue, or get {name} elsewhere and put it "
+        f"{url} cannot be downloaded ({reason(error)}): run again to continue, or get {name} elsewhere and put it "
         f"into '{root}'"
     )
-
-
-def _reason(error: Exception) -> str:
-    return " ".join(str(error).split()) or type(error).__name__
 
 
 # Archives
@@ -262,7 +258,7 @@ def _unpack_file(file: File, path: Path, unpacked: Path) -> None:
         if file.inner is not None:
             unpack(folder / file.inner, folder)
     except BROKEN_ARCHIVE as error:
-        raise UserError(f"'{path}' is damaged ({_reason(error)}): delete it and run again") from None
+        raise UserError(f"'{path}' is damaged ({reason(error)}): delete it and run again") from None
 
 
 def unpack(path: Path, folder: Path) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from common.errors import UserError
+from common.errors import UserError, reason
 
 # What Pillow raises for files that are not images, or damaged ones; tests/long/damaged_images.py looks for more.
 # SyntaxError means a broken PNG. RuntimeError comes from AVIF, ZeroDivisionError from an animation without duration,
@@ -77,8 +77,7 @@ class ImageSet:
         except FileNotFoundError:
             raise UserError(f"image '{path}' is missing: restore it, or remove it from the dataset's lists") from None
         except UNREADABLE as error:
-            reason = " ".join(str(error).split()) or type(error).__name__
-            raise UserError(f"image '{path}' cannot be read ({reason}): replace or remove it") from None
+            raise UserError(f"image '{path}' cannot be read ({reason(error)}): replace or remove it") from None
 
     def thumbnail(self, index: int, side: int) -> Image.Image:
         """The image as RGB, upright, and at most `side` pixels wide and high, for people to look at. Never enlarged.
@@ -90,7 +89,7 @@ class ImageSet:
         image.thumbnail((side, side))
         return image
 
-    def sha256(self, root: Path) -> str:
+    def fingerprint(self, root: Path) -> str:
         """Fingerprint of labels and of paths relative to `root` (of pixels, for an array)."""
         digest = hashlib.sha256(self.labels.tobytes())
         if isinstance(self.images, np.ndarray):
@@ -180,8 +179,7 @@ def _size(path: str | Path) -> tuple[int, int]:
         with Image.open(path) as image:
             return image.size
     except UNREADABLE as error:
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise UserError(f"image '{path}' cannot be read ({reason}): replace or remove it") from None
+        raise UserError(f"image '{path}' cannot be read ({reason(error)}): replace or remove it") from None
 
 
 def _to_upright_rgb(image: Image.Image) -> Image.Image:

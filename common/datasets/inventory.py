@@ -94,7 +94,7 @@ def _look(path: str, known: Entry | None) -> tuple[int, int, str]:
         return 0, 0, ""
 
 
-def sha256(inventory: Inventory) -> str:
+def fingerprint(inventory: Inventory) -> str:
     """Fingerprint of everything but the modification times."""
     digest = hashlib.sha256()
     for name, entry in inventory.items():

@@ -81,9 +81,9 @@ class Data:
         official_split: whether the split is the one of the dataset's authors, or the customary one.
         any_counts: whether counts other than the known ones were accepted.
         predicted: how many labels of a list are predictions that nobody has checked.
-        sha256: fingerprint of class names, labels, and the images' paths below the root (their pixels, if they are in
+        fingerprint: SHA-256 of class names, labels, and the images' paths below the root (their pixels, if they are in
             memory). The images' size is part of it if it was looked up.
-        test_sha256: fingerprint of the test images and their labels.
+        test_fingerprint: SHA-256 of the test images and their labels.
     """
 
     spec: Spec
@@ -94,8 +94,8 @@ class Data:
     official_split: bool = True
     any_counts: bool = False
     predicted: int = 0
-    sha256: str = ""
-    test_sha256: str = ""
+    fingerprint: str = ""
+    test_fingerprint: str = ""
 
     @property
     def counts(self) -> Counts:

@@ -29,8 +29,8 @@ def split(
     Args:
         labels: int64 [N], the class of every training image; -1 if unknown.
         classes: the class names.
-        num_per_class: labels to draw per class. With `all`, every candidate's label is used. If that labels every
-            image, the labeled images also serve as the unlabeled ones.
+        num_per_class: labels to draw per class; 0 draws none, but a class must have an image. With `all`, every
+            candidate's label is used. If that labels every image, the labeled images also serve as the unlabeled ones.
         seed: of the draw (`--split-seed`).
         candidates: draw from the first `candidates` images only; None: from all N.
 
@@ -49,7 +49,7 @@ def split(
             _refuse_too_few(name, len(indices), 1, "a label of every class is needed")
             drawn.append(indices)
         else:
-            wanted = f"fewer than --num-samples-per-class {num_per_class}"
+            wanted = f"fewer than --num-samples-per-class {num_per_class}" if num_per_class else "none to train on"
             _refuse_too_few(name, len(indices), max(num_per_class, 1), wanted)
             drawn.append(rng.choice(indices, num_per_class, replace=False))
     _report_imbalance(classes, [len(indices) for indices in drawn])
@@ -112,7 +112,7 @@ def hold_out(
     drawn = []
     for c, name in enumerate(data.classes):
         indices = pool[labels[pool] == c]
-        least, kind = number, "training images beside the labeled ones"
+        least, kind = number, "training images next to the labeled ones"
         if trained_on:
             least, kind = number + 1, "labels, one of which has to stay,"
         if len(indices) < least:
@@ -178,6 +178,6 @@ def _report_imbalance(classes: Sequence[str], numbers: Sequence[int]) -> None:
         )
 
 
-def sha256(labeled: np.ndarray) -> str:
+def fingerprint(labeled: np.ndarray) -> str:
     """Fingerprint of a split: SHA-256 of the sorted indices, joined by commas."""
     return hashlib.sha256(",".join(map(str, np.sort(labeled).tolist())).encode()).hexdigest()

@@ -4,7 +4,7 @@ torchvision's class is not used: it has no split, and its order depends on the f
 
 SUN397/ClassName.txt                            `/a/abbey`, in label order; some are nested (`/b/bakery/shop`)
 SUN397/LETTER/CLASS[/SUBCLASS]/sun_*.jpg
-SUN397/Partitions/{Training,Testing}_01.txt     `/a/abbey/sun_aaa.jpg`; Partitions/ may also lie beside SUN397/
+SUN397/Partitions/{Training,Testing}_01.txt     `/a/abbey/sun_aaa.jpg`; Partitions/ may also lie next to SUN397/
 """
 
 import os

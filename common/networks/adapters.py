@@ -47,7 +47,7 @@ def insert(backbone: nn.Module, image_size: int, lora: int | None = None, adapte
     images = torch.randn(2, 3, image_size, image_size, generator=generator)
     with torch.no_grad():
         before = backbone.eval()(images)
-    names, fingerprint = list(backbone.state_dict()), _sha256(backbone)
+    names, fingerprint = list(backbone.state_dict()), _fingerprint(backbone)
     adapters = _add_lora(backbone, lora) if lora else _add_adaptformer(backbone, adapter or 0)
     if not adapters:
         raise UserError(f"{flag}: a {name} has no place for adapters: {REMEDY}")
@@ -171,7 +171,7 @@ def _have_effect(
     return all(gradient is not None and gradient.any() for gradient in gradients)
 
 
-def _sha256(backbone: nn.Module) -> str:
+def _fingerprint(backbone: nn.Module) -> str:
     digest = hashlib.sha256()
     for name, tensor in sorted(backbone.state_dict().items()):
         digest.update(name.encode())

@@ -1,6 +1,5 @@
 """Backbone files (`--pretrained-backbone`): read without running code, and loaded strictly."""
 
-import hashlib
 import logging
 import math
 import os
@@ -195,16 +194,3 @@ def _with_resampled_positions(state: dict[str, Tensor], model: nn.Module) -> dic
         return state  # `fill` says what is wrong
     grid = list(model.patch_embed.grid_size)
     return state | {"pos_embed": resample_abs_pos_embed(found, new_size=grid, num_prefix_tokens=other_tokens)}
-
-
-def sha256(file: str | Path) -> str:
-    """SHA-256 of a file's bytes.
-
-    Raises:
-        UserError: the file cannot be read.
-    """
-    try:
-        with open(file, "rb") as stream:
-            return hashlib.file_digest(stream, "sha256").hexdigest()
-    except OSError as error:
-        raise UserError(f"'{file}' cannot be read ({error.strerror}): restore it") from None

@@ -16,9 +16,9 @@ import torch
 import torchvision
 
 from common.datasets import Data
-from common.networks import backbone_files, backbones
+from common.networks import backbones
 from common.records import best_epoch, estimates
-from common.system import processes
+from common.system import files, processes
 
 
 def result(
@@ -114,7 +114,7 @@ def other_conditions(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
 
 def script_sha256(script: Path) -> str | None:
     """Of the method's file; None if there is no such file."""
-    return backbone_files.sha256(script) if script.is_file() else None
+    return files.sha256(script) if script.is_file() else None
 
 
 def other_script(recorded: dict[str, Any], now: str | None) -> bool:

@@ -1,7 +1,8 @@
-"""Write files whole or not at all."""
+"""Files: written whole or not at all, and their SHA-256."""
 
 import contextlib
 import errno
+import hashlib
 import os
 import stat
 from collections.abc import Iterator
@@ -28,7 +29,7 @@ def write_whole(path: Path, content: bytes | memoryview, previous: Path | None =
         UserError: the disk is full or not writable (the old file is left as it was); or `path` is a folder, a device
             or a pipe.
     """
-    with _beside(path, previous) as temporary, open(temporary, "wb") as stream:
+    with _temporary(path, previous) as temporary, open(temporary, "wb") as stream:
         stream.write(content)
         stream.flush()
         os.fsync(stream.fileno())
@@ -41,10 +42,23 @@ def writing(path: Path) -> Iterator[TextIO]:
     Raises:
         UserError: see `write_whole`.
     """
-    with _beside(path) as temporary, open(temporary, "w", encoding="utf-8", errors="surrogateescape") as stream:
+    with _temporary(path) as temporary, open(temporary, "w", encoding="utf-8", errors="surrogateescape") as stream:
         yield stream
         stream.flush()
         os.fsync(stream.fileno())
+
+
+def sha256(file: str | Path) -> str:
+    """SHA-256 of a file's bytes.
+
+    Raises:
+        UserError: the file cannot be read.
+    """
+    try:
+        with open(file, "rb") as stream:
+            return hashlib.file_digest(stream, "sha256").hexdigest()
+    except OSError as error:
+        raise UserError(f"'{file}' cannot be read ({error.strerror}): restore it") from None
 
 
 def refuse_special(path: Path) -> None:
@@ -60,7 +74,7 @@ def refuse_special(path: Path) -> None:
 
 
 @contextlib.contextmanager
-def _beside(path: Path, previous: Path | None = None) -> Iterator[Path]:
+def _temporary(path: Path, previous: Path | None = None) -> Iterator[Path]:
     refuse_special(path)
     if os.path.islink(path):  # the link stays, and the file that it names is replaced
         path = Path(os.path.realpath(path))

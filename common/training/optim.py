@@ -90,8 +90,8 @@ def schedule(
 ) -> LambdaLR:
     """The schedule of `--lr-scheduler`; each parameter group keeps its own base rate.
 
-    exp: lr * (1 + gamma * t) ** -decay          (supervised pretraining)
-    cos: lr * max(0, cos(7 pi t / (16 T)))       (MoCo; FixMatch, arXiv:2001.07685)
+    exp: lr * (1 + gamma * t) ** -decay          (in the published table from supervised weights)
+    cos: lr * max(0, cos(7 pi t / (16 T)))       (there from MoCo's; FixMatch, arXiv:2001.07685)
 
     Step it after every optimizer step; the first step is t = 0. With a warm-up of W steps, the rate first rises
     linearly from 0: lr * s / W at step s. The schedule then applies to the rest, t = s - W, with T smaller by W, as in

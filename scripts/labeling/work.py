@@ -9,9 +9,9 @@ import shlex
 import shutil
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
 from common.errors import UserError
 from common.records.folder import read_json
@@ -45,6 +45,8 @@ class Work:
         if self.file.is_file():
             self.facts = read_json(self.file, "remove it, or choose another --out")
             self._refuse_others(arguments)
+            if "told" in self.facts:  # the name in older folders
+                self.facts["reported"] = self.facts.pop("told")
             self._before = float(self.facts["seconds"]) + self._of_a_killed_run()
             return
         if any(folder.iterdir()):
@@ -100,8 +102,18 @@ class Work:
         script = importlib.import_module(program)
         try:
             silence = contextlib.redirect_stdout(io.StringIO()) if quiet else contextlib.nullcontext()
-            with silence, mock.patch.object(sys, "argv", [f"{program}.py", *argv]):
+            with silence, _command_line([f"{program}.py", *argv]):
                 return script.main(script.parse_args(argv))
         finally:
             if os.path.isdir(self.folder):
                 self.save()
+
+
+@contextlib.contextmanager
+def _command_line(words: list[str]) -> Iterator[None]:
+    """Have a program that runs in this process record these words as its command."""
+    before, sys.argv = sys.argv, words
+    try:
+        yield
+    finally:
+        sys.argv = before

@@ -55,7 +55,7 @@ def _show(value: float | None, form: str = ".1f") -> str:
 
 
 def _average(values: list[float | None], form: str = ".1f") -> str:
-    """The average over all datasets. None if one is missing: averages over different datasets cannot be compared."""
+    """The average over all datasets; `–` if one is missing: averages over different datasets cannot be compared."""
     return MISSING if None in values else format(statistics.fmean(values), form)
 
 

@@ -366,7 +366,7 @@ def test_a_folder_without_a_run_is_not_tested(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("flags", "told"),
+    ("flags", "reported"),
     [
         ("--treshold 0.5", "unrecognized arguments: --treshold 0.5: did you mean --threshold? (--help"),
         ("--num_samples_per_class=4", "did you mean --num-samples-per-class? (--help"),
@@ -375,7 +375,7 @@ def test_a_folder_without_a_run_is_not_tested(tmp_path):
         ("4 -z", "unrecognized arguments: 4 -z (--help"),
     ],
 )
-def test_which_flag_may_have_been_meant(flags, told):
+def test_which_flag_may_have_been_meant(flags, reported):
     with pytest.raises(UserError) as error:
         parse("fixmatch", f"data -d Digits {flags}")
-    assert told in str(error.value)
+    assert reported in str(error.value)

@@ -1,4 +1,4 @@
-"""A typing error that makes a class is told."""
+"""A typing error that makes a class is reported."""
 
 import numpy as np
 import pytest
@@ -11,7 +11,7 @@ from tests.datasets.test_image_folder import save
 NFC, NFD = "\u00c4ffchen", "A\u0308ffchen"
 
 
-def told(log, *names: str, untested: tuple[str, ...] = ()) -> list[str]:
+def lines(log, *names: str, untested: tuple[str, ...] = ()) -> list[str]:
     train = np.repeat(range(len(names)), range(1, len(names) + 1))
     test = np.array([c for c, name in enumerate(names) if name not in untested], dtype=np.int64)
     class_names.warn(names, train, test)
@@ -23,7 +23,7 @@ def told(log, *names: str, untested: tuple[str, ...] = ()) -> list[str]:
     [("functional", "functionl"), ("functional", "functionall"), ("tiger lily", "tigre lily"), ("Rabbit", "rabbet")],
 )
 def test_words_that_differ_by_one_letter_are_both_named(log, a, b):
-    assert told(log, a, "other", b) == [
+    assert lines(log, a, "other", b) == [
         f"classes '{a}' (1 images) and '{b}' (3) differ by one letter: if one is a typing error, correct it"
     ]
 
@@ -34,31 +34,33 @@ def test_words_that_differ_by_one_letter_are_both_named(log, a, b):
      ("rose 1", "rose 11"), ("functional", "function"), ("rabbit", "habitr")],
 )  # fmt: skip
 def test_other_names_are_not(log, a, b):
-    assert told(log, a, b) == []
+    assert lines(log, a, b) == []
 
 
 @pytest.mark.parametrize(("a", "b"), [("cat", "Cat"), ("cat", "cat "), (NFC, NFD), (NFC.lower(), NFD), ("a", "A")])
 def test_names_that_look_alike_are_both_named(log, a, b):
     shown = [ascii(name) for name in (a, b)] if {a, b} == {NFC, NFD} else [f"'{a}'", f"'{b}'"]
-    assert told(log, a, b) == [f"classes {shown[0]} and {shown[1]} look alike: if they are one class, give it one name"]
+    assert lines(log, a, b) == [
+        f"classes {shown[0]} and {shown[1]} look alike: if they are one class, give it one name"
+    ]
 
 
 def test_classes_without_test_images_are_named(log):
-    assert told(log, "cat", "dog", "ct", "yak", untested=("ct", "yak")) == [
+    assert lines(log, "cat", "dog", "ct", "yak", untested=("ct", "yak")) == [
         "no test image has the class 'ct' (is it 'cat'?), 'yak': nothing tells how well it is learned"
     ]
 
 
 def test_of_many_some_are_named(log):
     names = [f"class {c:03d}" for c in range(40)]
-    assert told(log, *names, untested=tuple(names[5:])) == [
+    assert lines(log, *names, untested=tuple(names[5:])) == [
         "no test image has the class 'class 005', 'class 006', 'class 007' and 32 more: nothing tells how well it is "
         "learned"
     ]
 
 
-def test_where_nothing_is_tested_nothing_is_told(log):
-    assert told(log, "cat", "dog", untested=("cat", "dog")) == []
+def test_where_nothing_is_tested_nothing_is_reported(log):
+    assert lines(log, "cat", "dog", untested=("cat", "dog")) == []
 
 
 @pytest.mark.parametrize("is_listed", [False, True])

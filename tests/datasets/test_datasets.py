@@ -79,7 +79,7 @@ def named(images, classes: list[str], root: Path) -> dict[str, str]:
 
 def fingerprint(data) -> str:
     labeled, _ = splits.split(data.train.labels, data.classes, 4, 0, data.candidates)
-    return splits.sha256(labeled)
+    return splits.fingerprint(labeled)
 
 
 # Reading

@@ -145,7 +145,7 @@ def test_unpacks_and_leaves_nothing_else(server, packed, tmp_path):
 
 
 @pytest.mark.parametrize("number", [errno.ENOLCK, errno.ENOSYS])
-def test_a_disk_without_locks_is_told_of_and_used(server, packed, tmp_path, monkeypatch, log, number):
+def test_a_disk_without_locks_is_reported_of_and_used(server, packed, tmp_path, monkeypatch, log, number):
     def flock(*args):
         raise OSError(number, os.strerror(number))
 

@@ -82,7 +82,7 @@ def test_of_all_labels_some_are_held_out(others):
 @pytest.mark.parametrize(
     ("labels", "labels_per_class", "number", "message"),
     [
-        (np.repeat([0, 1, 2], [9, 5, 9]), 4, 2, "class 'b' has 1 training images beside the labeled ones for"),
+        (np.repeat([0, 1, 2], [9, 5, 9]), 4, 2, "class 'b' has 1 training images next to the labeled ones for"),
         (np.repeat([0, 1, 2], [9, 3, 9]), "all", 3, "class 'b' has 3 labels, one of which has to stay, for"),
         (np.repeat([0, 1, 2], 4), 4, 4, "class 'a' has 4 labels, one of which has to stay, for"),
     ],

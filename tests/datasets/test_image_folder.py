@@ -139,7 +139,7 @@ def test_an_animation_and_the_newer_kinds_are_images(root):
     ]
 
 
-def test_what_is_skipped_is_told(root, log):
+def test_what_is_skipped_is_reported(root, log):
     for name in ("train/cat/x.heic", "train/dog/y.heic", "test/dog/README", "unlabeled/z.txt", "train/dog/.DS_Store"):
         save(root / name if name.endswith("png") else root / f"{name}.png")
         (root / f"{name}.png").rename(root / name)
@@ -170,19 +170,19 @@ def test_a_folder_that_may_not_be_read_is_named(root, lock_folder):
 
 
 def test_the_fingerprint_is_of_names_and_labels_wherever_the_root_is(root, tmp_path_factory, monkeypatch):
-    original = datasets.load("ImageFolder", root).sha256
+    original = datasets.load("ImageFolder", root).fingerprint
     copy = tmp_path_factory.mktemp("elsewhere") / "copy"
     shutil.copytree(root, copy)
     monkeypatch.chdir(copy)
-    assert datasets.load("ImageFolder", copy).sha256 == datasets.load("ImageFolder", ".").sha256 == original
+    assert datasets.load("ImageFolder", copy).fingerprint == datasets.load("ImageFolder", ".").fingerprint == original
     for old, new in (("train/dog/a.jpg", "train/dog/c.jpg"), ("train/dog/c.jpg", "train/cat/c.jpg"), ("test", "val")):
         (copy / old).rename(copy / new)
-        changed = datasets.load("ImageFolder", copy).sha256
+        changed = datasets.load("ImageFolder", copy).fingerprint
         assert changed != original
         original = changed
     for part in ("train", "val"):
         (copy / part / "dog").rename(copy / part / "fox")
-    assert datasets.load("ImageFolder", copy).sha256 != original
+    assert datasets.load("ImageFolder", copy).fingerprint != original
 
 
 # A list of the labeled images
@@ -234,7 +234,7 @@ def test_a_folder_tells_the_class_where_the_list_does_not(flat):
 
 def test_the_list_decides_the_fingerprint(flat):
     texts = ("c.png,cat\nphotos/a.png,dog\n", "c.png,cat\nphotos/b.png,dog\n", "c.png,dog\nphotos/a.png,cat\n")
-    prints = [listed(flat, text).sha256 for text in (*texts, texts[0])]
+    prints = [listed(flat, text).fingerprint for text in (*texts, texts[0])]
     assert len(set(prints)) == 3
     assert prints[0] == prints[3]
 
@@ -244,8 +244,8 @@ def test_a_label_alone_changes_the_fingerprint(flat):
     save(flat / "d.png")
     first, second = (listed(flat, f"c.png,cat\nd.png,{name}\nphotos/a.png,dog\n") for name in ("cat", "dog"))
     assert list(first.train.images) == list(second.train.images)
-    assert first.sha256 != second.sha256
-    assert first.test_sha256 == second.test_sha256
+    assert first.fingerprint != second.fingerprint
+    assert first.test_fingerprint == second.test_fingerprint
 
 
 def test_a_path_with_a_comma_needs_quotes(flat):
@@ -276,12 +276,12 @@ def test_a_run_names_its_labeled_and_held_out_images(flat):
 
 def test_the_size_of_square_images_is_looked_up_where_it_is_asked_for(root):
     assert datasets.load("ImageFolder", root).spec.native_size is None
-    plain = datasets.load("ImageFolder", root).sha256
+    plain = datasets.load("ImageFolder", root).fingerprint
     for path in [p for p in root.rglob("*") if p.suffix.lower() in (".png", ".jpg", ".webp")]:
         Image.new("RGB", (24, 24)).save(path)
     data = datasets.load("ImageFolder", root, resizing="cifar")
     assert data.spec.native_size == 24
-    assert datasets.load("ImageFolder", root).sha256 == plain != data.sha256  # a part of the fingerprint
+    assert datasets.load("ImageFolder", root).fingerprint == plain != data.fingerprint  # a part of the fingerprint
 
 
 def test_the_datasets_own_size_is_not_looked_up():

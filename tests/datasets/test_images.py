@@ -210,14 +210,14 @@ def test_the_fingerprint_is_of_images_and_labels_in_their_order(tmp_path):
     pixels = np.arange(2 * 4 * 4 * 3, dtype=np.uint8).reshape(2, 4, 4, 3)
     files = [tmp_path / "a.png", tmp_path / "b.png"]
     for images, swapped in ((pixels, pixels[::-1]), (files, files[::-1])):
-        fingerprint = ImageSet(images, [0, 1]).sha256(tmp_path)
+        fingerprint = ImageSet(images, [0, 1]).fingerprint(tmp_path)
         others = [
             ImageSet(images, [0, 0]),
             ImageSet(images, [1, 0]),
             ImageSet(swapped, [0, 1]),
             ImageSet(images[:1], [0]),
         ]
-        assert len({fingerprint, *(other.sha256(tmp_path) for other in others)}) == 5
-        assert ImageSet(images, np.array([0, 1])).sha256(tmp_path) == fingerprint
+        assert len({fingerprint, *(other.fingerprint(tmp_path) for other in others)}) == 5
+        assert ImageSet(images, np.array([0, 1])).fingerprint(tmp_path) == fingerprint
     moved = ImageSet([tmp_path / "x" / "a.png", tmp_path / "x" / "b.png"], [0, 1])
-    assert moved.sha256(tmp_path / "x") == ImageSet(files, [0, 1]).sha256(tmp_path)
+    assert moved.fingerprint(tmp_path / "x") == ImageSet(files, [0, 1]).fingerprint(tmp_path)

@@ -1,4 +1,4 @@
-"""Lists of labeled images: tables of predict.py go back into the training, and each mistake is told for what it is."""
+"""Lists of labeled images: tables of predict.py go back into the training, and each mistake is named for what it is."""
 
 import csv
 import logging
@@ -105,7 +105,7 @@ def test_all_broken_lines_are_found(root):
 
 
 @pytest.mark.parametrize(
-    ("name", "told"),
+    ("name", "reported"),
     [
         ("d.png", "did you mean 'deep/d.png'?"),
         ("A.PNG", "did you mean 'a.png'?"),
@@ -117,13 +117,13 @@ def test_all_broken_lines_are_found(root):
         ("photos/deep", "it is a folder, name the images in it"),
     ],
 )
-def test_what_was_meant_is_said(root, name, told):
+def test_what_was_meant_is_said(root, name, reported):
     with pytest.raises(UserError) as error:
         read(root, "b.png,cat", f"{name},cat")
     assert str(error.value).startswith(
         f"'{root.parent}/list.csv', line 2: '{name}' is none of the images below 'photos'"
     )
-    assert str(error.value).endswith(told)
+    assert str(error.value).endswith(reported)
 
 
 def test_another_number_is_another_image(root):

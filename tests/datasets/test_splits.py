@@ -115,13 +115,13 @@ def test_a_large_set_takes_no_time():
 
 
 def test_sha256_is_of_the_sorted_indices_joined_by_commas():
-    assert splits.sha256(np.array([10, 9, 2])) == hashlib.sha256(b"2,9,10").hexdigest()
+    assert splits.fingerprint(np.array([10, 9, 2])) == hashlib.sha256(b"2,9,10").hexdigest()
 
 
 @pytest.mark.parametrize(
-    ("number", "told"), [(4, "20 labels are used, and 180 are not: --num-samples-per-class all"), ("all", None)]
+    ("number", "reported"), [(4, "20 labels are used, and 180 are not: --num-samples-per-class all"), ("all", None)]
 )
-def test_labels_that_are_not_used_are_told(number, told, caplog):
+def test_labels_that_are_not_used_are_reported(number, reported, caplog):
     caplog.set_level("INFO")
     data = SimpleNamespace(train=SimpleNamespace(labels=LABELS), candidates=None, spec=SimpleNamespace(counts=None))
     labeled, _ = splits.split(LABELS, CLASSES, number, 0)
@@ -129,4 +129,6 @@ def test_labels_that_are_not_used_are_told(number, told, caplog):
     splits.log_spare_labels(
         SimpleNamespace(**vars(data) | {"spec": SimpleNamespace(counts=(5, 200, 9))}), labeled, np.empty(0)
     )
-    assert [line for line in caplog.messages if "are not" in line] == ([f"{told} uses all of them"] if told else [])
+    assert [line for line in caplog.messages if "are not" in line] == (
+        [f"{reported} uses all of them"] if reported else []
+    )

@@ -42,7 +42,7 @@ def test_a_tidy_folder_is_read_without_a_word(root, read):
 
 
 @pytest.mark.parametrize(
-    ("names", "told"),
+    ("names", "reported"),
     [
         (["train/a.png", "train/b.JPG"], "2 directly in 'train'"),
         (["test/a.png"], "1 directly in 'test'"),
@@ -54,11 +54,11 @@ def test_a_tidy_folder_is_read_without_a_word(root, read):
         (["train/cat/.a.png"], "1 hidden"),
     ],
 )
-def test_images_where_they_are_not_looked_for_are_counted(root, read, names, told):
+def test_images_where_they_are_not_looked_for_are_counted(root, read, names, reported):
     for name in names:
         save(root / name)
     text, number = read()
-    assert text == f"'{root}' has images that are not used ({told}): they are skipped"
+    assert text == f"'{root}' has images that are not used ({reported}): they are skipped"
     assert number == 4
 
 
@@ -116,15 +116,15 @@ def test_a_run_among_the_classes_is_none_and_one_of_its_files_makes_no_run(root,
 def test_broken_links_are_refused(root, link):
     (root / link).parent.mkdir(exist_ok=True)
     (root / link).symlink_to("/mnt/disk/ox")
-    told = rf"'{root}/{link}' is a link to '/mnt/disk/ox', which is missing: mount its disk, or remove the link"
-    with pytest.raises(UserError, match=told):
+    reported = rf"'{root}/{link}' is a link to '/mnt/disk/ox', which is missing: mount its disk, or remove the link"
+    with pytest.raises(UserError, match=reported):
         datasets.load("ImageFolder", root)
-    with pytest.raises(UserError, match=told):
+    with pytest.raises(UserError, match=reported):
         datasets.load("ImageFolder", root, **listed(root))
 
 
 @pytest.mark.parametrize("name", ["train", "test"])
-def test_a_disk_that_is_not_mounted_is_told_from_a_missing_folder(root, name):
+def test_a_disk_that_is_not_mounted_is_reported_from_a_missing_folder(root, name):
     (root / name).rename(root / "elsewhere")
     (root / name).symlink_to("/mnt/disk")
     save(root / "val/cat/1.png")
@@ -149,7 +149,7 @@ def test_a_folder_of_another_case_is_named(root):
         datasets.load("ImageFolder", root)
 
 
-def test_classes_that_may_be_a_level_too_high_are_told(root, read):
+def test_classes_that_may_be_a_level_too_high_are_reported(root, read):
     (root / "train/cat/1.png").unlink()
     (root / "train/dog/1.png").unlink()
     for name in ("train/cat/house", "train/cat/wild", "train/dog/house"):

@@ -196,7 +196,7 @@ def test_causes_are_told_apart(error, line):
     assert workers.explain(error) == line
 
 
-def test_an_unknown_cause_is_told_in_its_own_words():
+def test_an_unknown_cause_is_reported_in_its_own_words():
     assert "([Errno 30] Read-only file system: '/dev/shm/x')" in workers.explain(
         OSError(30, "Read-only file system", "/dev/shm/x")
     )

@@ -122,12 +122,12 @@ def score(table: Path, truth: dict[str, str]) -> float:
     return 100 * float(np.mean([found[name] == true for name, true in truth.items()]))
 
 
-def estimated(told: str) -> list[tuple[float, float, float]]:
+def estimated(reported: str) -> list[tuple[float, float, float]]:
     """The accuracies and their intervals, by a line of label.sh: for the labels' classes, and for even ones."""
-    plain = re.search(r"probably (\d+) % .*interval: (\d+) to (\d+)\)", told)
-    even = re.search(r"; (\d+) % \((\d+) to (\d+)\) if all classes", told) or plain
+    plain = re.search(r"probably (\d+) % .*interval: (\d+) to (\d+)\)", reported)
+    even = re.search(r"; (\d+) % \((\d+) to (\d+)\) if all classes", reported) or plain
     if plain is None:
-        raise SystemExit(f"no estimate: {told}")
+        raise SystemExit(f"no estimate: {reported}")
     return [(float(x[1]), float(x[2]), float(x[3])) for x in (plain, even)]
 
 
@@ -186,7 +186,7 @@ def main(argv=None):
         truth = write_photos(args, draw, folder)
         seconds = call(args, folder, draw)
         facts = json.loads((folder / "labeled" / "label.json").read_text())
-        found, true = estimated(facts["told"][2]), score(folder / "labeled" / "predictions.csv", truth)
+        found, true = estimated(facts["reported"][2]), score(folder / "labeled" / "predictions.csv", truth)
         inside += [low <= true <= high for _, low, high in found]
         said = ", for even classes ".join(f"{accuracy:.0f} ({low:.0f} to {high:.0f})" for accuracy, low, high in found)
         print(

@@ -71,7 +71,7 @@ def test_those_that_a_threshold_leaves_out_are_made_up_for():
     assert pseudo_labels([0.55, 0.45], [0.4, 0.6], threshold=1.0).weights.tolist() == [0, 0]
 
 
-def test_a_threshold_that_no_image_reaches_is_told(log):
+def test_a_threshold_that_no_image_reaches_is_reported(log):
     pseudo_labels([0.55, 0.45], [0.4, 0.6], threshold=0.5)
     assert not log.messages
     pseudo_labels([0.55, 0.45], [0.4, 0.6], threshold=1.0)
@@ -289,7 +289,7 @@ def test_the_plot_shows_its_last_round(whole):
     assert plots.curves(cells[0], "top1") == [[row["top1"] for row in read_rows(whole[0])[4:]]]
 
 
-def test_unfinished_it_is_told_by_the_epochs_of_all_rounds(whole, tmp_path):
+def test_unfinished_it_is_reported_by_the_epochs_of_all_rounds(whole, tmp_path):
     folder = tmp_path / "run"
     folder.mkdir()
     for name in ("args.json", "metrics.jsonl"):

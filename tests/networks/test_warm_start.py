@@ -114,10 +114,10 @@ def test_another_run_of_that_name_is_refused(run, tmp_path):
     train_small("erm", *flags, "--phase", "test", log=tmp_path / "new")
 
 
-def test_other_statistics_are_told(run, tmp_path, capsys):
+def test_other_statistics_are_reported(run, tmp_path, capsys):
     beginning("erm", tmp_path, "--init-from", str(run), "--norm-mean", "0", "0", "0")
-    (told,) = [line for line in capsys.readouterr().out.splitlines() if "WARNING" in line]
-    assert f"the images of '{run}' were normalised otherwise" in told
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if "WARNING" in line]
+    assert f"the images of '{run}' were normalised otherwise" in line
 
 
 @pytest.mark.parametrize(("before", "after"), [("", "--lora 2"), ("--lora 2", "--lora 2"), ("--lora 2", ""),
@@ -144,8 +144,10 @@ def test_a_run_of_other_classes_is_refused(run, tmp_path):
     start = shutil.copytree(run, tmp_path / "start")
     content = torch.load(start / "checkpoints" / "best.pth")
     torch.save(content | {"classes": [*content["classes"][:9], "ten"]}, start / "checkpoints" / "best.pth")
-    told = r"other classes than 'data' has \(number 10 is 'ten' there and '9' here\): give both the same, or take its"
-    with pytest.raises(UserError, match=told):
+    line = (
+        r"other classes than 'data' has \(number 10 is 'ten' there and '9' here\): give both the same, or take its"
+    )
+    with pytest.raises(UserError, match=line):
         train_small("erm", "--init-from", str(start), log=tmp_path / "new")
     assert not (tmp_path / "new" / "args.json").exists()
 

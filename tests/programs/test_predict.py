@@ -62,7 +62,7 @@ def test_files_folders_and_patterns(images, words, found):
     assert predict.find(words) == dict.fromkeys(found)
 
 
-def test_what_is_not_there_is_told_in_its_place(images, lock_folder):
+def test_what_is_not_there_is_reported_in_its_place(images, lock_folder):
     (images / "empty").mkdir()
     lock_folder("deep")
     assert predict.find(["x.png", "b", "*.gif", "empty", "a.png"]) == {
@@ -75,7 +75,7 @@ def test_what_is_not_there_is_told_in_its_place(images, lock_folder):
     }
 
 
-def test_other_files_in_a_folder_are_told(run, images, capsys):
+def test_other_files_in_a_folder_are_reported(run, images, capsys):
     (images / "b" / "x.heic").touch()
     table(run, "b")
     assert "'b' has files that are not taken for images (1 .heic): they are skipped" in capsys.readouterr().err

@@ -79,12 +79,12 @@ def test_the_page_holds_what_is_not_labeled_and_not_for_testing(world, tmp_path,
         assert item["margin"] == pytest.approx(2 * item["confidence"] - 1, abs=2e-4)  # there are two classes
         image = Image.open(io.BytesIO(base64.b64decode(item["image"])))
         assert (image.format, image.size) == ("JPEG", (16, 16))
-    told = capsys.readouterr().err
-    assert re.search(r"the network is '.*best.pth', of epoch 1", told)
-    assert re.search(r"all.csv': 16 images: \d+ (<img|Größe)", told)
-    assert "8 of them have labels already, or are for testing" in told
-    assert "page.html': 8 images (" in told
-    assert "holds them and the 4 labels from before, and is a list for --labeled-list" in told
+    reported = capsys.readouterr().err
+    assert re.search(r"the network is '.*best.pth', of epoch 1", reported)
+    assert re.search(r"all.csv': 16 images: \d+ (<img|Größe)", reported)
+    assert "8 of them have labels already, or are for testing" in reported
+    assert "page.html': 8 images (" in reported
+    assert "holds them and the 4 labels from before, and is a list for --labeled-list" in reported
 
 
 def test_the_table_of_the_least_certain(world, tmp_path, capsys):

@@ -80,14 +80,14 @@ def test_what_was_discarded_by_half_is_refused_or_goes_on(trained, tmp_path, mon
 
 
 @pytest.mark.parametrize("number", [errno.ENOLCK, errno.EOPNOTSUPP])
-def test_a_disk_without_locks_is_told_of_and_used(tmp_path, monkeypatch, log, number):
+def test_a_disk_without_locks_is_reported_of_and_used(tmp_path, monkeypatch, log, number):
     def lockf(*args):
         raise OSError(number, os.strerror(number))
 
     monkeypatch.setattr(fcntl, "lockf", lockf)
     train_small("erm", "--epochs", "1", "-i", "1", log=tmp_path / "run")
-    told = f"WARNING: the disk of '{tmp_path}/run' knows no locks ({os.strerror(number)}): see to it yourself"
-    assert any(message.startswith(told) for message in log.messages)
+    reported = f"WARNING: the disk of '{tmp_path}/run' knows no locks ({os.strerror(number)}): see to it yourself"
+    assert any(message.startswith(reported) for message in log.messages)
 
 
 # Checkpoints that are gone
@@ -146,7 +146,7 @@ def test_best_and_record_change_together(tmp_path, monkeypatch, target, name):
     assert not (log / "checkpoints" / "next_best.pth").exists()
 
 
-def test_a_best_network_ahead_of_the_record_is_told(tmp_path, capsys):
+def test_a_best_network_ahead_of_the_record_is_reported(tmp_path, capsys):
     """latest.pth was damaged, and the one before knows nothing of epoch 2."""
     log = tmp_path / "run"
     with pytest.MonkeyPatch.context() as patch:
@@ -213,22 +213,22 @@ def test_a_resumption_names_the_missing_file_that_it_began_with(from_file, train
     file.unlink()
     with pytest.raises(UserError) as error:
         train(argv)
-    told = f"'{file}' is missing, with which '{tmp_path}/run' was begun: restore it, or choose another --log"
-    assert str(error.value) == told
+    reported = f"'{file}' is missing, with which '{tmp_path}/run' was begun: restore it, or choose another --log"
+    assert str(error.value) == reported
     file.write_bytes(content)
     result = train(argv)
     file.unlink()
     assert train(argv) == result
 
 
-def test_each_session_is_recorded_and_other_conditions_are_told(tmp_path, monkeypatch, capsys):
+def test_each_session_is_recorded_and_other_conditions_are_reported(tmp_path, monkeypatch, capsys):
     log, versions = tmp_path / "run", results._versions()
     interrupt(2, log=log)
     monkeypatch.setattr(results, "_versions", lambda: versions | {"torch": "9.9"})
     capsys.readouterr()
     interrupt(3, log=log)
-    told = f"WARNING: the run goes on with torch 9.9 (was {versions['torch']}): its numbers may not be"
-    assert told in capsys.readouterr().out
+    reported = f"WARNING: the run goes on with torch 9.9 (was {versions['torch']}): its numbers may not be"
+    assert reported in capsys.readouterr().out
     result = train_small("erm", log=log)
     assert "WARNING" not in capsys.readouterr().out
     assert [(each["from_step"], each["versions"]["torch"]) for each in result["sessions"]] == [
@@ -241,7 +241,7 @@ def test_each_session_is_recorded_and_other_conditions_are_told(tmp_path, monkey
     assert result["versions"]["torch"] == "9.9"
 
 
-def test_a_script_that_has_changed_is_told(tmp_path, monkeypatch, capsys):
+def test_a_script_that_has_changed_is_reported(tmp_path, monkeypatch, capsys):
     """Of an interrupted run that goes on, and of a finished one that shows its result."""
     copy, log = tmp_path / "mine.py", tmp_path / "run"
     copy.write_text((ROOT / "erm.py").read_text())
@@ -256,8 +256,8 @@ def test_a_script_that_has_changed_is_told(tmp_path, monkeypatch, capsys):
     assert "WARNING" not in capsys.readouterr().out
     copy.write_text((ROOT / "erm.py").read_text())
     assert train_small("erm", log=log) == result
-    told = "WARNING: mine.py has changed since this run: the result is that of the older script; --overwrite trains"
-    assert told in capsys.readouterr().out
+    reported = "WARNING: mine.py has changed since this run: the result is that of the older script; --overwrite trains"
+    assert reported in capsys.readouterr().out
 
 
 def test_threads_are_conditions_of_a_cpu_alone():

@@ -20,10 +20,10 @@ def test_no_silence_is_long(seconds, lines, monkeypatch, log):
             shown.advance()
             if step == 4:
                 shown.report({"loss": 0.5, "ratio": None})
-    told = [line for line in log.messages if line.startswith("epoch 2/3 step ")]
-    assert len(told) == lines
-    assert [line for line in told if "loss 0.5  ratio -  " in line and "step 5/10" in line]
-    assert all(f"  {1 / seconds:.2f} steps/s  ETA " in line for line in told)
+    reported = [line for line in log.messages if line.startswith("epoch 2/3 step ")]
+    assert len(reported) == lines
+    assert [line for line in reported if "loss 0.5  ratio -  " in line and "step 5/10" in line]
+    assert all(f"  {1 / seconds:.2f} steps/s  ETA " in line for line in reported)
 
 
 @pytest.mark.parametrize(

@@ -100,9 +100,9 @@ def test_labeled_images(trained):
     indices = labeled["indices"]
     assert len(indices) == 40
     assert indices == sorted(indices)
-    assert labeled["data_sha256"] == result["data_sha256"] == datasets.load("Digits", "data").sha256
+    assert labeled["data_sha256"] == result["data_sha256"] == datasets.load("Digits", "data").fingerprint
     assert labeled["labeled_sha256"] == hashlib.sha256(",".join(map(str, indices)).encode()).hexdigest()
-    assert labeled["labeled_sha256"] == result["labeled_sha256"] == splits.sha256(np.array(indices))
+    assert labeled["labeled_sha256"] == result["labeled_sha256"] == splits.fingerprint(np.array(indices))
 
 
 def test_arguments_are_kept(trained):

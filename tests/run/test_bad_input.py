@@ -533,7 +533,7 @@ BAD = [
     ),
     Bad("erm --val-per-class -1", "--val-per-class: must be a whole number of 0 or more, got '-1'"),
     Bad("fixmatch --val-per-class some", "--val-per-class: must be a whole number of 0 or more, got 'some'"),
-    Bad("erm --val-per-class 3", "class 'cat' has 1 training images beside the labeled ones for --val-per-class 3"),
+    Bad("erm --val-per-class 3", "class 'cat' has 1 training images next to the labeled ones for --val-per-class 3"),
     Bad("erm --num-samples-per-class all --val-per-class 3", "class 'cat' has 3 labels, one of which has to stay"),
     Bad("erm --oracle --val-per-class 3", "class 'cat' has 3 labels, one of which has to stay, for --val-per-class 3"),
     Bad("erm --num-samples-per-class 4", "class 'cat' has 3 training images, fewer than"),

@@ -79,16 +79,18 @@ CHANGES = {
 @pytest.mark.parametrize("change", CHANGES)
 def test_what_changed_is_said(root, change, begin):
     begin(root)
-    act, told = CHANGES[change]
+    act, line = CHANGES[change]
     act(root)
-    with pytest.raises(UserError, match=rf"was begun with other images than '.*photos' holds now \({told}\): restore"):
+    with pytest.raises(
+        UserError, match=rf"was begun with other images than '.*photos' holds now \({line}\): restore"
+    ):
         train(root)
 
 
 def test_after_an_unreadable_image_the_line_says_that_another_one_is_no_continuation(root):
     (root / "test" / "bee" / "0.png").write_bytes(b"")
-    told = r"replace or remove it .*; step 2 is saved: the same command continues if its images stay as they are$"
-    with pytest.raises(UserError, match=told):
+    line = r"replace or remove it .*; step 2 is saved: the same command continues if its images stay as they are$"
+    with pytest.raises(UserError, match=line):
         train(root)
     picture(root / "test" / "bee" / "0.png", 9)
     with pytest.raises(UserError, match=r"1 is of another content \('test/bee/0.png'\)"):
@@ -103,8 +105,8 @@ def test_a_list_that_changed_is_noticed(root):
     file.write_text("".join(rows).replace("train/ant", "a").replace("train/bee", "b"))
     train(root, "--labeled-list", str(file))
     file.write_text(file.read_text().replace("a/1.png,ant", "a/1.png,bee").replace("b/2.png,bee\n", ""))
-    told = r"\(2 are of another class \('a/1.png' for one\)\)"
-    with pytest.raises(UserError, match=told):
+    line = r"\(2 are of another class \('a/1.png' for one\)\)"
+    with pytest.raises(UserError, match=line):
         train(root, "--labeled-list", str(file))
 
 
@@ -122,8 +124,8 @@ def test_a_test_tells_of_replaced_images(root, capsys):
     picture(root / "test" / "bee" / "0.png", 99)
     picture(root / "train" / "bee" / "0.png", 99)
     train(root, "--phase", "test")
-    told = "others than those that '.*run' was tested on in training (1 is of another content ('test/bee/0.png'))"
-    assert told.replace(".*run", str(root.with_name("run"))) in capsys.readouterr().out
+    line = "others than those that '.*run' was tested on in training (1 is of another content ('test/bee/0.png'))"
+    assert line.replace(".*run", str(root.with_name("run"))) in capsys.readouterr().out
 
 
 def test_a_run_that_is_older_goes_on_and_shows_its_result(root, tmp_path):

@@ -31,13 +31,13 @@ def root(tmp_path):
     return tmp_path / "photos"
 
 
-@pytest.mark.parametrize(("flag", "told"), [
+@pytest.mark.parametrize(("flag", "reported"), [
     (False, "they stay as they are stored, --exif-orientation turns them"), (True, "they are turned")
 ])  # fmt: skip
-def test_what_is_done_is_told_in_one_line(root, log, flag, told):
+def test_what_is_done_is_reported_in_one_line(root, log, flag, reported):
     log.set_level("INFO", "common")
     data = datasets.load("ImageFolder", root, exif_orientation=flag)
-    assert f"2 of 4 images that were looked at are to be turned by their EXIF: {told}" in log.messages
+    assert f"2 of 4 images that were looked at are to be turned by their EXIF: {reported}" in log.messages
     assert data.train.load(0).size == ((32, 24) if flag else (24, 32))
     assert data.test.load(0).size == ((32, 24) if flag else (24, 32))
 

@@ -147,7 +147,7 @@ def test_folds_hold_every_label_out_once_and_spread_the_classes():
 def test_classes_that_no_fold_holds_out_are_named_unless_test_images_measure_them(log):
     labels, classes = np.array([0, 0, 1, 2, 2, 3]), ["functional", "functionl", "dog", "ant"]
     images, none = ImageSet([""] * 6, labels), ImageSet([], [])
-    for test, told in (
+    for test, reported in (
         (none, ["no held-out image has the class 'functionl' (is it 'functional'?), 'ant': nothing tells how well"]),
         (images, []),
     ):
@@ -155,4 +155,4 @@ def test_classes_that_no_fold_holds_out_are_named_unless_test_images_measure_the
         splits.hold_out_fold(
             np.arange(6), np.arange(0), Data(SPECS["ImageFolder"], classes, images, test), 1, 2, seed=0
         )
-        assert [message.removesuffix(" it is learned") for message in log.messages] == told
+        assert [message.removesuffix(" it is learned") for message in log.messages] == reported

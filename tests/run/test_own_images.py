@@ -311,15 +311,15 @@ def test_a_checkpoint_is_not_tested_on_other_classes(folders, name, tmp_path):
     assert run(root, *test) == run(world / "images", *test)
     for part in ("train", "test"):
         (root / part / "ant").rename(root / part / "doe")  # the first class becomes the last one
-    told = r"was trained for other classes than '.*/root' has \(number 1 is 'ant' there and 'bee' here\): give the"
-    with pytest.raises(UserError, match=told):
+    line = r"was trained for other classes than '.*/root' has \(number 1 is 'ant' there and 'bee' here\): give the"
+    with pytest.raises(UserError, match=line):
         run(root, *test)
     shutil.copytree(root / "train" / "bee", root / "train" / "eel")
     with pytest.raises(UserError, match=r"\(3 there, 4 here\)"):
         run(root, *test)
 
 
-def test_other_test_images_are_told(folders, tmp_path, capsys):
+def test_other_test_images_are_reported(folders, tmp_path, capsys):
     run, world = folders
     root = shutil.copytree(world / "images", tmp_path / "root")
     shutil.copy(root / "test" / "ant" / "0.png", root / "train" / "ant" / "9.png")
@@ -327,8 +327,10 @@ def test_other_test_images_are_told(folders, tmp_path, capsys):
     assert "WARNING" not in capsys.readouterr().out
     (root / "test" / "ant" / "0.png").unlink()
     run(root, "--phase", "test")
-    told = f"WARNING: the test images in '{root}' are others than those that '{world}/run' was tested on in training"
-    assert told in capsys.readouterr().out
+    line = (
+        f"WARNING: the test images in '{root}' are others than those that '{world}/run' was tested on in training"
+    )
+    assert line in capsys.readouterr().out
 
 
 def test_a_run_older_than_these_records_is_tested(folders, tmp_path, capsys):

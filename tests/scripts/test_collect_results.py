@@ -748,20 +748,22 @@ def test_plots_are_not_put_among_images(tmp_path, monkeypatch, capsys):
     flags = "-a wrn_10_1_half --scratch --image-size 16 --bottleneck-dim 8 --epochs 1 -i 1 -b 2 -j 0 --device cpu"
     argv = f". -d ImageFolder --labeled-list labels.csv {flags} --log logs/run".split()
     erm.main(erm.parse_args(argv))
-    told = r"^plots in '.*' would be taken for images, since '.*photos' holds those of '.*run': name a .* with --plots$"
-    with pytest.raises(UserError, match=told):
+    message = (
+        r"^plots in '.*' would be taken for images, since '.*photos' holds those of '.*run': name a .* with --plots$"
+    )
+    with pytest.raises(UserError, match=message):
         collect("logs")
     monkeypatch.chdir(tmp_path)  # from where the run's own `.` is another folder
-    with pytest.raises(UserError, match=told):
+    with pytest.raises(UserError, match=message):
         collect("photos/logs")
-    with pytest.raises(UserError, match=told):
+    with pytest.raises(UserError, match=message):
         collect("photos/logs", "--plots", root / "plots")
     labeled = root / "logs" / "run" / "labeled.json"
     content = json.loads(labeled.read_text())
     del content["names"]  # an older run
     labeled.write_text(json.dumps(content))
     monkeypatch.chdir(root)
-    with pytest.raises(UserError, match=told):
+    with pytest.raises(UserError, match=reported):
         collect("logs")
     assert not list(root.glob("logs/*.png"))
     collect("logs", "--plots", tmp_path / "plots")

@@ -126,12 +126,12 @@ def test_a_hint_where_threads_and_processes_outnumber_two_cores(monkeypatch, thr
         assert f": {change} would be faster" in advice
 
 
-@pytest.mark.parametrize(("threads", "told"), [(1, False), (2, True)])
-def test_a_hint_where_others_keep_the_machine_busy(monkeypatch, threads, told):
+@pytest.mark.parametrize(("threads", "reported"), [(1, False), (2, True)])
+def test_a_hint_where_others_keep_the_machine_busy(monkeypatch, threads, reported):
     monkeypatch.setattr(limits, "cores", lambda: 2)
     monkeypatch.setattr(os, "getloadavg", lambda: (3.51, 0, 0))
     line = "this machine is busy (load 3.5 on 2 cores): OMP_NUM_THREADS=1 may be several times as fast as 2 threads"
-    assert limits.advice(threads, 0) == (line if told else None)
+    assert limits.advice(threads, 0) == (line if reported else None)
 
 
 @pytest.mark.parametrize("advice", ["fewer threads would be faster", None])
@@ -163,15 +163,15 @@ def test_threads_are_no_more_than_the_cores_unless_somebody_says_so(monkeypatch,
 
 
 def test_the_defaults_change_no_number_and_are_logged(machine, tmp_path):
-    """Small runs are told --workers 0; here one follows the machine, and a file of its own says so."""
+    """Small runs are reported --workers 0; here one follows the machine, and a file of its own says so."""
     machine({"groups/memory.max": "1", "groups/memory.current": "1"}, "v2")
-    train_small("erm", log=tmp_path / "told")
+    train_small("erm", log=tmp_path / "reported")
     argv = [*SMALL, "--log", str(tmp_path / "default")]
     del argv[argv.index("--workers") : argv.index("--workers") + 2]
     args = erm.parse_args(argv)
     assert (args.workers, args.cache) == (None, None)
     erm.main(args)
-    assert_same_run(tmp_path / "told", tmp_path / "default")
+    assert_same_run(tmp_path / "reported", tmp_path / "default")
     lines = (tmp_path / "default" / "log.txt").read_text().splitlines()
     assert "cores: 8, threads: 1, loader processes of each set: 2, memory for the images of each set: 0 MiB" in lines
-    assert "loader processes of each set: 0" in (tmp_path / "told" / "log.txt").read_text()
+    assert "loader processes of each set: 0" in (tmp_path / "reported" / "log.txt").read_text()

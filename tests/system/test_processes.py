@@ -412,7 +412,7 @@ def test_a_killed_one_ends_both_and_they_resume_to_the_same_bits(tmp_path):
     assert len(final_state(whole)["rng"]["others"]) == 1
 
 
-def test_a_death_is_told_in_a_line_where_the_error_that_it_makes_comes_first():
+def test_a_death_is_reported_in_a_line_where_the_error_that_it_makes_comes_first():
     def work():
         processes.join()
         if processes.rank() == 1:

@@ -133,8 +133,8 @@ def test_meters_go_by_name():
 def test_meters_refuse_other_metrics_than_before(metrics):
     meters = Meters(CPU)
     meters.update({"a": 1.0, "b": 2.0}, 7)
-    told = f"step 8 has the metrics {', '.join(metrics)}, but the epoch's steps before had a, b: return the same"
-    with pytest.raises(ValueError, match=told):
+    reported = f"step 8 has the metrics {', '.join(metrics)}, but the epoch's steps before had a, b: return the same"
+    with pytest.raises(ValueError, match=reported):
         meters.update(metrics, 8)
     meters.reset()
     meters.update(metrics, 9)

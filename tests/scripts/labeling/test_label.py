@@ -105,21 +105,21 @@ def test_it_tries_chooses_trains_and_writes(labeled):
         rights[method] = rights.get(method, 0) + sum(own.values())
         found[method] = found.get(method, {}) | own
     assert rights[facts["chosen"]] == max(rights.values())
-    assert f"{100 * max(rights.values()) / 15:.1f} % of the held-out labels right" in facts["told"][1]
+    assert f"{100 * max(rights.values()) / 15:.1f} % of the held-out labels right" in facts["reported"][1]
 
-    assert re.search(r" steps; in [0-5] minutes$", facts["told"][0])
+    assert re.search(r" steps; in [0-5] minutes$", facts["reported"][0])
     with open(out / "predictions.csv", newline="") as file:
         predictions = list(csv.DictReader(file))
     assert len(predictions) == 45
     chosen = evidence.mean_of_near({method: found[method] for method in label.METHODS})
     plain = estimates.estimate(sum(chosen.values()), len(chosen))
     assert len(chosen) == 15
-    assert facts["told"][2].startswith(
+    assert facts["reported"][2].startswith(
         f"how good: probably {plain.accuracy:.0f} % of photos like the labeled ones are right (95 % interval: "
         f"{plain.low:.0f} to {plain.high:.0f}), by 15 held-out labels"
     )
     assert Image.open(out / "report.png").width > 300
-    assert [line.split(":")[0] for line in facts["told"]] == ["done", "chosen", "how good", "written", "next"]
+    assert [line.split(":")[0] for line in facts["reported"]] == ["done", "chosen", "how good", "written", "next"]
 
 
 def test_the_network_is_timms_own_and_predicts_the_same(labeled, photos):
@@ -137,8 +137,8 @@ def test_the_network_is_timms_own_and_predicts_the_same(labeled, photos):
 def test_called_once_more_it_says_the_same_and_trains_nothing(labeled, photos, small, monkeypatch, capsys):
     out, facts = labeled
     monkeypatch.setattr(Work, "run", None)
-    assert call(photos, out, minutes=9)["told"] == facts["told"]  # more minutes are no other arguments
-    assert capsys.readouterr().out.endswith("\n".join(facts["told"]) + "\n")
+    assert call(photos, out, minutes=9)["reported"] == facts["reported"]  # more minutes are no other arguments
+    assert capsys.readouterr().out.endswith("\n".join(facts["reported"]) + "\n")
 
 
 def test_other_arguments_or_a_folder_with_other_files_are_refused(labeled, photos, small, tmp_path):
@@ -265,7 +265,7 @@ def test_with_little_time_the_labels_alone_are_trained(photos, small, tmp_path, 
         "4 of 4: predictions, report and network",
     ]
     assert "finished" not in out[: out.index("== 2 of 4")]  # the measuring is no training to look at
-    assert facts["told"][1:3] == [
+    assert facts["reported"][1:3] == [
         "chosen: erm, not compared with others; there was no time for debiasmatch, fixmatch",
         "how good: not measured; look at predictions.csv, and give more minutes, and another --out",
     ]
@@ -279,7 +279,7 @@ def test_further_rounds_fill_the_time_that_is_left(photos, small, tmp_path, monk
     facts = call(photos, tmp_path / "out")
     assert "on 1 of 2 parts of the labels, more if there is time; 8 steps each" in capsys.readouterr().out
     assert (facts["plan"]["rounds"], facts["done"]) == (1, 2)
-    assert "2 of 2 parts of the labels held out in turn" in facts["told"][0]
+    assert "2 of 2 parts of the labels held out in turn" in facts["reported"][0]
 
 
 def test_no_round_is_begun_that_leaves_no_time_for_the_last_training(photos, small, tmp_path, monkeypatch, capsys):
@@ -287,7 +287,7 @@ def test_no_round_is_begun_that_leaves_no_time_for_the_last_training(photos, sma
     monkeypatch.setattr(label, "by_trials", lambda work, costs: costs.corrected({"erm": 3600.0 * work.facts["done"]}))
     monkeypatch.setattr(planning, "final_steps", lambda *how: 4)
     facts = call(photos, tmp_path / "out")
-    assert "on all 15 labels, 4 steps (in the trials 8); in " in facts["told"][0]
+    assert "on all 15 labels, 4 steps (in the trials 8); in " in facts["reported"][0]
     assert "there is no time for round 2 of 2: it is left out" in capsys.readouterr().out
     assert (facts["plan"]["rounds"], facts["done"]) == (2, 1)
 

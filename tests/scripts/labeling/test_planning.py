@@ -104,7 +104,7 @@ def test_the_estimate_where_all_classes_are_equally_frequent():
     assert evidence.balanced(right[:4], [0, 0, 1, 1]) == pytest.approx(estimates.estimate(3, 4))
 
 
-def test_the_second_estimate_is_told_where_it_differs():
+def test_the_second_estimate_is_reported_where_it_differs():
     right, labels = {"erm": dict(enumerate([True] * 8 + [False] * 2))}, np.repeat([0, 1], [8, 2])
     assert pages._quality(right, labels, []).endswith(
         "by 10 held-out labels; 50 % (19 to 81) if all classes are equally frequent"
