@@ -52,16 +52,39 @@ def setting(folder: Path) -> Cell:
     return found[0]
 
 
+def refuse_other_test_images(base: Cell, other: Cell) -> None:
+    """Raise a `UserError` if the runs were tested on different images. Older runs do not record them."""
+    runs = [*base.runs, *other.runs]
+    for key in ("dataset", "test_sha256"):
+        if len({run.result[key] for run in runs if run.result.get(key) is not None}) > 1:
+            folders = f"'{base.runs[0].folder.parent}' and '{other.runs[0].folder.parent}'"
+            raise UserError(f"the runs of {folders} were tested on different images ({key}): compare runs on the same")
+
+
+def with_other_labels(base: Cell, other: Cell) -> list[str]:
+    """The seeds, in words, of which the two runs learned from different labels."""
+    pairs = [(a, b) for a in base.runs for b in other.runs if a.draw == b.draw]
+    key = "labeled_sha256"
+    found = [
+        a for a, b in pairs if None not in (a.result.get(key), b.result.get(key)) and a.result[key] != b.result[key]
+    ]
+    return [str(run.result["seed"]) for run in found]
+
+
 def main(args):
     base, notes = setting(args.base), []
     rows = [["setting", "seeds", args.score, f"{args.base.name}'s", "difference, 95 %", "time"]]
     for folder in args.others:
         other = setting(folder)
+        refuse_other_test_images(base, other)
         found = compare(base, other, args.score)
         means = [f"{found.mean:.1f}", f"{found.base:.1f}", in_words(found.difference, found.half_width)]
         rows.append([folder.name, str(found.seeds), *means, f"{found.time:.2f}"])
         was, now = differing([base, other])
         notes.append(f"* {folder.name}: {now or 'the same settings'} ({args.base.name}: {was or 'the same'})")
+        unlike = with_other_labels(base, other)
+        if unlike:
+            notes.append(f"  not the same labels, so the pairs differ by their draw, too: seed {', '.join(unlike)}")
         left_out = sorted({*base.draws} ^ {*other.draws})
         if left_out:
             notes.append(f"  left out, not both have it: seed {', '.join(left_out)}")

@@ -10,9 +10,7 @@ next batch is copied while the network trains on the current one.
 """
 
 import contextlib
-import itertools
 import logging
-import math
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -28,6 +26,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 from common.datasets.images import UNREADABLE, ImageSet
 from common.errors import UserError
 from common.loading.augment import Transform
+from common.loading.order import EvenPasses, InOrder, Passes
 from common.loading.workers import LINUX, Packing, Reader, begin
 from common.system import processes, seeding
 from common.system.devices import sent
@@ -122,8 +121,8 @@ class TrainLoader:
         batches = map(self._on_device, _read(_data_loader(self.views, keys, self.workers, self.device)))
         yield from _one_ahead(batches, self.device) if self.device.type == "cuda" else batches
 
-    def _keys(self, step: int, share: slice = slice(None)) -> "_Passes":
-        Keys, images = (_EvenPasses if self.views.images.balanced else _Passes), self.views.images
+    def _keys(self, step: int, share: slice = slice(None)) -> "Passes":
+        Keys, images = (EvenPasses if self.views.images.balanced else Passes), self.views.images
         return Keys(images, self.batch_size, self.seed, self.stream, step, share)
 
     def _on_device(self, batch: tuple[Tensor, np.ndarray]) -> Batch:
@@ -181,7 +180,7 @@ class TestLoader:
         self.transform, self.batch_size = transform, batch_size
         self.number, self.room = len(images), cache * 2**20 // processes.local_count() * processes.count()
         views = _Views(images, [transform], seed, stream)
-        self.keys = _InOrder(len(images), batch_size)
+        self.keys = InOrder(len(images), batch_size)
         self.loader: DataLoader | Reader | None = _data_loader(views, self.keys, workers, device)
         self.kept: list[tuple[Tensor, Tensor]] = []  # the uint8 views and labels of the whole set, or nothing
 
@@ -245,7 +244,7 @@ class FileLoader:
     ):
         self.normalizer, self.device = normalizer.to(device), device
         views = _Views(images, [transform], seed=0, stream="test")
-        self.batches = _InOrder(len(images), batch_size)
+        self.batches = InOrder(len(images), batch_size)
         self.loader = _data_loader(views, self.batches, min(workers, len(self.batches)), device, _collate_readable)
 
     def __iter__(self) -> Iterator[FileBatch]:
@@ -351,79 +350,6 @@ class _Views(Dataset):
             seeding.seed_cpu(seeding.derive(self.seed, self.stream, step, position, number))
             views.append(transform(image))
         return views, self.images.labels[index], index
-
-
-class _Passes(Sampler):
-    """The keys (step, position, index) of each step's batch, from step `start` on; or of one process's share."""
-
-    def __init__(
-        self, images: ImageSet, batch_size: int, seed: int, stream: str, start: int, share: slice = slice(None)
-    ):
-        self.images, self.batch_size, self.share = images, batch_size, share
-        self.seed, self.stream, self.start = seed, stream, start
-        self.permutations: dict[tuple[str | int, ...], tuple[int, np.ndarray]] = {}  # kind -> number and indices
-
-    def __iter__(self) -> Iterator[list[tuple[int, int, int]]]:
-        for step in itertools.count(self.start):
-            yield [(step, position, int(index)) for position, index in enumerate(self.drawn(step))][self.share]
-
-    def drawn(self, step: int) -> np.ndarray:
-        """The indices of the images of a step's batch."""
-        number, batch = divmod(step, len(self.images) // self.batch_size)
-        permutation = self.permutation("permutation", len(self.images), number)
-        return permutation[batch * self.batch_size : (batch + 1) * self.batch_size]
-
-    def permutation(self, kind: str, length: int, number: int, *key: int) -> np.ndarray:
-        """Permutation `number` of a kind. Only the newest is kept: steps ask for them in order."""
-        current, permutation = self.permutations.get((kind, *key), (-1, None))
-        if current != number or permutation is None:
-            rng = np.random.default_rng(seeding.derive(self.seed, f"{self.stream} {kind}", *key, number))
-            permutation = rng.permutation(length)
-            self.permutations[kind, *key] = number, permutation
-        return permutation
-
-
-class _EvenPasses(_Passes):
-    """Batches that hold all classes equally often, as nearly as their size allows.
-
-    The draws of all steps form one sequence, in which the classes take turns in a fixed order. So draw n is number
-    n // C of its class, which says where it stands in that class's passes without counting. Whenever a batch ends
-    together with a round of turns, a new order is drawn. Otherwise the same classes would always share a batch.
-    """
-
-    def __init__(self, images: ImageSet, *options: Any):
-        super().__init__(images, *options)
-        self.classes = [np.flatnonzero(images.labels == c) for c in np.unique(images.labels)]
-        self.steps_of_an_order = math.lcm(self.batch_size, len(self.classes)) // self.batch_size
-
-    def drawn(self, step: int) -> np.ndarray:
-        order = self.permutation("order of classes", len(self.classes), step // self.steps_of_an_order)
-        draws = range(step * self.batch_size, (step + 1) * self.batch_size)
-        return np.array([self.nth(order[n % len(order)], n // len(order)) for n in draws])
-
-    def nth(self, c: int, n: int) -> int:
-        """The index of the n-th image drawn of class number `c`."""
-        images = self.classes[c]
-        number, position = divmod(n, len(images))
-        return images[self.permutation("class", len(images), number, int(c))[position]]
-
-
-class _InOrder(Sampler):
-    """Every index once, in order, as keys of `_Views`. The last batch may be smaller.
-
-    Each of N processes takes every N-th batch. Nothing is padded, so some processes may have one batch less.
-    """
-
-    def __init__(self, length: int, batch_size: int):
-        self.length, self.batch_size = length, batch_size
-        self.starts = range(0, length, batch_size)[processes.rank() :: processes.count()]
-
-    def __len__(self) -> int:
-        return len(self.starts)
-
-    def __iter__(self) -> Iterator[list[tuple[int, int, int]]]:
-        for start in self.starts:
-            yield [(0, i, i) for i in range(start, min(start + self.batch_size, self.length))]
 
 
 def _collate(samples: Sequence[Sample | UserError]) -> Collated | UserError:

@@ -144,9 +144,7 @@ def test_a_run_of_other_classes_is_refused(run, tmp_path):
     start = shutil.copytree(run, tmp_path / "start")
     content = torch.load(start / "checkpoints" / "best.pth")
     torch.save(content | {"classes": [*content["classes"][:9], "ten"]}, start / "checkpoints" / "best.pth")
-    line = (
-        r"other classes than 'data' has \(number 10 is 'ten' there and '9' here\): give both the same, or take its"
-    )
+    line = r"other classes than 'data' has \(number 10 is 'ten' there and '9' here\): give both the same, or take its"
     with pytest.raises(UserError, match=line):
         train_small("erm", "--init-from", str(start), log=tmp_path / "new")
     assert not (tmp_path / "new" / "args.json").exists()

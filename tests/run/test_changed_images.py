@@ -81,9 +81,7 @@ def test_what_changed_is_said(root, change, begin):
     begin(root)
     act, line = CHANGES[change]
     act(root)
-    with pytest.raises(
-        UserError, match=rf"was begun with other images than '.*photos' holds now \({line}\): restore"
-    ):
+    with pytest.raises(UserError, match=rf"was begun with other images than '.*photos' holds now \({line}\): restore"):
         train(root)
 
 

@@ -327,9 +327,7 @@ def test_other_test_images_are_reported(folders, tmp_path, capsys):
     assert "WARNING" not in capsys.readouterr().out
     (root / "test" / "ant" / "0.png").unlink()
     run(root, "--phase", "test")
-    line = (
-        f"WARNING: the test images in '{root}' are others than those that '{world}/run' was tested on in training"
-    )
+    line = f"WARNING: the test images in '{root}' are others than those that '{world}/run' was tested on in training"
     assert line in capsys.readouterr().out
 
 

@@ -763,7 +763,7 @@ def test_plots_are_not_put_among_images(tmp_path, monkeypatch, capsys):
     del content["names"]  # an older run
     labeled.write_text(json.dumps(content))
     monkeypatch.chdir(root)
-    with pytest.raises(UserError, match=reported):
+    with pytest.raises(UserError, match=message):
         collect("logs")
     assert not list(root.glob("logs/*.png"))
     collect("logs", "--plots", tmp_path / "plots")

@@ -51,6 +51,19 @@ def test_the_difference_is_paired_by_seed_with_students_interval(write_runs, tmp
     assert (tmp_path / "table.md").read_text().startswith("| setting | seeds | last_top1 | all's |")
 
 
+def test_pairs_with_other_labels_are_named_and_other_test_images_refused(write_runs, tmp_path, capsys):
+    base = write_runs("base", {0: 60.0}, labeled_sha256="a", test_sha256="t")
+    write_runs("base", {1: 60.0}, labeled_sha256="b", test_sha256="t")
+    other = write_runs("other", {0: 61.0, 1: 61.0}, "--lr", "0.5", labeled_sha256="a", test_sha256="t")
+    compared(base, other)
+    assert "  not the same labels, so the pairs differ by their draw, too: seed 1\n" in capsys.readouterr().out
+    elsewhere = write_runs("elsewhere", {0: 61.0}, test_sha256="u")
+    with pytest.raises(
+        UserError, match=r"'.*base' and '.*elsewhere' were tested on different images \(test_sha256\): "
+    ):
+        compared(base, elsewhere)
+
+
 def test_parts_of_the_labels_are_paired_one_by_one(write_runs, tmp_path, capsys):
     """Two parts of one seed are two pairs, not four: with differences of +1 and +3, 2 ± 12.706 * 1."""
     for part, (base, other) in enumerate([(60.0, 61.0), (70.0, 73.0)], 1):

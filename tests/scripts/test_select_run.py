@@ -198,6 +198,12 @@ def test_another_resizing_of_the_same_images_is_compared(write_run, tmp_path, ca
     fourth = write_run("d", 70.0, "--lr", "0.1", data_sha256="1" * 64, test_sha256="8" * 64)
     with pytest.raises(UserError, match="d' has test_sha256 88888888, but"):
         select(first, fourth)
+    own = [
+        write_run(name, 70.0, "--lr", lr, data_sha256="1" * 64, content_sha256=content * 64)
+        for name, lr, content in (("e", "0.1", "5"), ("f", "0.2", "6"))
+    ]
+    with pytest.raises(UserError, match="f' has content_sha256 66666666, but '.*/e' has 55555555"):
+        select(*own)
 
 
 def test_of_equals_the_smaller_loss_is_first(write_run, tmp_path, capsys):
