@@ -167,14 +167,12 @@ def train_step(model, votes, optimizer, batch_l, batch_u, args):
     logits_u_strong = model(x_u_strong)
     loss_u = self_training_loss(logits_u_weak, targets) + self_training_loss(logits_u_strong, targets)
     known = torch.ones_like(labels_u)
-    loss, metrics = (
-        loss_u,
-        {
-            "loss_u": loss_u,
-            "pseudo_label_accuracy": masked_accuracy(targets.argmax(dim=1), labels_u, known),
-            "accuracy_u": masked_accuracy(logits_u_weak.argmax(dim=1), labels_u, known),
-        },
-    )
+    loss = loss_u
+    metrics = {
+        "loss_u": loss_u,
+        "pseudo_label_accuracy": masked_accuracy(targets.argmax(dim=1), labels_u, known),
+        "accuracy_u": masked_accuracy(logits_u_weak.argmax(dim=1), labels_u, known),
+    }
 
     if batch_l is not None:
         (x_l_weak, *x_l_strong), labels_l, _ = batch_l

@@ -41,6 +41,7 @@ class WideBlock(nn.Module):
 
 
 def activation(leaky: bool) -> Callable[[Tensor], Tensor]:
+    """ReLU, or for `leaky` one of slope 0.1."""
     return functools.partial(F.leaky_relu, negative_slope=0.1) if leaky else F.relu
 
 

@@ -151,6 +151,9 @@ class TestLoader:
         batch_size: images per batch.
         seed, stream: of a random transform. Every pass has the same views.
 
+    Attributes:
+        number: of images in the set, those of other processes included.
+
     Raises:
         UserError: an image cannot be read (while iterating).
     """

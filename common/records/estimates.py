@@ -21,6 +21,7 @@ def estimate(right: float, number: int) -> Estimate:
 
     Args:
         right: how many were recognised; where several networks were asked, the mean over them.
+        number: of images.
     """
     return _wilson(right / number, number)
 

@@ -29,6 +29,7 @@ def report(parts: Sequence[Path], data: Data, file: Path, device: str | None) ->
         parts: the runs' folders; no two held the same image out.
         data: the dataset that they were trained on.
         file: where the page goes.
+        device: as `--device`; None takes the best one.
 
     Raises:
         UserError: it cannot be written.

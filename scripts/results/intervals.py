@@ -35,6 +35,7 @@ def quantile(settings: int, freedom: float = math.inf) -> float:
     since the first was picked as the best of them.
 
     Args:
+        settings: how many are compared.
         freedom: degrees of freedom that the standard error comes from.
     """
     return float(stats.studentized_range.ppf(0.95, settings, freedom)) / math.sqrt(2)

@@ -202,7 +202,7 @@ def test_another_resizing_of_the_same_images_is_compared(write_run, tmp_path, ca
         write_run(name, 70.0, "--lr", lr, data_sha256="1" * 64, content_sha256=content * 64)
         for name, lr, content in (("e", "0.1", "5"), ("f", "0.2", "6"))
     ]
-    with pytest.raises(UserError, match="f' has content_sha256 66666666, but '.*/e' has 55555555"):
+    with pytest.raises(UserError, match=r"f' has content_sha256 66666666, but '.*/e' has 55555555"):
         select(*own)
 
 
