@@ -152,6 +152,12 @@ def timm_files(run: trained.Trained, network: nn.Sequential, options: dict[str, 
     return {"model.safetensors": safetensors.torch.save(state, metadata), "config.json": text.encode()}
 
 
+def crop_pct(val_resizing: str, size: int) -> float:
+    """The share of a resized test image that is cropped. timm rounds size / crop_pct down."""
+    resized = augment.resized(val_resizing, size)
+    return 1.0 if resized == size else size / (resized + 1e-6)
+
+
 def timm_config(
     run: trained.Trained, arch: str, options: dict[str, int], classifier: str, first: Any
 ) -> dict[str, Any]:
@@ -165,7 +171,7 @@ def timm_config(
         "input_size": [3, size, size],
         "fixed_input_size": bool(options),
         "interpolation": "bicubic",
-        "crop_pct": size / augment.resized(run.args.val_resizing, size),
+        "crop_pct": crop_pct(run.args.val_resizing, size),
         "crop_mode": "squash",
         "mean": run.args.norm_mean,
         "std": run.args.norm_std,

@@ -28,7 +28,7 @@ from common.loading.loaders import TestLoader, TrainLoader
 from common.networks import ImageClassifier, average, frozen_statistics
 from common.run import Run
 from common.system import processes
-from common.training.evaluate import accuracy, evaluate
+from common.training.evaluate import accuracy
 
 
 def parse_args(argv=None):
@@ -160,11 +160,8 @@ def main(args):
         return run.test(test_loader)
     for _ in run.epochs():
         train_one_epoch(run, loader_l, loader_u, model, teacher, optimizer, scheduler, args)
-        scores = run.evaluate(test_loader)
-        if args.eval_teacher:
-            teacher_scores = evaluate(teacher, test_loader, len(images.classes))
-            scores |= {f"teacher_{name}": value for name, value in teacher_scores.items()}
-        run.end_epoch(scores)
+        others = {"teacher": teacher} if args.eval_teacher else {}
+        run.end_epoch(run.evaluate(test_loader, **others))
     return run.finish()
 
 

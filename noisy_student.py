@@ -151,6 +151,7 @@ def main(args):
             view, stream = test if args.clean_teacher else weak, f"pseudo-labels of round {run.round}"
             loader = TestLoader(images.unlabeled, view, stream=stream, **options | {"cache": 0})
             pseudo_labels.make(run.tested, loader, args.threshold, args.balance)
+            del loader  # and with it its processes
             run.start_anew("model", "optimizer", "scheduler")
         train_one_epoch(run, loader_l, loader_u, model, pseudo_labels, optimizer, scheduler, args)
         run.end_epoch(run.evaluate(test_loader))

@@ -406,7 +406,13 @@ def main(args):
     run = trained.load(Path(args.run_folder), args.checkpoint)
     if args.top > len(run.classes):
         raise UserError(f"--top {args.top} is more than the run's {len(run.classes)} classes: ask for fewer, or --all")
-    table = Table(run, trained.known(Path(args.run_folder)), args)
+    known = trained.known(Path(args.run_folder))
+    if (args.page or args.uncertain) and known.are_gone:
+        logger.warning(
+            f"WARNING: none of the run's labeled images is below '{known.root}', so they are not recognised among the "
+            "others: call this in the folder where the run was trained"
+        )
+    table = Table(run, known, args)
     with output(args) as stream:
         table.write(stream)
     table.refuse_unread()

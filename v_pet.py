@@ -19,6 +19,7 @@ arXiv:2503.09707, algorithm 1. As there, the labels themselves are not used: the
 Shell file: scripts/v_pet.sh. Diff against: erm.py.
 """
 
+import dataclasses
 import itertools
 import logging
 import os
@@ -32,7 +33,7 @@ from common import build, cli, trained
 from common.errors import UserError
 from common.loading import augment
 from common.loading.loaders import TestLoader, TrainLoader
-from common.networks import ImageClassifier
+from common.networks import ImageClassifier, precision_of_its_own
 from common.records.folder import read_json
 from common.run import Run
 from common.system import processes, seeding
@@ -64,7 +65,10 @@ def parse_args(argv=None):
     )
     group.add_argument("--with-labels", action="store_true", help="add the labeled loss")
     parser.set_defaults(epochs=30)
-    return cli.parse(parser, argv)
+    args = cli.parse(parser, argv)
+    if os.path.realpath(args.log) in map(os.path.realpath, args.sources):
+        raise UserError("--sources and --log name the same folder: choose another --log")
+    return args
 
 
 def check_sources(folders, fingerprints):
@@ -134,23 +138,25 @@ def make_votes(votes, images, spec, folders, args, options):
     """Let each source vote on the images, prepared as in its own run. The main process's generators are not used."""
     described = []
     for number, folder in enumerate(folders):
-        with seeding.preserved():
-            source = trained.load(Path(folder), "latest")
-        own = source.args
-        if own.train_resizing != "default" and spec.native_size is None:
-            raise UserError(
-                f"'{folder}' was trained with --train-resizing {own.train_resizing}: give it to this run, too"
-            )
-        weak, _, _ = augment.transforms(spec, own.train_resizing, own.val_resizing, own.image_size, strong=[])
-        normalizer = augment.Normalizer(own.norm_mean, own.norm_std)
-        as_read = images.oriented(own.exif_orientation)
-        loaders = (
-            TestLoader(as_read, weak, stream=f"votes {i}", **options | {"normalizer": normalizer, "cache": 0})
-            for i in range(args.passes)
-        )
-        votes.cast(number, source.model.to(options["device"]), loaders)
-        described.append({"folder": str(folder), "method": source.method, "arch": own.arch})
+        with precision_of_its_own():
+            with seeding.preserved():
+                source = trained.load(Path(folder), "latest")
+            loaders = views_for(source, folder, images, spec, args, options)
+            votes.cast(number, source.model.to(options["device"]), loaders)
+        described.append({"folder": str(folder), "method": source.method, "arch": source.args.arch})
     return {"sources": described, "passes": args.passes, "votes": votes.summary(images.labels)}
+
+
+def views_for(source, folder, images, spec, args, options):
+    """A loader of a weak view of all images for each pass, as the source's run made them."""
+    own = source.args
+    if own.train_resizing != "default" and spec.native_size is None:
+        raise UserError(f"'{folder}' was trained with --train-resizing {own.train_resizing}: give it to this run, too")
+    spec = dataclasses.replace(spec, flip=spec.flip and own.flip)
+    weak, _, _ = augment.transforms(spec, own.train_resizing, own.val_resizing, own.image_size, strong=[])
+    options = options | {"normalizer": augment.Normalizer(own.norm_mean, own.norm_std), "cache": 0}
+    as_read = images.oriented(own.exif_orientation)
+    return (TestLoader(as_read, weak, stream=f"votes {i}", **options) for i in range(args.passes))
 
 
 def self_training_loss(logits, targets):

@@ -254,7 +254,9 @@ class Run:
 
     def _names(self, labeled: list[int], held_out: list[int]) -> dict[str, list[str]]:
         root = Path(self.args.root).expanduser()
-        names = {"names": self.data.train.below(root, labeled), "held_out_names": self.data.train.below(root, held_out)}
+        own, kept = (self.data.train.below(root, indices) for indices in (labeled, held_out))
+        unchecked = [name for name in [*own, *kept] if name in self.data.predicted]
+        names = {"names": own, "held_out_names": kept, "predicted_names": unchecked}
         return {key: paths for key, paths in names.items() if paths}
 
     def _begin_alike(self) -> None:
@@ -443,7 +445,7 @@ class Run:
         """The network that is scored and kept: the evaluated one, or with `--ema` the average of its weights."""
         return self.evaluated if self.average is None else self.average.network
 
-    def evaluate(self, loader: TestLoader) -> dict[str, float]:
+    def evaluate(self, loader: TestLoader, **others: nn.Module) -> dict[str, float]:
         """The scores of the evaluated network; see `evaluate.evaluate`. The last evaluation also counts confusions.
 
         With `--ema`, they are the average's, and the network's own are added as `raw_*`. Scores on held-out images are
@@ -451,20 +453,22 @@ class Run:
 
         Args:
             loader: of the test set.
+            others: further networks by name. Their scores on the test set are added as `NAME_*`.
 
         Raises:
-            UserError: an image cannot be read, or the loader's processes fail. The steps so far are saved.
+            UserError: an image cannot be read, or the loader's processes fail. The steps so far are saved; with several
+                processes, those up to the last epoch.
             Interrupted: a signal came while waiting for a batch. The steps so far are saved, and the evaluation will be
                 repeated.
         """
         last = self.args.phase == "test" or self.epoch + 1 == self.total_epochs
-        raw = None if self.average is None else self.evaluated
         # One of several processes cannot stop here alone: the others would wait for its part of the sums.
         may_stop = processes.count() == 1 and self.args.phase == "train"
         failure = None
         try:
             with self.signals.ending_waits() if may_stop else contextlib.nullcontext():
-                return self.evaluation.scores(loader, self.tested, raw, count=last)
+                others |= {} if self.average is None else {"raw": self.evaluated}
+                return self.evaluation.scores(loader, self.tested, others, count=last)
         except Stopped:
             pass
         except UserError as error:
@@ -578,7 +582,7 @@ class Run:
             now = {"data_sha256": data.fingerprint} if older else {"content_sha256": inventory.fingerprint(files)}
             self.folder.compare_images(now, files, self.args.root)
         file, result = self._start_file, self.folder.read_result()
-        if file is not None and os.path.isfile(file):
+        if file is not None and self._missing_start_file() is None:
             self._compare_backbones(result.get("pretraining_sha256"), _sha256_of_first(file))
         if results.other_script(result, results.script_sha256(self.script)):
             logger.warning(
@@ -596,11 +600,15 @@ class Run:
         logger.info(summary)
         return result
 
+    def _holds_a_tested_network(self, item: Any) -> bool:
+        return isinstance(item, nn.Module) and any(x is self.evaluated or x is self.tested for x in item.modules())
+
     def test(self, loader: TestLoader) -> dict[str, float]:
         """Load `--checkpoint` into the evaluated network; print and return its scores."""
         content, path = self.folder.load(self.args.checkpoint)
         self.folder.compare_tested(content, path, self.data.classes, self.fingerprints, self.files, self.args.root)
-        networks: dict[str, Any] = {name: x for name, x in self.state.items() if isinstance(x, nn.Module)}
+        # Other parts may have a row for each training image, and this root may hold others.
+        networks: dict[str, Any] = {name: x for name, x in self.state.items() if self._holds_a_tested_network(x)}
         if self.args.checkpoint == "best":
             # best.pth holds the tested network only, not the raw one.
             networks, self._evaluated, self.average = {"model": Merged(self.tested)}, self.tested, None

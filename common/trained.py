@@ -29,7 +29,7 @@ class Trained(NamedTuple):
         model: the tested network, in eval mode, on the CPU; without further heads of its method.
         classes: the names of its outputs, in order.
         args: the run's flags: `data`, `arch`, `bottleneck_dim`, `precision`, and the preprocessing (`train_resizing`,
-            `val_resizing`, `image_size`, `norm_mean`, `norm_std`, `exif_orientation`), among others.
+            `val_resizing`, `image_size`, `norm_mean`, `norm_std`, `exif_orientation`, `flip`), among others.
         method: the script's name.
         file: the checkpoint.
         epoch: of the checkpoint, counted from 1; None if an older file does not say.
@@ -58,7 +58,8 @@ class Known(NamedTuple):
 
     Attributes:
         root: their folder, absolute; None if the run was trained on another dataset.
-        labels: path below the root -> class, of the labeled and the held-out images.
+        labels: path below the root -> class, of the labeled and the held-out images. Labels that were predictions
+            which nobody had checked are not among them.
     """
 
     root: Path | None
@@ -72,6 +73,12 @@ class Known(NamedTuple):
         if inner.partition(os.sep)[0] == os.pardir:
             inner = os.path.relpath(os.path.realpath(path), os.path.realpath(self.root))
         return None if inner.partition(os.sep)[0] == os.pardir else inner
+
+    @property
+    def are_gone(self) -> bool:
+        """Whether none of them is below the root, as where a relative root is looked for from another folder."""
+        root = self.root
+        return root is not None and bool(self.labels) and not any(os.path.lexists(root / name) for name in self.labels)
 
     def is_for_testing(self, inner: str) -> bool:
         """Whether a path below the root is in a folder of test images."""
@@ -90,7 +97,8 @@ def known(folder: Path) -> Known:
         return Known(None, {})
     files = inventory.from_csv(folder / "images.csv")
     labeled = read_json(folder / "labeled.json", "name the folder of another run")
-    names = [name for key in ("names", "held_out_names") for name in labeled.get(key, [])]
+    unchecked = set(labeled.get("predicted_names", []))
+    names = [name for key in ("names", "held_out_names") for name in labeled.get(key, []) if name not in unchecked]
     return Known(
         Path(os.path.abspath(os.path.expanduser(root))), {name: files[name].label for name in names if name in files}
     )
@@ -154,7 +162,7 @@ def _are_statistics(values: Any) -> bool:
 
 
 YOUNGER = {"precision": "float32", "lora": None, "adapter": None, "scratch": False, "pretrained_backbone": None}
-YOUNGER |= {"exif_orientation": False, "init_from": None}
+YOUNGER |= {"exif_orientation": False, "init_from": None, "flip": True}
 EXPECTED = {
     "data": lambda value: isinstance(value, str),
     "arch": lambda value: isinstance(value, str),
@@ -169,6 +177,7 @@ EXPECTED = {
     "val_resizing": lambda value: value in augment.RESIZINGS,
     "image_size": _is_size,
     "exif_orientation": lambda value: isinstance(value, bool),
+    "flip": lambda value: isinstance(value, bool),
     "norm_mean": _are_statistics,
     "norm_std": lambda values: _are_statistics(values) and all(value > 0 for value in values),
 }

@@ -53,6 +53,8 @@ def tiles(photograph: Image.Image, size: int) -> tuple[list[Image.Image], list[I
 
 
 def main(args):
+    if os.path.lexists(args.folder):
+        raise UserError(f"'{args.folder}' exists: choose another folder")
     try:
         (args.folder / "photos").mkdir(parents=True)
         write(args.folder, args.size)

@@ -178,7 +178,7 @@ def measure(work: Work, minutes: float, shared: list[str], images: int) -> plann
         print(f"{step:.2f} seconds a step")
     step, rest = ({method: each[i] for method, each in speeds.items()} for i in (0, 1))
     # A step has two or more passes of 32 images, forwards and backwards, which is three times as much as forwards.
-    end = 2 * max(rest.values()) + min(step.values()) / 6 * images / 32
+    end = 2 * max(rest.values()) + min(step.values()) / 6 * images / 32 + work.facts.get("decoding", 0.0)
     return planning.Costs(step, max(rest.values()), end)
 
 
@@ -198,9 +198,24 @@ def trials(work: Work, method: str) -> list[Path]:
     return [trial(work, method, number) for number in range(1, work.facts["done"] + 1)]
 
 
+def check_photos(work: Work, data: Data) -> None:
+    """Decode all photos, and note how long that takes: a broken one would end a later training for good.
+
+    Raises:
+        UserError: one cannot be read.
+    """
+    before = work.seconds
+    broken = [*data.train.unreadable(), *data.test.unreadable()]
+    if broken:
+        raise UserError(broken[0] + (f"; {len(broken) - 1:,} more cannot be read, either" if len(broken) > 1 else ""))
+    work.save(decoding=work.seconds - before)
+
+
 def make_plan(work: Work, minutes: float, shared: list[str], data: Data) -> planning.Costs:
     """Measure, and note a plan. If that fails, nothing is left in the folder."""
     try:
+        if "plan" not in work.facts:
+            check_photos(work, data)
         costs = measure(work, minutes, shared, len(data.train) + len(data.test))
         if "plan" not in work.facts:
             found = planning.plan(60 * minutes - work.seconds, work.seconds, costs, usable(data))
@@ -325,8 +340,8 @@ def read(args) -> Data:
     data = datasets.load("ImageFolder", args.photos, labeled_list=args.labels, exif_orientation=turned)
     if data.predicted:
         raise UserError(
-            f"'{args.labels}' has {data.predicted:,} labels with a confidence, so they are predictions: keep the rows "
-            "that you have checked, and remove the column 'confidence'"
+            f"'{args.labels}' has {len(data.predicted):,} labels with a confidence, so they are predictions: keep the "
+            "rows that you have checked, and remove the column 'confidence'"
         )
     return data
 

@@ -9,9 +9,10 @@ if ! "$PYTHON" -c 'import sys; sys.exit(sys.version_info < (3, 11))'; then
     echo "error: Python 3.11 or later is needed: set PYTHON to one, e.g. PYTHON=python3.12 bash $0" >&2
     exit 2
 fi
-[ -x .venv/bin/python ] || "$PYTHON" -m venv .venv
+[ -e .venv/bin/activate ] || "$PYTHON" -m venv .venv # which writes this file last
 # shellcheck source=/dev/null
 . .venv/bin/activate
+PYTHON=python # from here on the environment's, also for the programs that read the variable
 
 # install FILE: once, and again when the file has changed
 install() {

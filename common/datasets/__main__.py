@@ -9,13 +9,10 @@ python -m common.datasets ROOT --check ImageFolder --labeled-list FILE     ... a
 
 import argparse
 import logging
-import os
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
 
 from common import cli, datasets
 from common.datasets import SPECS, Counts, Spec, download, image_folder
@@ -63,7 +60,7 @@ def main(args: argparse.Namespace) -> None:
     split = "" if data.spec.counts is None else "; the official split" if data.official_split else "; no official split"
     print(f"{name}: {data.counts}{split}")
     if args.check:
-        unreadable = [problem for images in (data.train, data.test) for problem in check_images(images)]
+        unreadable = [problem for images in (data.train, data.test) for problem in images.unreadable()]
         print("\n".join(unreadable) or f"all {len(data.train) + len(data.test):,} images can be read")
         if unreadable:
             raise UserError(
@@ -81,27 +78,10 @@ def check_list(root: Path, file: Path) -> None:
     if not problems:
         return
     paths = list(images_in(root, Skipped()))
-    unreadable = check_images(ImageSet(paths, np.full(len(paths), -1)))
+    unreadable = ImageSet(paths, np.full(len(paths), -1)).unreadable()
     print("\n".join([*problems, *unreadable]))
     more = f"; {len(unreadable):,} images cannot be read" if unreadable else ""
     raise UserError(f"'{file}' has {len(problems):,} broken lines: correct them, or remove them (listed above){more}")
-
-
-def check_images(images: ImageSet) -> list[str]:
-    """Decode every image. Returns an error message for each that cannot be decoded, in order."""
-
-    def problem(index: int) -> str | None:
-        try:
-            images.load(index)
-        except UserError as error:
-            return str(error)
-        return None
-
-    if isinstance(images.images, np.ndarray):  # they were decoded when they were read
-        return []
-    with ThreadPoolExecutor(os.cpu_count()) as pool:  # Pillow releases Python's lock while it decodes
-        found = tqdm(pool.map(problem, range(len(images))), total=len(images), unit=" images", disable=None)
-        return [text for text in found if text is not None]
 
 
 def print_table(root: Path | None) -> None:

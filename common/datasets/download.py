@@ -73,10 +73,13 @@ def fetch(name: str, root: Path, files: Sequence[File], paths: Sequence[str]) ->
         paths: paths below the root that the unpacked files must contain. Only these are kept.
 
     Raises:
-        UserError: a file cannot be downloaded, or has a wrong checksum; the root is not writable, or the disk is full.
+        UserError: a file cannot be downloaded, or has a wrong checksum; the root is not writable, or the disk is full;
+            or Python is older than 3.11.4.
     """
     if is_present(root, paths):
         return
+    if not hasattr(tarfile, "data_filter"):
+        raise UserError("this Python cannot unpack archives safely: use Python 3.11.4 or later for downloads")
     try:
         root.mkdir(parents=True, exist_ok=True)
         with _locked(root / f".{name}.lock", name):

@@ -16,7 +16,15 @@ from pathlib import Path
 from common.datasets import class_names, labeled_list
 from common.datasets.images import ImageSet
 from common.datasets.labeled_list import class_of
-from common.datasets.walk import EXTENSIONS, Skipped, class_folders, count_unused, images_in
+from common.datasets.walk import (
+    EXTENSIONS,
+    Skipped,
+    class_folders,
+    count_unused,
+    images_in,
+    names_in,
+    refuse_shared_folders,
+)
 from common.errors import UserError
 
 TEST_FOLDERS = ("test", "val")  # folders of ROOT with test images
@@ -48,8 +56,11 @@ def load(root: Path) -> dict:
     skipped.refuse_broken_links()
     skipped.warn(root)
     _log_deep_classes(train_dir, [path for path, _ in labeled], classes)
-    train = ImageSet([path for path, _ in labeled] + extra, [label for _, label in labeled] + [-1] * len(extra))
-    test = ImageSet([path for path, _ in tested], [label for _, label in tested])
+    known, test_paths = [path for path, _ in labeled], [path for path, _ in tested]
+    refuse_shared_folders([*known, *extra], test_paths)
+    refuse_shared_folders(extra, known)
+    train = ImageSet(known + extra, [label for _, label in labeled] + [-1] * len(extra))
+    test = ImageSet(test_paths, [label for _, label in tested])
     class_names.warn(classes, train.labels, test.labels)
     return {"classes": classes, "train": train, "test": test, "candidates": len(labeled)}
 
@@ -85,13 +96,12 @@ def load_listed(root: Path, file: Path, min_confidence: float | None = None) -> 
     number = {name: c for c, name in enumerate(classes)}
     labeled = sorted((number[name], path) for path, name in listed.labels.items())
     others = sorted((path, number.get(class_of(path) or "", -1)) for path in found.keys() - listed.labels.keys())
-    train = ImageSet(
-        [found[path] for path in [*(path for _, path in labeled), *(path for path, _ in others)]],
-        [label for label, _ in labeled] + [label for _, label in others],
-    )
+    paths = [found[path] for path in [*(path for _, path in labeled), *(path for path, _ in others)]]
+    refuse_shared_folders(paths, [path for path, _ in tested])
+    train = ImageSet(paths, [label for label, _ in labeled] + [label for _, label in others])
     test = ImageSet([path for path, _ in tested], [label for _, label in tested])
     class_names.warn(classes, train.labels[: len(labeled)], test.labels)
-    numbers = {"candidates": len(labeled), "predicted": listed.predicted}
+    numbers = {"candidates": len(labeled), "predicted": frozenset(listed.predicted)}
     return {"classes": classes, "train": train, "test": test, **numbers}
 
 
@@ -140,8 +150,9 @@ def _test_folder(root: Path) -> Path | None:
     Raises:
         UserError: it is a link that leads nowhere, as to an unmounted disk; or its name is spelled otherwise (`Test`).
     """
+    names = names_in(root)  # a disk may take `Test` for `test`, but the images are looked for by name
     for folder in (root / "test", root / "val"):
-        if os.path.lexists(folder):
+        if folder.name in names:
             _refuse_missing((folder,), "test images are in one folder per class")
             return folder
     for folder in (root / "test", root / "val"):

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
+from tqdm import tqdm
 
 from common.errors import UserError, reason
 
@@ -78,6 +79,22 @@ class ImageSet:
             raise UserError(f"image '{path}' is missing: restore it, or remove it from the dataset's lists") from None
         except UNREADABLE as error:
             raise UserError(f"image '{path}' cannot be read ({reason(error)}): replace or remove it") from None
+
+    def unreadable(self) -> list[str]:
+        """Decode every image. Returns an error message for each that cannot be decoded, in order."""
+
+        def problem(index: int) -> str | None:
+            try:
+                self.load(index)
+            except UserError as error:
+                return str(error)
+            return None
+
+        if isinstance(self.images, np.ndarray):  # they were decoded when they were read
+            return []
+        with ThreadPoolExecutor(os.cpu_count()) as pool:  # Pillow releases Python's lock while it decodes
+            found = tqdm(pool.map(problem, range(len(self))), total=len(self), unit=" images", disable=None)
+            return [text for text in found if text is not None]
 
     def thumbnail(self, index: int, side: int) -> Image.Image:
         """The image as RGB, upright, and at most `side` pixels wide and high, for people to look at. Never enlarged.

@@ -125,9 +125,11 @@ def differences(before: Inventory, now: Inventory) -> list[str]:
 def to_csv(inventory: Inventory) -> bytes:
     """The inventory as a CSV table, which people can read, too."""
     text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(COLUMNS)
-    writer.writerows((name, *entry) for name, entry in inventory.items())
+    rows = ((name, *entry) for name, entry in inventory.items())
+    plain, quoting = csv.writer(text, lineterminator="\n"), csv.writer(text, lineterminator="\n", quoting=csv.QUOTE_ALL)
+    for row in (COLUMNS, *rows):
+        # Python 3.11 leaves a carriage return without quotes.
+        (quoting if "\r" in row[0] else plain).writerow(row)
     return text.getvalue().encode(errors="surrogateescape")
 
 
@@ -138,7 +140,7 @@ def from_csv(file: Path) -> Inventory:
         UserError: the file cannot be read, or is not such a table.
     """
     try:
-        text = file.read_text(encoding="utf-8", errors="surrogateescape")
+        text = file.read_bytes().decode("utf-8", "surrogateescape")  # read_text would make a newline of each "\r"
         rows = csv.reader(io.StringIO(text, newline=""), strict=True)
         if tuple(next(rows)) != COLUMNS:
             raise ValueError("other columns")

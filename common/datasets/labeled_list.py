@@ -30,12 +30,12 @@ class Listed:
     Attributes:
         labels: path below the root -> class, in the list's order.
         problems: an error message for each broken line.
-        predicted: number of labels with a confidence: predictions that nobody has checked.
+        predicted: the paths of labels with a confidence: predictions that nobody has checked.
     """
 
     labels: dict[str, str] = field(default_factory=dict)
     problems: list[str] = field(default_factory=list)
-    predicted: int = 0
+    predicted: set[str] = field(default_factory=set)
 
 
 class _BrokenError(Exception):
@@ -82,9 +82,15 @@ def read(
         raise UserError(f"'{file}' lists no images{f' ({more})' if more else ''}: add lines of a path and a class")
     if reader.left_out():
         logger.info(f"'{file}': {len(listed.labels):,} labels; {reader.left_out()}")
+    gone = sorted(reader.unsure_classes - {"", *listed.labels.values()})
+    if gone:
+        logger.warning(
+            f"WARNING: '{file}': no row of class {', '.join(map(repr, gone))} reaches --min-confidence "
+            f"{min_confidence}, so the network will not know it"
+        )
     if listed.predicted:
         logger.warning(
-            f"'{file}': {listed.predicted:,} of {len(listed.labels):,} labels have a confidence, so they are "
+            f"'{file}': {len(listed.predicted):,} of {len(listed.labels):,} labels have a confidence, so they are "
             "predictions. Empty it where you have checked the class"
         )
     return listed
@@ -157,6 +163,7 @@ class _Reader:
         self.lines: dict[str, int] = {}
         self.spellings: dict[str, tuple[str, int]] = {}
         self.unsure = self.unread = self.test_images = 0
+        self.unsure_classes: set[str] = set()
         self.first_line: int | None = None
 
     def left_out(self) -> str:
@@ -192,9 +199,11 @@ class _Reader:
         self.lines[path] = line
         if self._is_unsure(confidence):
             self.unsure += 1
+            self.unsure_classes.add(label)
             return
         listed.labels[path] = self._label(name, path, label, line)
-        listed.predicted += bool(confidence)
+        if confidence:
+            listed.predicted.add(path)
 
     def _cell(self, row: list[str], column: str) -> str:
         index = self.table.columns.get(column, len(row))

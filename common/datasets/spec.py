@@ -80,7 +80,7 @@ class Data:
         candidates: labels are drawn from the first `candidates` images of `train`; None: from all of them.
         official_split: whether the split is the one of the dataset's authors, or the customary one.
         any_counts: whether counts other than the known ones were accepted.
-        predicted: how many labels of a list are predictions that nobody has checked.
+        predicted: the images (paths below the root) whose labels in a list are predictions that nobody has checked.
         fingerprint: SHA-256 of class names, labels, and the images' paths below the root (their pixels, if they are in
             memory). The images' size is part of it if it was looked up.
         test_fingerprint: SHA-256 of the test images and their labels.
@@ -93,7 +93,7 @@ class Data:
     candidates: int | None = None
     official_split: bool = True
     any_counts: bool = False
-    predicted: int = 0
+    predicted: frozenset[str] = frozenset()
     fingerprint: str = ""
     test_fingerprint: str = ""
 

@@ -171,7 +171,11 @@ def is_run(folder: str | Path) -> bool:
 
 def count_unused(root: Path, used: Sequence[str], skipped: Skipped) -> None:
     """Count in `skipped` the images below `root` that are not in one of its folders `used`."""
-    folders, images = sort_out(_entries(root), unread := Skipped())
+    try:
+        entries = _entries(root)
+    except OSError as error:
+        _refuse(error)
+    folders, images = sort_out(entries, unread := Skipped())
     if images:
         skipped.images[f"directly in '{root.name or root}'"] += len(images)
     skipped.folders += unread.folders
@@ -188,6 +192,34 @@ def count_unused(root: Path, used: Sequence[str], skipped: Skipped) -> None:
 def _meant(name: str) -> str:
     """A hint for folders whose name is probably a misspelled `unlabeled`."""
     return ", which is not 'unlabeled'" if name.casefold().startswith(("unlabel", "unlabl")) else ""
+
+
+def names_in(folder: Path) -> list[str]:
+    """The names in a folder, as they are spelled there.
+
+    Raises:
+        UserError: it cannot be read.
+    """
+    try:
+        return os.listdir(folder)
+    except OSError as error:
+        _refuse(error)
+
+
+def refuse_shared_folders(images: Sequence[str], others: Sequence[str]) -> None:
+    """Refuse two sets of images if one folder holds some of both, under two names. Links to single files may be meant.
+
+    Raises:
+        UserError: there is such a folder.
+    """
+    known = {os.path.realpath(folder): folder for folder in {os.path.dirname(path) for path in others}}
+    for folder in sorted({os.path.dirname(path) for path in images}):
+        other = known.get(os.path.realpath(folder))
+        if other is not None:
+            raise UserError(
+                f"'{folder}' and '{other}' are one folder, by a link, so its images would be in two sets: remove the "
+                "link"
+            )
 
 
 def _refuse(error: OSError) -> NoReturn:

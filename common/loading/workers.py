@@ -147,7 +147,7 @@ class Reader:
 
     def _explained(self, action: Callable, *args: Any) -> Any:
         try:
-            with signals.waiting(), self._noticing_deaths():
+            with self._noticing_deaths(), signals.waiting():
                 return action(*args)
         except (*FAILURES, WorkerDied) as error:
             if "in DataLoader worker process" in str(error):  # raised by the code of a view

@@ -1,6 +1,7 @@
 """The classifier that all methods train, and the passes of several views through it."""
 
-from collections.abc import Callable, Sequence
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -9,6 +10,17 @@ from common.networks import batch_norm
 from common.networks.backbone_files import TimmModel
 
 PRECISIONS = ("float32", "tf32", "bf16")
+
+
+@contextlib.contextmanager
+def precision_of_its_own() -> Iterator[None]:
+    """Within the block, a network may set TF32 for the whole process; afterwards it is as it was before."""
+    matmul = torch.backends.cuda.matmul
+    before, matmul.allow_tf32 = matmul.allow_tf32, False
+    try:
+        yield
+    finally:
+        matmul.allow_tf32 = before
 
 
 class ImageClassifier(nn.Module):

@@ -1,6 +1,7 @@
 """The evaluations of a run: scores after every epoch, and at its end the report of what the network confuses."""
 
 import statistics
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -31,14 +32,14 @@ class Evaluation:
         self._predictions: confusion.Predictions | None = None
 
     def scores(
-        self, loader: TestLoader, tested: nn.Module, raw: nn.Module | None = None, count: bool = False
+        self, loader: TestLoader, tested: nn.Module, others: Mapping[str, nn.Module], count: bool = False
     ) -> dict[str, float]:
         """The scores of a network; see `evaluate.evaluate`.
 
         Args:
             loader: of the test set.
             tested: the network.
-            raw: if `tested` is an average of weights, the network that is averaged. Its scores are added as `raw_*`.
+            others: further networks by name. Their scores on the test set are added as `NAME_*`.
             count: also count confusions for `report`, and keep predictions for `record_held_out`.
 
         Returns:
@@ -48,8 +49,9 @@ class Evaluation:
         classes = len(self.data.classes)
         self._confusion = None
         scores = evaluate.evaluate(tested, loader, classes, *self._counting(loader, count and len(self.data.test) > 0))
-        if raw is not None:
-            scores |= {f"raw_{name}": value for name, value in evaluate.evaluate(raw, loader, classes).items()}
+        for name, network in others.items():
+            found = evaluate.evaluate(network, loader, classes)
+            scores |= {f"{name}_{metric}": value for metric, value in found.items()}
         if len(self.held_out):
             if self._val_loader is None:
                 self._val_loader = loader.of(self.data.train.subset(self.held_out))

@@ -152,20 +152,21 @@ def _summary_without_tests(result: dict[str, Any], folder: Path) -> str:
     if "val_top1" not in result:
         figures = f"accuracy {NOT_MEASURED}, for there are no test images and none are held out"
     else:
-        chosen = ", which these images choose" if result["chosen_by"] == best_epoch.HELD_OUT else ", the last"
-        epoch = f"in epoch {result['val_best_epoch']}{chosen}"
-        figures = f"top-1 {_held_out_accuracy(result)} {epoch}; on a test set {NOT_MEASURED}"
+        figures = f"top-1 {_held_out_accuracy(result)} after the last epoch; on a test set {NOT_MEASURED}"
+        if result["chosen_by"] == best_epoch.HELD_OUT:
+            best, epoch = result["val_top1"], result["val_best_epoch"]
+            figures += f"; {best:.2f} in epoch {epoch}, which the held-out images choose"
     return f"finished: {figures}; {result['seconds']:.0f} s; see {folder / 'result.json'}"
 
 
 def _held_out_accuracy(result: dict[str, Any]) -> str:
-    number = result.get("held_out_images")  # older runs do not say it
-    if number is None:
-        return f"{result['val_top1']:.2f} on the held-out images"
-    found = estimates.estimate(round(result["val_top1"] / 100 * number), number)
-    return (
-        f"{result['val_top1']:.2f} on {number:,} held-out images (95 % interval: {found.low:.0f} to {found.high:.0f})"
-    )
+    """Of the last epoch, with its interval: that of an epoch which these images choose is too high."""
+    last = result.get("val_last_top1", result["val_top1"])
+    number = result.get("held_out_images")
+    if number is None:  # in older runs
+        return f"{last:.2f} on the held-out images"
+    found = estimates.estimate(round(last / 100 * number), number)
+    return f"{last:.2f} on {number:,} held-out images (95 % interval: {found.low:.0f} to {found.high:.0f})"
 
 
 def _pretraining(arguments: dict[str, Any], sha256: str | None) -> dict[str, str | None]:
@@ -196,7 +197,7 @@ def _scores(history: list[dict[str, Any]], by: str) -> dict[str, Any]:
         if name == "val_top1":
             best = best_epoch.chosen(history, by)
             scores |= {f"val_best_{key}": best.get(key) for key in ("top1", "mean_per_class", "epoch")}
-            scores["val_top1"] = best["val_top1"]
+            scores |= {"val_top1": best["val_top1"], "val_last_top1": history[-1]["val_top1"]}
             continue
         for metric in ("top1", "mean_per_class"):
             if name.endswith(metric):

@@ -227,7 +227,8 @@ def _turn(child: subprocess.Popen) -> float:
 
 def own_peak() -> float:
     """The peak of this process's memory in MiB: on CUDA, or without CUDA on the host."""
-    return peak_on_cuda() or resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    unit = 2**20 if sys.platform == "darwin" else 1024  # bytes there, KiB on Linux
+    return peak_on_cuda() or resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
 
 
 def peak_on_cuda() -> float:

@@ -20,6 +20,8 @@ def main(arguments: list[str]) -> int:
     # Check JOBS and NPROC before anything is printed.
     count("JOBS")
     count("NPROC")
+    if arguments[:1] != ["grid"] and variable("STEPS", ""):
+        fail("STEPS is for scratch.sh, fashion.sh, finetune.sh and which_method.sh: give --epochs and -i here")
     collected = None  # the folder whose runs are shown at the end
     match arguments:
         case ["table", *words]:
@@ -29,7 +31,10 @@ def main(arguments: list[str]) -> int:
             commands = grids.commands(grids.read_grid(sys.stdin.read()), words)
         case ["run"] | ["run", "--collect", _]:
             collected = arguments[2] if len(arguments) > 1 else None
-            commands = [f"{shlex.join(launcher())} {line}" for line in sys.stdin.read().splitlines()]
+            lines = [line for line in sys.stdin.read().splitlines() if line.strip()]
+            if not lines:
+                fail("no run is selected: see SEEDS and METHODS")
+            commands = [f"{shlex.join(launcher())} {line}" for line in lines]
         case _:
             fail("the shell files call this program, with their tables: see cells.sh")
     if variable("DRY_RUN", "0") == "0":

@@ -1,7 +1,6 @@
 """Running commands: JOBS at a time, spread over the GPUs."""
 
 import os
-import shlex
 import shutil
 import signal
 import subprocess
@@ -108,10 +107,11 @@ def _start(command: str, gpus: str | None, output: Path | None) -> subprocess.Po
     """Start a command in a session of its own, so that the terminal's signals reach it only through us, and once."""
     environment = os.environ if gpus is None else os.environ | {"CUDA_VISIBLE_DEVICES": gpus}
     options = {"stdin": subprocess.DEVNULL, "env": environment, "start_new_session": True}
+    words = ["bash", "-c", f"exec {command}"]  # printf %q quotes bytes beyond ASCII as bash alone reads them
     if output is None:
-        return subprocess.Popen(shlex.split(command), **options)
+        return subprocess.Popen(words, **options)
     with open(output, "wb") as file:
-        return subprocess.Popen(shlex.split(command), stdout=file, stderr=subprocess.STDOUT, **options)
+        return subprocess.Popen(words, stdout=file, stderr=subprocess.STDOUT, **options)
 
 
 def _lacks_torch() -> bool:

@@ -18,6 +18,12 @@ from common.records.folder import read_json
 from common.system.files import write_whole
 
 STATE = "label.json"
+ROOT = Path(__file__).parent.parent.parent
+
+
+def script_path(program: str) -> str:
+    """Where a program of this project is, seen from the current folder."""
+    return os.path.relpath(ROOT / f"{program}.py")
 
 
 class Work:
@@ -98,7 +104,7 @@ class Work:
             What its main function returns: of a training the result.
         """
         argv = [str(word) for word in words]
-        print(f"\n$ {shlex.join(['python', f'{program}.py', *argv])}", flush=True)
+        print(f"\n$ {shlex.join(['python', script_path(program), *argv])}", flush=True)
         script = importlib.import_module(program)
         try:
             silence = contextlib.redirect_stdout(io.StringIO()) if quiet else contextlib.nullcontext()

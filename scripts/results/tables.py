@@ -117,7 +117,7 @@ def _difference(cell: Cell, against: str, cells: dict[Place, list[Cell]]) -> str
     """The cell's last epoch minus that method's, for the same images, network and number of labels.
 
     The oracle has all labels. It is compared only if the method was run with a single number of labels. Without a seed
-    in common nothing is compared.
+    in common, or where the test images differ, nothing is compared.
 
     Raises:
         UserError: the method has several settings there.
@@ -129,7 +129,9 @@ def _difference(cell: Cell, against: str, cells: dict[Place, list[Cell]]) -> str
         for base in several
         if base.method == against and (base.labels == cell.labels or cell.method == "oracle")
     ]
-    if not bases or cell in bases or (cell.method == "oracle" and len({base.labels for base in bases}) > 1):
+    tests = {run.result.get("test_sha256") for each in (*bases, cell) for run in each.runs} - {None}
+    which = len({base.labels for base in bases}) if cell.method == "oracle" else 1
+    if not bases or cell in bases or which > 1 or len(tests) > 1:
         return MISSING
     if len(bases) > 1:
         raise UserError(

@@ -145,7 +145,7 @@ def test_unpacks_and_leaves_nothing_else(server, packed, tmp_path):
 
 
 @pytest.mark.parametrize("number", [errno.ENOLCK, errno.ENOSYS])
-def test_a_disk_without_locks_is_reported_of_and_used(server, packed, tmp_path, monkeypatch, log, number):
+def test_a_disk_without_locks_is_reported_and_used(server, packed, tmp_path, monkeypatch, log, number):
     def flock(*args):
         raise OSError(number, os.strerror(number))
 
@@ -165,6 +165,14 @@ def test_formats_and_folders(server, tmp_path):
     ]
     fetch("Set", tmp_path, files, ["x/b", "y/in", "x/raw", "x/d.mat"])
     assert tree(tmp_path) == {"x/b": b"b", "y/in/a": b"a", "x/raw/c": b"c", "x/d.mat": b"d"}
+
+
+def test_a_python_that_cannot_unpack_safely_is_refused_before_the_download(server, packed, tmp_path, monkeypatch):
+    """3.11.0 to 3.11.3 have no filters for archives."""
+    monkeypatch.delattr(download.tarfile, "data_filter")
+    with pytest.raises(UserError, match=r"use Python 3\.11\.4 or later for downloads$"):
+        download.fetch("Some", tmp_path / "root", [], ["missing"])
+    assert not (tmp_path / "root").exists()
 
 
 def test_what_is_there_is_not_touched(server, packed, tmp_path):

@@ -1,6 +1,7 @@
 """A user's own images."""
 
 import json
+import os
 import shutil
 
 import numpy as np
@@ -161,6 +162,33 @@ def test_a_link_back_up_adds_nothing(root):
     (root / "train/cat/again").symlink_to(root / "train/cat")
     (root / "train/cat/deep/er/up").symlink_to("..")
     assert len(datasets.load("ImageFolder", root).train) == number
+
+
+def test_a_link_puts_no_images_into_two_sets(root, tmp_path):
+    """Unlabeled ones that are labeled, or for testing, would be learned twice, or learned and tested."""
+    shutil.rmtree(root / "unlabeled", ignore_errors=True)
+    (root / "unlabeled").symlink_to(root / "train")
+    with pytest.raises(UserError, match=r"unlabeled/ant' and '.*train/ant' are one folder, by a link, so its images"):
+        datasets.load("ImageFolder", root)
+    (root / "unlabeled").unlink()
+    (root / "unlabeled").symlink_to(root / "test")
+    with pytest.raises(UserError, match=r"unlabeled/\w+' and '.*test/\w+' are one folder"):
+        datasets.load("ImageFolder", root)
+
+
+def test_a_link_in_the_root_of_a_list_puts_no_test_images_among_the_others(flat):
+    (flat / "test").rename(flat / "holdout")
+    (flat / "test").symlink_to(flat / "holdout")
+    with pytest.raises(UserError, match=r"holdout/\w+' and '.*test/\w+' are one folder, by a link"):
+        listed(flat, "photos/a.png,cat\nphotos/b.png,dog\n")
+
+
+def test_on_a_disk_that_takes_capitals_for_small_letters_test_is_spelled_so(root, monkeypatch):
+    (root / "test").rename(root / "Test")
+    exists = os.path.lexists
+    monkeypatch.setattr(os.path, "lexists", lambda path: exists(str(path).replace("/test", "/Test")))
+    with pytest.raises(UserError, match=r"test images belong into '.*/test' \('Test' is there: rename it\)"):
+        datasets.load("ImageFolder", root)
 
 
 def test_a_folder_that_may_not_be_read_is_named(root, lock_folder):

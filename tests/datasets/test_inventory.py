@@ -15,6 +15,9 @@ def test_an_inventory_reads_what_it_does_not_know(tmp_path, monkeypatch):
         (tmp_path / name).write_bytes(os.urandom(50_000 if name == "large.png" else 12 * 1024))
     images = ImageSet([str(tmp_path / name) for name in names] + [str(tmp_path / "gone.png")], [0, 1, -1, 0, 0])
     found = inventory.read({"train": images}, ["a", "b"], tmp_path, {})
+    entry = found[names[0]]
+    (tmp_path / "odd.csv").write_bytes(inventory.to_csv({'a\r"b\n,.png': entry}))
+    assert inventory.from_csv(tmp_path / "odd.csv") == {'a\r"b\n,.png': entry}
     assert [entry.label for entry in found.values()] == ["a", "b", "", "a", "a"]
     assert found["gone.png"].content == ""
     (tmp_path / "x.csv").write_bytes(inventory.to_csv(found))

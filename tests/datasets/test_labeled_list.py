@@ -79,6 +79,17 @@ def test_rows_below_a_confidence_are_left_unlabeled(root, log):
     assert read(root, *TABLE, min_confidence=0.0) == expected | {"b.png": "dog"}
 
 
+def test_a_class_without_a_confident_row_is_named(root, log):
+    """The network would not know it, and nothing else would say so."""
+    lines = [HEADER, "photos/a.png,cat,0.9,dog,0.1", "photos/b.png,dog,0.8,cat,0.1", "photos/c.png,ox,0.7,cat,"]
+    read(root, *lines, "photos/deep/d.png,dog,0.95,cat,", min_confidence=0.9)
+    warned = [message for message in log.messages if "WARNING" in message]
+    assert warned == [
+        f"WARNING: '{root.parent}/list.csv': no row of class 'ox' reaches --min-confidence 0.9, so the network will "
+        "not know it"
+    ]
+
+
 def test_an_image_that_is_left_unlabeled_is_an_unlabeled_one(root):
     (root.parent / "list.csv").write_text("\n".join(TABLE))
     data = datasets.load("ImageFolder", "photos", labeled_list=root.parent / "list.csv", min_confidence=0.9)

@@ -18,7 +18,7 @@ FLAGS = (
     "--hide-scrollbars --force-color-profile=srgb --remote-debugging-pipe"
 ).split()
 NAMED_KEYS = {" ": "Space", "Enter": "Enter", "Delete": "Delete", "Escape": "Escape", "Backspace": "Backspace"}
-CONTROL = 2  # the modifier's bit
+CONTROL, SHIFT = 2, 8  # the modifiers' bits
 
 
 def find() -> str | None:
@@ -119,11 +119,11 @@ class Browser:
             assert time.monotonic() < deadline, expression
             time.sleep(0.02)
 
-    def press(self, *keys: str, control: bool = False) -> None:
+    def press(self, *keys: str, control: bool = False, shift: bool = False) -> None:
         """Press keys, one after the other, as a person does."""
         for key in keys:
             code = NAMED_KEYS.get(key, key if len(key) > 1 else f"Key{key.upper()}")
-            about = {"key": key, "code": code, "modifiers": CONTROL if control else 0}
+            about = {"key": key, "code": code, "modifiers": CONTROL * control + SHIFT * shift}
             text = (
                 {"text": "\r" if key == "Enter" else key} if (len(key) == 1 or key == "Enter") and not control else {}
             )

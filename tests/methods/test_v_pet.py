@@ -1,5 +1,6 @@
 """V-PET: votes, ties and soft labels by hand; sources are read as they were trained, and unfit ones refused."""
 
+import dataclasses
 import json
 import os
 import shutil
@@ -209,6 +210,31 @@ def test_sources_on_your_own_images_are_known_by_their_files(sources, tmp_path):
     file.write_text(json.dumps(own | {"content_sha256": "e" * 64, "data_sha256": "of a size"}))
     with pytest.raises(UserError, match="was trained on other images"):
         v_pet.check_sources([str(tmp_path / "source")], fingerprints)
+
+
+def test_the_run_itself_is_no_source(sources, tmp_path):
+    """With --overwrite it would be discarded before it votes."""
+    shutil.copytree(sources / "a", tmp_path / "run")
+    with pytest.raises(UserError, match="--sources and --log name the same folder: choose another --log"):
+        train_small("v_pet", "--sources", str(tmp_path / "run"), "--overwrite", log=tmp_path / "run")
+    assert (tmp_path / "run" / "result.json").is_file()
+
+
+def test_a_source_leaves_neither_its_precision_nor_its_mirroring(sources, tmp_path, monkeypatch):
+    shutil.copytree(sources / "a", tmp_path / "source")
+    file = tmp_path / "source" / "args.json"
+    content = json.loads(file.read_text())
+    content["args"] |= {"precision": "tf32", "flip": False}
+    file.write_text(json.dumps(content))
+    args = v_pet.parse_args([*conftest.SMALL, "--sources", "none", "--passes", "1"])
+    data = datasets.load("Digits", "data")
+    spec, options = dataclasses.replace(data.spec, flip=True), {"workers": 0, "device": torch.device("cpu")}
+    transforms = mock.Mock(wraps=v_pet.augment.transforms)
+    monkeypatch.setattr(v_pet.augment, "transforms", transforms)
+    votes = v_pet.Votes(len(data.test), 2, 10, "mean")
+    v_pet.make_votes(votes, data.test, spec, [tmp_path / "source", sources / "a"], args, options)
+    assert [call.args[0].flip for call in transforms.call_args_list] == [False, True]
+    assert not torch.backends.cuda.matmul.allow_tf32
 
 
 def test_a_source_named_twice_is_refused(sources, tmp_path):

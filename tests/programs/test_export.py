@@ -4,6 +4,7 @@ import ast
 import errno
 import importlib
 import json
+import math
 import os
 import re
 import subprocess
@@ -250,6 +251,14 @@ def test_timm_alone_loads_its_own_format(tmp_path, photo, capsys):
     logits, names, project = json.loads(done.stdout)
     assert torch.allclose(torch.tensor(logits), expected(tmp_path / "run", image), atol=1e-4)
     assert (names, project) == ([str(i) for i in range(10)], [])
+
+
+def test_timm_resizes_to_the_pixel_as_the_suite_does():
+    """It rounds size / crop_pct down, which without care is a pixel less at some sizes."""
+    for resizing in augment.RESIZINGS:
+        for size in range(16, 1025):
+            resized = augment.resized(resizing, size)
+            assert math.floor(size / export.crop_pct(resizing, size)) == resized
 
 
 def test_timms_format_keeps_the_size_of_a_vit(world, photo):

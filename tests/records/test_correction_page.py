@@ -6,6 +6,7 @@ import io
 import json
 import os
 import re
+import shutil
 import time
 from pathlib import Path
 
@@ -103,6 +104,34 @@ def test_the_table_of_the_least_certain(world, tmp_path, capsys):
     assert {os.path.normpath(name) for name in names} == {
         os.path.relpath(row["path"], world / "root") for row in rows[:3]
     }
+
+
+def test_predictions_that_nobody_checked_are_asked_about_again(world, tmp_path):
+    """They are no labels from before: on the page they would lose their confidence, and look like a person's."""
+    rows = [["path", "class", "confidence"], *([name, CLASSES[i % 2], ""] for i, name in enumerate(LABELED))]
+    rows += [["5.png", CLASSES[0], "0.9"], ["6.png", CLASSES[1], "0.8"]]
+    with open(tmp_path / "list.csv", "w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows(rows)
+    train(world, tmp_path / "run", tmp_path / "list.csv")
+    run_predict(world, "--page", tmp_path / "page.html", run=tmp_path / "run")
+    data = data_of(tmp_path / "page.html")
+    assert sorted(path for path, _ in data["labels"]) == sorted(LABELED)
+    assert {"5.png", "6.png"} <= {item["path"] for item in data["items"]}
+
+
+def test_from_another_folder_a_warning_says_that_labeled_images_are_not_known(world, tmp_path, monkeypatch, capsys):
+    shutil.copytree(world / "run", tmp_path / "run")
+    file = tmp_path / "run" / "args.json"
+    content = json.loads(file.read_text())
+    content["args"]["root"] = "root"  # as a call in `world` records it
+    file.write_text(json.dumps(content))
+    monkeypatch.chdir(world)
+    run_predict(world, "--page", tmp_path / "page.html", run=tmp_path / "run")
+    assert "WARNING" not in capsys.readouterr().err
+    monkeypatch.chdir(tmp_path)
+    run_predict(world, "--page", tmp_path / "page.html", run=tmp_path / "run")
+    warned = f"WARNING: none of the run's labeled images is below '{tmp_path / 'root'}', so they are not recognised"
+    assert warned in capsys.readouterr().err
 
 
 def test_links_to_labeled_images_are_known_and_other_runs_know_none(world, tmp_path):
@@ -250,6 +279,49 @@ def test_a_mistyped_class_is_gone_when_it_is_corrected(tmp_path):
         page.press("s", control=True)
         assert page.saved("labels.csv").splitlines()[1:] == ["0.png,hrose", "1.png,hrose"]
         assert page.errors == []
+
+
+@needs_browser
+def test_a_class_whose_name_is_a_part_of_anothers(tmp_path):
+    a_page(tmp_path / "page.html", 5, ["caterpillar", "dog"])
+    with browser.browsing(tmp_path) as page:
+        page.open(tmp_path / "page.html")
+        page.press("/", *"cat")
+        message = page.value("document.getElementById('message').textContent")
+        assert message == "Enter takes 'caterpillar', Shift Enter adds 'cat'"
+        page.press("Enter", "/", *"cat")
+        page.press("Enter", shift=True)
+        page.press("s", control=True)
+        assert page.saved("labels.csv").splitlines()[1:] == ["0.png,caterpillar", "1.png,cat"]
+
+
+@needs_browser
+def test_keys_that_no_person_meant_decide_nothing(tmp_path):
+    """A key that is held, and the Enter that ends the composition of a word."""
+    a_page(tmp_path / "page.html", 5, ["cat", "dog"])
+    event = "dispatchEvent(new KeyboardEvent('keydown', {{ key: '{}', {}: true, bubbles: true }}))"
+    with browser.browsing(tmp_path) as page:
+        page.open(tmp_path / "page.html")
+        page.value(event.format("1", "repeat"))
+        page.press("/", *"ca")
+        page.value("document.getElementById('search')." + event.format("Enter", "isComposing"))
+        assert count(page) == "0 of 5 done"
+        page.press("Enter")
+        assert count(page) == "1 of 5 done"
+
+
+@needs_browser
+def test_undo_shows_what_a_filter_hides(tmp_path):
+    a_page(tmp_path / "page.html", 4, ["cat", "dog"])
+    with browser.browsing(tmp_path) as page:
+        page.open(tmp_path / "page.html")
+        page.press("2")  # the first image was a cat
+        page.value("(() => { const all = document.getElementById('filter'); all.value = 1;"
+                   "all.dispatchEvent(new Event('change')); })()")  # fmt: skip
+        page.click("#undo")
+        assert page.value("document.querySelector('.card.current').hidden") is False
+        page.press(" ")
+        assert count(page) == "1 of 4 done"
 
 
 @needs_browser

@@ -80,7 +80,7 @@ def test_what_was_discarded_by_half_is_refused_or_goes_on(trained, tmp_path, mon
 
 
 @pytest.mark.parametrize("number", [errno.ENOLCK, errno.EOPNOTSUPP])
-def test_a_disk_without_locks_is_reported_of_and_used(tmp_path, monkeypatch, log, number):
+def test_a_disk_without_locks_is_reported_and_used(tmp_path, monkeypatch, log, number):
     def lockf(*args):
         raise OSError(number, os.strerror(number))
 

@@ -69,11 +69,12 @@ def test_held_out_images_measure_choose_and_are_reported(train, photos, tmp_path
     out = capsys.readouterr().out
     assert "best.pth is of the epoch that is best on the 3 held-out images" in out
     assert "1 held-out images of a class tell epochs apart hardly better than chance" in out
-    found = estimates.estimate(round(3 * result["val_top1"] / 100), 3)
+    assert result["val_last_top1"] == accuracies[-1]
+    found = estimates.estimate(round(3 * accuracies[-1] / 100), 3)
     interval = f"3 held-out images (95 % interval: {found.low:.0f} to {found.high:.0f})"
     assert result["held_out_images"] == 3
-    assert f"finished: top-1 {result['val_top1']:.2f} on {interval} in epoch {chosen}, which these images" in out
-    assert "on a test set not measured" in out
+    assert f"finished: top-1 {accuracies[-1]:.2f} on {interval} after the last epoch; on a test set not measured" in out
+    assert f"; {result['val_top1']:.2f} in epoch {chosen}, which the held-out images choose; " in out
 
     assert train("fixmatch", "--val-per-class", "1", "--epochs", "3") == result  # a finished run is shown
     assert (
@@ -119,9 +120,11 @@ def test_a_fold_measures_and_does_not_choose(train, tmp_path, capsys):
     out = capsys.readouterr().out
     assert "best.pth is of the last epoch\n" in out
     assert f"finished: top-1 {result['val_top1']:.2f} on 6 held-out images (95 % interval: " in out
-    assert ") in epoch 2, the last; on a test set not measured" in out
+    assert ") after the last epoch; on a test set not measured; " in out
     del result["held_out_images"]  # as in an older run
-    assert f"top-1 {result['val_top1']:.2f} on the held-out images in epoch 2, the" in results.summary(result, log)
+    assert f"top-1 {result['val_top1']:.2f} on the held-out images after the last epoch; " in results.summary(
+        result, log
+    )
 
 
 def test_folds_hold_every_label_out_once_and_spread_the_classes():

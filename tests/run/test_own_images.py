@@ -39,6 +39,8 @@ def photos(tmp_path_factory):
     """Tiles of real photographs, shrunk to 12 pixels."""
     root = tmp_path_factory.mktemp("own") / "photos"
     example_images.main(example_images.parse_args([str(root), "--size", "48"]))
+    with pytest.raises(UserError, match=r"' exists: choose another folder$"):  # it may hold somebody's labels.csv
+        example_images.main(example_images.parse_args([str(root)]))
     for path in root.rglob("*.png"):
         Image.open(path).convert("RGB").resize((12, 12)).save(path)
     return root
@@ -173,9 +175,9 @@ def test_every_script_hands_on_what_the_user_says_of_the_images(method, photos, 
     own_flags(method, photos)  # the runs that it learns from are finished before
     with mock.patch.object(datasets, "load", side_effect=Read) as load, pytest.raises(Read):
         train(method, photos, tmp_path / "run", "--min-confidence", "0.25", "--exif-orientation")
-    assert load.call_args == mock.call(
-        "ImageFolder", str(photos), False, False, f"{photos}/labels.csv", "native", False, 0.25, True
-    )
+    given = {"labeled_list": f"{photos}/labels.csv", "resizing": "native", "flip": False, "exif_orientation": True}
+    given |= {"any_counts": False, "generated_split": False, "min_confidence": 0.25}
+    assert load.call_args == mock.call("ImageFolder", str(photos), **given)
 
 
 def test_all_labels_and_no_unlabeled_images(photos, tmp_path):

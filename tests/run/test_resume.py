@@ -197,6 +197,21 @@ def test_where_a_loader_fails_the_steps_before_are_saved(uninterrupted, small_ru
     assert_same_run(tmp_path / "run", uninterrupted["erm"])
 
 
+def test_where_the_teachers_evaluation_fails_the_steps_before_are_saved(small_run, tmp_path, monkeypatch):
+    """It is the second one of an epoch, and a part of the run's."""
+
+    def unreadable() -> None:
+        raise UserError("an image cannot be read")
+
+    with monkeypatch.context() as patch:
+        at_call(patch, evaluate, "evaluate", 2, unreadable)
+        with pytest.raises(UserError, match=r"an image cannot be read; step 3 is saved"):
+            small_run("mean_teacher", "--eval-teacher")
+    assert final_state(tmp_path / "run")["step"] == 3
+    small_run("mean_teacher", "--eval-teacher")
+    assert "teacher_top1" in read_rows(tmp_path / "run")[0]
+
+
 def test_where_a_loader_fails_at_once_there_is_nothing_to_save(small_run, tmp_path, monkeypatch):
     in_worker(monkeypatch, lambda views, step: True, lambda: os.kill(os.getpid(), signal.SIGKILL))
     with pytest.raises(UserError, match=r"use -j 0$"):

@@ -26,6 +26,21 @@ def copy(tmp_path):
     return folder
 
 
+def test_an_environment_that_was_not_made_to_the_end_is_made_again_and_then_used(copy, tmp_path):
+    """Also where PYTHON names another Python: it makes the environment, and runs nothing else."""
+    (copy / ".venv" / "bin" / "activate").rename(tmp_path / "activate")
+    python = tmp_path / "python"
+    python.write_text(
+        f'#!/bin/sh\n[ "$1" = -c ] || {{ echo "$@" >>{tmp_path}/calls; cp {tmp_path}/activate .venv/bin; }}'
+    )
+    python.chmod(0o755)
+    script = f'. "{copy}/scripts/setup.sh"; echo "$PYTHON"'
+    environment = os.environ | {"PYTHON": str(python)}
+    done = subprocess.run(["bash", "-c", script], env=environment, capture_output=True, text=True, check=True)
+    assert (tmp_path / "calls").read_text() == "-m venv .venv\n"
+    assert done.stdout == "python\n"
+
+
 def quickstart(folder, **variables: str) -> str:
     command = ["bash", str(folder / "scripts" / "quickstart.sh"), *SHORT]
     environment = {key: value for key, value in os.environ.items() if key not in ("METHODS", "SEEDS", "LOGS", "PYTHON")}

@@ -76,6 +76,30 @@ def test_a_cell_of_several_processes_has_as_many_gpus(stand_in):
     assert {gpu for *_, gpu in seen} == {"4,5", "6,7", "8,4"}
 
 
+def test_no_run_and_a_variable_that_would_be_ignored_are_refused(stand_in):
+    python, calls = stand_in
+    for name, words, variables, line in (
+        ("digits", "", {"SEEDS": " "}, "no run is selected: see SEEDS and METHODS"),
+        (
+            "uda",
+            "moco DTD",
+            {"STEPS": "9"},
+            "STEPS is for scratch.sh, fashion.sh, finetune.sh and which_method.sh: ",
+        ),
+    ):
+        done = shell(name, words, PYTHON=str(python), **variables)
+        assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+        assert done.stderr.startswith(f"error: {line}")
+    assert not calls.read_text()
+
+
+def test_a_folder_beyond_ascii_is_named_as_it_is_also_in_the_c_locale(stand_in, tmp_path):
+    python, calls = stand_in
+    python.write_text(f'#!/usr/bin/env bash\nprintf "%s\\n" "$@" >>{calls}\n')
+    shell("digits", SEEDS="0", METHODS="uda", PYTHON=str(python), LOGS=f"{tmp_path}/Läufe $1", LC_ALL="C")
+    assert f"{tmp_path}/Läufe $1/uda_seed0" in calls.read_text(encoding="utf-8").splitlines()
+
+
 def test_digits_runs_as_many_at_a_time_as_jobs_says(stand_in, tmp_path):
     """Each begins before the first has ended; those that fail are named, and what there is is collected."""
     python, calls = stand_in

@@ -7,6 +7,7 @@ import os
 import re
 import shutil
 import subprocess
+import time
 from pathlib import Path
 from unittest import mock
 
@@ -20,7 +21,7 @@ from common.errors import Interrupted, UserError
 from common.records import estimates
 from scripts import label
 from scripts.labeling import evidence, pages, planning
-from scripts.labeling.work import Work
+from scripts.labeling.work import Work, script_path
 from tests.conftest import ROOT
 
 CLASSES = {"blue": 2, "green": 4, "red": 9}  # labels
@@ -193,6 +194,12 @@ def test_a_file_that_is_no_image_does_not_make_photographs_of_small_images(photo
         label.main(label.parse_args([*words, "--scratch", "--device", "cpu"]))
     assert not (tmp_path / "out" / "runs").exists()
     (root / "notes.png").unlink()
+    whole = (root / "b9.png").read_bytes()
+    (root / "b9.png").write_bytes(whole[:-30])  # the header is there, and a training would find out late
+    with pytest.raises(UserError, match=r"b9\.png' cannot be read .*: replace or remove it$"):
+        label.main(label.parse_args([*words, "--scratch", "--device", "cpu"]))
+    assert os.listdir(tmp_path / "out") == []
+    (root / "b9.png").write_bytes(whole)
     assert label.main(label.parse_args([*words, "5", "--scratch", "-j", "0", "--image-size", "16"]))["chosen"]
 
 
@@ -342,6 +349,28 @@ def test_test_images_of_another_size_make_photographs(photos, tmp_path):
     args = label.parse_args([str(tmp_path / "photos"), "l.csv", "--out", "elsewhere", "--device", "cpu"])
     data = label.datasets.load("ImageFolder", tmp_path / "photos", labeled_list=photos.parent / "labels.csv")
     assert label.size_flags(args, data) == ["--image-size", str(label.PHOTOGRAPHS["cpu"])]
+
+
+def test_the_time_that_decoding_takes_is_planned_for(photos, tmp_path):
+    """The labeled photos of a trial are decoded once. The predictions at the end decode them all."""
+    work = Work(tmp_path / "out", {})
+    work.save(speeds={"erm": [0.1, 1.0]}, plan={"methods": ["erm"]})
+    without = label.measure(work, 1.0, [], 45)
+    data = label.datasets.load("ImageFolder", photos, labeled_list=photos.parent / "labels.csv")
+    with mock.patch.object(type(data.train), "load", side_effect=lambda *_: time.sleep(0.1)):
+        label.check_photos(work, data)
+    assert label.measure(work, 1.0, [], 45).end - without.end > 45 * 0.1 / os.cpu_count() * 0.9
+
+
+def test_the_printed_commands_name_the_programs_from_where_one_is(photos, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    work = Work(tmp_path / "out", {})
+    with pytest.raises(UserError):
+        work.run("predict", "no_run", "no_photo")
+    (program,) = re.findall(r"^\$ python (\S+) no_run no_photo$", capsys.readouterr().out, re.MULTILINE)
+    assert Path(program).resolve() == ROOT / "predict.py"
+    monkeypatch.chdir(ROOT)
+    assert script_path("predict") == "predict.py"
 
 
 def test_with_more_minutes_a_planned_folder_measures_no_other_method(photos, tmp_path, monkeypatch):
