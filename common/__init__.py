@@ -11,5 +11,5 @@ loading/   augmentation and batches
 datasets/  what the datasets are, where their files come from, and which images are labeled
 system/    processes, devices, random numbers, signals, files and checkpoints
 wide_resnet    Wide ResNets for small images; exports name this file, so it stays here
-errors     the two ways in which a run ends early on purpose
+errors     the two ways in which a run ends early on purpose, and what other libraries' errors say
 """

@@ -1,4 +1,7 @@
-"""The two ways in which a run ends early on purpose. `cli.launch` turns each into one line and an exit code."""
+"""The two ways in which a run ends early on purpose, and what other libraries' errors say.
+
+`cli.launch` turns the two into one line and an exit code.
+"""
 
 
 def reason(error: Exception) -> str:

@@ -1,5 +1,6 @@
 """A run: where it resumes, how far it is, what it evaluates, and when it stops. It knows nothing of losses."""
 
+import argparse
 import contextlib
 import copy
 import logging
@@ -138,8 +139,8 @@ class Run:
         return self.folder.resumable
 
     def read_images(self, resizing: str | None = None) -> Data:
-        """The dataset that the flags name; see `datasets.load_as`."""
-        return datasets.load_as(self.args, resizing=resizing)
+        """The dataset that the flags name; see `load_as`."""
+        return load_as(self.args, resizing=resizing)
 
     def describe(self, data: Data, labeled: np.ndarray, held_out: Sequence[int] | np.ndarray = ()) -> None:
         """Tell the run its data, for evaluation, reports and fingerprints.
@@ -600,15 +601,17 @@ class Run:
         logger.info(summary)
         return result
 
-    def _holds_a_tested_network(self, item: Any) -> bool:
-        return isinstance(item, nn.Module) and any(x is self.evaluated or x is self.tested for x in item.modules())
+    def _is_tested(self, item: Any) -> bool:
+        """Whether a part of the state is a network that is tested, or holds a part of one."""
+        wanted = {id(x) for network in (self.evaluated, self.tested) for x in network.modules()}
+        return isinstance(item, nn.Module) and any(id(x) in wanted for x in item.modules())
 
     def test(self, loader: TestLoader) -> dict[str, float]:
         """Load `--checkpoint` into the evaluated network; print and return its scores."""
         content, path = self.folder.load(self.args.checkpoint)
         self.folder.compare_tested(content, path, self.data.classes, self.fingerprints, self.files, self.args.root)
         # Other parts may have a row for each training image, and this root may hold others.
-        networks: dict[str, Any] = {name: x for name, x in self.state.items() if self._holds_a_tested_network(x)}
+        networks: dict[str, Any] = {name: x for name, x in self.state.items() if self._is_tested(x)}
         if self.args.checkpoint == "best":
             # best.pth holds the tested network only, not the raw one.
             networks, self._evaluated, self.average = {"model": Merged(self.tested)}, self.tested, None
@@ -624,6 +627,30 @@ class Run:
         except UserError as error:  # we may not be allowed to write to the folder
             logger.warning(str(error))
         return scores
+
+
+def load_as(args: argparse.Namespace, root: str | Path | None = None, resizing: str | None = None) -> Data:
+    """The dataset that a training's flags name.
+
+    Args:
+        args: all flags of the training.
+        root: overrides its folder.
+        resizing: overrides `--train-resizing`. With `default`, the size of your own images is not looked up.
+
+    Raises:
+        UserError: see `datasets.load`.
+    """
+    return datasets.load(
+        args.data,
+        args.root if root is None else root,
+        any_counts=args.any_counts,
+        generated_split=args.generated_split,
+        labeled_list=args.labeled_list,
+        resizing=args.train_resizing if resizing is None else resizing,
+        flip=args.flip,
+        min_confidence=args.min_confidence,
+        exif_orientation=args.exif_orientation,
+    )
 
 
 @processes.by_first

@@ -52,23 +52,19 @@ def setting(folder: Path) -> Cell:
     return found[0]
 
 
-def refuse_other_test_images(base: Cell, other: Cell) -> None:
-    """Raise a `UserError` if the runs were tested on different images. Older runs do not record them."""
+def were_tested_alike(base: Cell, other: Cell) -> bool:
+    """Whether the runs were tested on the same images, as far as they record it."""
     runs = [*base.runs, *other.runs]
-    for key in ("dataset", "test_sha256"):
-        if len({run.result[key] for run in runs if run.result.get(key) is not None}) > 1:
-            folders = f"'{base.runs[0].folder.parent}' and '{other.runs[0].folder.parent}'"
-            raise UserError(f"the runs of {folders} were tested on different images ({key}): compare runs on the same")
+    return all(len({run.result.get(key) for run in runs} - {None}) < 2 for key in ("dataset", "test_sha256"))
 
 
 def with_other_labels(base: Cell, other: Cell) -> list[str]:
     """The seeds, in words, of which the two runs learned from different labels."""
-    pairs = [(a, b) for a in base.runs for b in other.runs if a.draw == b.draw]
-    key = "labeled_sha256"
-    found = [
-        a for a, b in pairs if None not in (a.result.get(key), b.result.get(key)) and a.result[key] != b.result[key]
-    ]
-    return [str(run.result["seed"]) for run in found]
+    ours, theirs = (
+        {draw: run.result.get("labeled_sha256") for draw, run in zip(cell.draws, cell.runs, strict=True)}
+        for cell in (base, other)
+    )
+    return [draw for draw in ours if len({ours[draw], theirs.get(draw)} - {None}) == 2]
 
 
 def main(args):
@@ -76,7 +72,10 @@ def main(args):
     rows = [["setting", "seeds", args.score, f"{args.base.name}'s", "difference, 95 %", "time"]]
     for folder in args.others:
         other = setting(folder)
-        refuse_other_test_images(base, other)
+        if not were_tested_alike(base, other):
+            raise UserError(
+                f"'{args.base}' and '{folder}' were tested on different images: compare runs on the same images"
+            )
         found = compare(base, other, args.score)
         means = [f"{found.mean:.1f}", f"{found.base:.1f}", in_words(found.difference, found.half_width)]
         rows.append([folder.name, str(found.seeds), *means, f"{found.time:.2f}"])

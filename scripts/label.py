@@ -168,7 +168,7 @@ def measure(work: Work, minutes: float, shared: list[str], images: int) -> plann
         run(first, short, "first")
         refuse_unexportable(work.folder / "runs" / "speed" / "first")
     for method in METHODS if "plan" not in work.facts else ():
-        if method in speeds or (speeds and work.seconds > SHARE * 60 * minutes):
+        if method in speeds or (speeds and work.seconds - work.facts.get("decoding", 0.0) > SHARE * 60 * minutes):
             continue
         before = work.seconds
         seconds = [run(method, steps, f"{method}_{steps}_steps") for steps in MEASURED]

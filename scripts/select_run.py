@@ -34,9 +34,10 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from common import cli, datasets, trained
+from common import cli, trained
 from common.errors import UserError
 from common.records import best_epoch
+from common.run import load_as
 from common.system import limits
 from common.system.devices import find_device
 from scripts.results import agreement, intervals, tables
@@ -210,9 +211,9 @@ class Clusters:
     discrete, paired = False, True
 
     def __init__(self, runs: list[Run], root: str | None, number: int, workers: int, device: str | None):
-        args = argparse.Namespace(**runs[0].args)
+        args = argparse.Namespace(**{"min_confidence": None} | runs[0].args)
         args.exif_orientation = False  # each network turns the images as it was trained
-        self.data = datasets.load_as(args, root)
+        self.data = load_as(args, root)
         if self.data.fingerprint != runs[0].result.get("data_sha256"):
             raise UserError(
                 f"'{root or args.root}' holds other images than the runs had: name their folder with --root"

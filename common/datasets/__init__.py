@@ -12,7 +12,6 @@ download        downloads that are whole or absent
 `python -m common.datasets` lists the datasets.
 """
 
-import argparse
 import hashlib
 import logging
 import os
@@ -29,7 +28,7 @@ from common.datasets.spec import Counts, Data, Spec
 from common.errors import UserError
 from common.system import processes
 
-__all__ = ["SPECS", "Counts", "Data", "Spec", "load", "load_as"]
+__all__ = ["SPECS", "Counts", "Data", "Spec", "load"]
 
 LOOKED_AT = 1000  # images whose EXIF orientation is looked up: on a network disk each takes a while
 
@@ -88,30 +87,6 @@ def load(
     if resizing != "default" and spec.native_size is None:
         data = _with_size(data, resizing)
     return replace(data, spec=replace(data.spec, flip=data.spec.flip and flip))
-
-
-def load_as(args: argparse.Namespace, root: str | Path | None = None, resizing: str | None = None) -> Data:
-    """The dataset that a training's flags name.
-
-    Args:
-        args: all flags of the training.
-        root: overrides its folder.
-        resizing: overrides `--train-resizing`. With `default`, the size of your own images is not looked up.
-
-    Raises:
-        UserError: see `load`.
-    """
-    return load(
-        args.data,
-        args.root if root is None else root,
-        any_counts=args.any_counts,
-        generated_split=args.generated_split,
-        labeled_list=args.labeled_list,
-        resizing=args.train_resizing if resizing is None else resizing,
-        flip=args.flip,
-        min_confidence=args.min_confidence,
-        exif_orientation=args.exif_orientation,
-    )
 
 
 def _log_turned(paths: Sequence[str], exif_orientation: bool) -> None:

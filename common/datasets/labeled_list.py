@@ -85,8 +85,8 @@ def read(
     gone = sorted(reader.unsure_classes - {"", *listed.labels.values()})
     if gone:
         logger.warning(
-            f"WARNING: '{file}': no row of class {', '.join(map(repr, gone))} reaches --min-confidence "
-            f"{min_confidence}, so the network will not know it"
+            f"WARNING: '{file}': these classes have no row that reaches --min-confidence {min_confidence}, so the "
+            f"network will not know them: {', '.join(map(repr, gone))}"
         )
     if listed.predicted:
         logger.warning(

@@ -39,7 +39,8 @@ def result(
     * `last_*`: scores of the last epoch. `best_*`: maxima over epochs, chosen on the test set, as in the published
       table. Scores of a second network have its prefix, such as `teacher_last_top1`.
     * With held-out images: `val_best_epoch`, the epoch that they choose; `val_best_*`, its scores on the test set;
-      `val_top1`, its accuracy on the held-out images; and `held_out_images`, their number.
+      `val_top1`, its accuracy on the held-out images; `val_last_top1`, that of the last epoch; and `held_out_images`,
+      their number.
     * `chosen_by`: what chooses the epoch of `best.pth`.
     * A score that was not measured is None, as all scores on a missing test set.
     * For a run in rounds, all these are the last round's, and `rounds` holds those of every round.
@@ -153,7 +154,11 @@ def _summary_without_tests(result: dict[str, Any], folder: Path) -> str:
         figures = f"accuracy {NOT_MEASURED}, for there are no test images and none are held out"
     else:
         figures = f"top-1 {_held_out_accuracy(result)} after the last epoch; on a test set {NOT_MEASURED}"
-        if result["chosen_by"] == best_epoch.HELD_OUT:
+        if result["chosen_by"] == best_epoch.HELD_OUT and "val_last_top1" not in result:  # an older run
+            accuracy, epoch = result["val_top1"], result["val_best_epoch"]
+            figures = f"top-1 {accuracy:.2f} in epoch {epoch}, which the held-out images choose"
+            figures += f"; on a test set {NOT_MEASURED}"
+        elif result["chosen_by"] == best_epoch.HELD_OUT:
             best, epoch = result["val_top1"], result["val_best_epoch"]
             figures += f"; {best:.2f} in epoch {epoch}, which the held-out images choose"
     return f"finished: {figures}; {result['seconds']:.0f} s; see {folder / 'result.json'}"

@@ -33,7 +33,7 @@ def main(arguments: list[str]) -> int:
             collected = arguments[2] if len(arguments) > 1 else None
             lines = [line for line in sys.stdin.read().splitlines() if line.strip()]
             if not lines:
-                fail("no run is selected: see SEEDS and METHODS")
+                fail("no run is selected: see SEEDS, METHODS and ROWS")
             commands = [f"{shlex.join(launcher())} {line}" for line in lines]
         case _:
             fail("the shell files call this program, with their tables: see cells.sh")

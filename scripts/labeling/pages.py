@@ -73,7 +73,7 @@ def lines(work: Work, photos: Path, data: Data, right: Mapping[str, Mapping[int,
     method, table, minutes = work.facts["chosen"], work.folder / "predictions.csv", work.seconds / 60
     methods = f"{len(right)} method{'' if len(right) == 1 else 's'}"
     tried = f"{methods}, {work.facts['done']} of {planning.FOLDS} parts of the labels held out in turn; then "
-    last_run = shlex.join([script_path("predict"), str(work.folder / "runs" / "final"), str(photos)])
+    command = shlex.join([script_path("predict"), str(work.folder / "runs" / "final"), str(photos)])
     page = f", '{work.folder / 'report.png'}'" if right else ""
     return [
         f"done: {tried if right else ''}{method} on all {data.candidates:,} labels, {_steps(work)}; in {minutes:.0f} "
@@ -83,7 +83,7 @@ def lines(work: Work, photos: Path, data: Data, right: Mapping[str, Mapping[int,
         f"written: '{table}' ({_rows(table):,} photos){page}, and the network: "
         f'timm.create_model("local-dir:{model}", pretrained=True)',
         f"next: label those that it is least sure of, and call this again with the longer list and another --out: "
-        f"python {last_run} --uncertain 20 --page correct.html",
+        f"python {command} --uncertain 20 --page correct.html",
     ]
 
 

@@ -8,7 +8,7 @@ import os
 import statistics
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -295,10 +295,10 @@ def cells(runs: Iterable[Run]) -> tuple[dict[Place, list[Cell]], list[str]]:
 
     Runs of different settings are never averaged: a place has a cell for each, the one with the most seeds first.
     If runs read the same images of your own from different folders, all get the first folder's name. Images are the
-    same if their files are; of older runs, which do not record that, if their paths and labels are.
+    same if their files are. Older runs do not record that; then the paths and labels count.
     """
     by_place, notes, names = defaultdict(list), [], {}
-    for run in runs:
+    for run in _with_known_contents(list(runs)):
         same = run.result.get("content_sha256") or run.result.get("data_sha256") or run.dataset
         name = names.setdefault(same, run.dataset)
         by_place[run.place._replace(dataset=name)].append(run)
@@ -311,6 +311,20 @@ def cells(runs: Iterable[Run]) -> tuple[dict[Place, list[Cell]], list[str]]:
         table[place].sort(key=lambda cell: -len(cell.runs))
         notes += [note for cell in table[place] for note in _of_several_scripts(cell)]
     return table, notes
+
+
+def _with_known_contents(runs: list[Run]) -> list[Run]:
+    """The runs; an older one that names the same images as a younger one is taken to have read the same files."""
+    known = defaultdict(set)
+    for run in runs:
+        if run.result.get("content_sha256"):
+            known[run.result.get("data_sha256")].add(run.result["content_sha256"])
+    found = []
+    for run in runs:
+        contents = known[run.result.get("data_sha256")]
+        older = "content_sha256" not in run.result and run.result.get("data_sha256") and len(contents) == 1
+        found.append(replace(run, result=run.result | {"content_sha256": min(contents)}) if older else run)
+    return found
 
 
 def differing(cells: list[Cell]) -> list[str]:

@@ -108,6 +108,7 @@ def test_the_scores_of_the_chosen_epoch_by_hand():
     assert results._scores(rows, best_epoch.HELD_OUT) == {
         "best_top1": 90.0, "last_top1": 80.0, "best_mean_per_class": 9.0, "last_mean_per_class": 9.0, "best_epoch": 2,
         "val_best_top1": 60.0, "val_best_mean_per_class": 9.0, "val_best_epoch": 4, "val_top1": 80.0,
+        "val_last_top1": 75.0,
     }  # fmt: skip
 
 

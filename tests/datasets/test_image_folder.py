@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -186,7 +187,8 @@ def test_a_link_in_the_root_of_a_list_puts_no_test_images_among_the_others(flat)
 def test_on_a_disk_that_takes_capitals_for_small_letters_test_is_spelled_so(root, monkeypatch):
     (root / "test").rename(root / "Test")
     exists = os.path.lexists
-    monkeypatch.setattr(os.path, "lexists", lambda path: exists(str(path).replace("/test", "/Test")))
+    as_there = lambda path: path.with_name("Test") if path.name == "test" else path  # noqa: E731
+    monkeypatch.setattr(os.path, "lexists", lambda path: exists(as_there(Path(path))))
     with pytest.raises(UserError, match=r"test images belong into '.*/test' \('Test' is there: rename it\)"):
         datasets.load("ImageFolder", root)
 

@@ -85,8 +85,8 @@ def test_a_class_without_a_confident_row_is_named(root, log):
     read(root, *lines, "photos/deep/d.png,dog,0.95,cat,", min_confidence=0.9)
     warned = [message for message in log.messages if "WARNING" in message]
     assert warned == [
-        f"WARNING: '{root.parent}/list.csv': no row of class 'ox' reaches --min-confidence 0.9, so the network will "
-        "not know it"
+        f"WARNING: '{root.parent}/list.csv': these classes have no row that reaches --min-confidence 0.9, so the "
+        "network will not know them: 'ox'"
     ]
 
 

@@ -124,7 +124,7 @@ def test_broken_links_are_refused(root, link):
 
 
 @pytest.mark.parametrize("name", ["train", "test"])
-def test_a_disk_that_is_not_mounted_is_reported_from_a_missing_folder(root, name):
+def test_a_disk_that_is_not_mounted_is_distinguished_from_a_missing_folder(root, name):
     (root / name).rename(root / "elsewhere")
     (root / name).symlink_to("/mnt/disk")
     save(root / "val/cat/1.png")

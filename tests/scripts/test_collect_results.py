@@ -5,6 +5,7 @@ import importlib
 import json
 import os
 import re
+import shutil
 import subprocess
 import warnings
 from collections.abc import Callable
@@ -279,6 +280,13 @@ def test_images_of_the_same_names_are_averaged_only_if_their_files_are_the_same(
         "photos_a/": [[0, 1]],
         "photos_b/": [[2]],
     }
+    shutil.rmtree(tmp_path / "run2")
+    older = tmp_path / "run1" / "result.json"
+    content = json.loads(older.read_text())
+    del content["content_sha256"]
+    older.write_text(json.dumps(content))  # with the same names and labels, its files are taken to be the same
+    ((cell,),) = cells(read_runs([tmp_path]))[0].values()
+    assert cell.seeds == [0, 1]
 
 
 def test_each_number_of_labels_has_a_panel_and_each_method_one_color(write_run, tmp_path):

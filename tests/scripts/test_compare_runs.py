@@ -58,9 +58,7 @@ def test_pairs_with_other_labels_are_named_and_other_test_images_refused(write_r
     compared(base, other)
     assert "  not the same labels, so the pairs differ by their draw, too: seed 1\n" in capsys.readouterr().out
     elsewhere = write_runs("elsewhere", {0: 61.0}, test_sha256="u")
-    with pytest.raises(
-        UserError, match=r"'.*base' and '.*elsewhere' were tested on different images \(test_sha256\): "
-    ):
+    with pytest.raises(UserError, match=r"'.*base' and '.*elsewhere' were tested on different images: "):
         compared(base, elsewhere)
 
 

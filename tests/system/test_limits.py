@@ -163,7 +163,7 @@ def test_threads_are_no_more_than_the_cores_unless_somebody_says_so(monkeypatch,
 
 
 def test_the_defaults_change_no_number_and_are_logged(machine, tmp_path):
-    """Small runs are reported --workers 0; here one follows the machine, and a file of its own says so."""
+    """Small runs are given --workers 0; here one follows the machine, and a file of its own says so."""
     machine({"groups/memory.max": "1", "groups/memory.current": "1"}, "v2")
     train_small("erm", log=tmp_path / "reported")
     argv = [*SMALL, "--log", str(tmp_path / "default")]

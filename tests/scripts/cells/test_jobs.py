@@ -79,7 +79,7 @@ def test_a_cell_of_several_processes_has_as_many_gpus(stand_in):
 def test_no_run_and_a_variable_that_would_be_ignored_are_refused(stand_in):
     python, calls = stand_in
     for name, words, variables, line in (
-        ("digits", "", {"SEEDS": " "}, "no run is selected: see SEEDS and METHODS"),
+        ("digits", "", {"SEEDS": " "}, "no run is selected: see SEEDS, METHODS and ROWS"),
         (
             "uda",
             "moco DTD",
