@@ -544,7 +544,9 @@ BAD = [
         "class 'x' has 0 training images, a label .*: add images",
         folder(f"{TRAIN}/x"),
     ),
-    Bad("erm --oracle", "class 'x' has 0 training images, fewer than .*: add images or remove", folder(f"{TRAIN}/x")),
+    Bad(
+        "erm --oracle", "class 'x' has 0 training images, none to train on: add images or remove", folder(f"{TRAIN}/x")
+    ),
     # Small images
     Bad(
         "erm --train-resizing cifar",
