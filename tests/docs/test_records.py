@@ -18,6 +18,7 @@ from tests.conftest import ROOT
 from tests.helpers.shell import dry_run, parse
 
 RECORDS = ROOT / "docs" / "records"
+README = ROOT / "README.md"
 FROM_SCRATCH = ROOT / "docs" / "from_scratch.md"
 INGREDIENTS = ROOT / "docs" / "ingredients.md"
 WEIGHTS_OF_MIXMATCH = "| MixMatch's weight | rate 0.03 | rate 0.1 |"
@@ -69,11 +70,16 @@ def table(page: Path, header: str) -> dict[str, tuple[str, ...]]:
     return {method(title): tuple(figures) for title, *figures in rows(page, header)}
 
 
+def of_the_readme() -> dict[str, tuple[str, str]]:
+    """The last two columns of the README's methods: fine-tuned, and Digits."""
+    found = rows(README, "| script, cells | method | in plain words | paper | published | fine-tuned | Digits |")
+    return {row[0].partition(".py")[0].strip("["): (row[-2], row[-1]) for row in found}
+
+
 def test_the_docs_show_the_recorded_runs_on_digits(unpacked):
     """All methods in docs/from_scratch.md, and in the last column of the README's methods."""
     found = by_name(unpacked("digits"))
-    header = "| script, cells | method | in plain words | paper | published | Digits |"
-    shown = {row[0].partition(".py")[0].strip("["): row[-1] for row in rows(ROOT / "README.md", header)}
+    shown = {name: digits for name, (_, digits) in of_the_readme().items()}
     last = {name: cell.show("last_top1") for (name, _), cell in found.items()}
     assert {name: figure for name, figure in shown.items() if figure != "–"} | {"oracle": last["oracle"]} == last
     assert f"the oracle has {last['oracle'].split()[0]}" in (ROOT / "README.md").read_text()
@@ -195,6 +201,10 @@ def test_fine_tuning(unpacked):
         title = {"cifar10_jpeg/": "CIFAR-10"}.get(dataset, dataset)
         shown = table(FINE_TUNING, f"| {title} | {IN_THE_PAGE} |")
         assert shown == {row[names.index("method")]: tuple(row[i] for i in columns) for row in found}
+        if dataset == "FashionMNIST":
+            last = {name: figures[1] for name, figures in shown.items()}
+            assert {name: figure for name, (figure, _) in of_the_readme().items()} | {"oracle": last["oracle"]} == last
+            assert f"the oracle has {last['oracle']})" in " ".join(README.read_text().split())
 
 
 WHICH_METHOD = ROOT / "docs" / "which_method.md"
