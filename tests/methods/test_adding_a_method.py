@@ -10,7 +10,7 @@ import pytest
 
 from tests.conftest import ROOT
 
-ROW = "| [mine.py](mine.py) | Mine | FixMatch with a soft mask | | – | – |\n"
+ROW = "| [mine.py](mine.py) | Mine | FixMatch with a soft mask | | – | – | – |\n"
 
 
 @pytest.fixture
