@@ -171,11 +171,7 @@ def is_run(folder: str | Path) -> bool:
 
 def count_unused(root: Path, used: Sequence[str], skipped: Skipped) -> None:
     """Count in `skipped` the images below `root` that are not in one of its folders `used`."""
-    try:
-        entries = _entries(root)
-    except OSError as error:
-        _refuse(error)
-    folders, images = sort_out(entries, unread := Skipped())
+    folders, images = sort_out(_entries_or_refuse(root), unread := Skipped())
     if images:
         skipped.images[f"directly in '{root.name or root}'"] += len(images)
     skipped.folders += unread.folders
@@ -200,8 +196,12 @@ def names_in(folder: Path) -> list[str]:
     Raises:
         UserError: it cannot be read.
     """
+    return [entry.name for entry in _entries_or_refuse(folder)]
+
+
+def _entries_or_refuse(folder: Path) -> list[os.DirEntry]:
     try:
-        return os.listdir(folder)
+        return _entries(folder)
     except OSError as error:
         _refuse(error)
 
