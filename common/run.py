@@ -601,17 +601,18 @@ class Run:
         logger.info(summary)
         return result
 
-    def _is_tested(self, item: Any) -> bool:
-        """Whether a part of the state is a network that is tested, or holds a part of one."""
+    def _tested_parts(self) -> dict[str, Any]:
+        """The parts of the state that are a network which is tested, or hold a part of one."""
         wanted = {id(x) for network in (self.evaluated, self.tested) for x in network.modules()}
-        return isinstance(item, nn.Module) and any(id(x) in wanted for x in item.modules())
+        modules = {name: item for name, item in self.state.items() if isinstance(item, nn.Module)}
+        return {name: item for name, item in modules.items() if any(id(x) in wanted for x in item.modules())}
 
     def test(self, loader: TestLoader) -> dict[str, float]:
         """Load `--checkpoint` into the evaluated network; print and return its scores."""
         content, path = self.folder.load(self.args.checkpoint)
         self.folder.compare_tested(content, path, self.data.classes, self.fingerprints, self.files, self.args.root)
         # Other parts may have a row for each training image, and this root may hold others.
-        networks: dict[str, Any] = {name: x for name, x in self.state.items() if self._is_tested(x)}
+        networks = self._tested_parts()
         if self.args.checkpoint == "best":
             # best.pth holds the tested network only, not the raw one.
             networks, self._evaluated, self.average = {"model": Merged(self.tested)}, self.tested, None

@@ -153,14 +153,12 @@ def _summary_without_tests(result: dict[str, Any], folder: Path) -> str:
     if "val_top1" not in result:
         figures = f"accuracy {NOT_MEASURED}, for there are no test images and none are held out"
     else:
-        figures = f"top-1 {_held_out_accuracy(result)} after the last epoch; on a test set {NOT_MEASURED}"
-        if result["chosen_by"] == best_epoch.HELD_OUT and "val_last_top1" not in result:  # an older run
-            accuracy, epoch = result["val_top1"], result["val_best_epoch"]
-            figures = f"top-1 {accuracy:.2f} in epoch {epoch}, which the held-out images choose"
-            figures += f"; on a test set {NOT_MEASURED}"
-        elif result["chosen_by"] == best_epoch.HELD_OUT:
-            best, epoch = result["val_top1"], result["val_best_epoch"]
-            figures += f"; {best:.2f} in epoch {epoch}, which the held-out images choose"
+        best = f"{result['val_top1']:.2f} in epoch {result['val_best_epoch']}, which the held-out images choose"
+        last = f"{_held_out_accuracy(result)} after the last epoch"
+        chose = result["chosen_by"] == best_epoch.HELD_OUT
+        is_older = "val_last_top1" not in result  # then nothing says what the last epoch had, unless it was chosen
+        first, more = (best, "") if chose and is_older else (last, f"; {best}" if chose else "")
+        figures = f"top-1 {first}; on a test set {NOT_MEASURED}{more}"
     return f"finished: {figures}; {result['seconds']:.0f} s; see {folder / 'result.json'}"
 
 
