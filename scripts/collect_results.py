@@ -138,6 +138,8 @@ def main(args):
             tables.other_table(others, numbers, args.against, args.pseudo_labels)
         )
         more += tables.footnotes(others, numbers)
+        if args.against:
+            more += tables.notes_on_pairs(others, args.against)
     for title, each in titled.items():
         print(f"\n{title}:\n\n{tables.text(each)}")
     print("".join(f"\n{note}" for note in [*notes, *map(tables.wrapped, more)]))

@@ -5,8 +5,9 @@
 BASE and OTHER are folders with the finished runs of one setting each, one run per seed. Two runs of one seed have the
 same labels and the same first weights, so their difference varies less than either score. Means and differences are
 over the seeds that both settings have. The interval is Student's t over these seeds; it holds for these data and this
-schedule. Time is that of a step, evaluations included, relative to the base's: the median over the seeds. On a busy
-machine it says little.
+schedule. Where all differences are equal there is none. Parts of the labels (--val-fold) are paired like seeds, but
+share most of their labels: several parts of one seed say little about another. Time is that of a step, evaluations
+included, relative to the base's: the median over the seeds. On a busy machine it says little.
 """
 
 import argparse
@@ -18,7 +19,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 from common import cli
 from common.errors import UserError
 from scripts.results import tables
-from scripts.results.paired import compare, in_words
+from scripts.results.paired import compare, in_words, left_out, with_other_labels
 from scripts.results.runs import Cell, cells, differing, read_runs
 
 
@@ -58,15 +59,6 @@ def were_tested_alike(base: Cell, other: Cell) -> bool:
     return all(len({run.result.get(key) for run in runs} - {None}) < 2 for key in ("dataset", "test_sha256"))
 
 
-def with_other_labels(base: Cell, other: Cell) -> list[str]:
-    """The seeds, in words, of which the two runs learned from different labels."""
-    ours, theirs = (
-        {draw: run.result.get("labeled_sha256") for draw, run in zip(cell.draws, cell.runs, strict=True)}
-        for cell in (base, other)
-    )
-    return [draw for draw in ours if len({ours[draw], theirs.get(draw)} - {None}) == 2]
-
-
 def main(args):
     base, notes = setting(args.base), []
     rows = [["setting", "seeds", args.score, f"{args.base.name}'s", "difference, 95 %", "time"]]
@@ -78,15 +70,15 @@ def main(args):
             )
         found = compare(base, other, args.score)
         means = [f"{found.mean:.1f}", f"{found.base:.1f}", in_words(found.difference, found.half_width)]
-        rows.append([folder.name, str(found.seeds), *means, f"{found.time:.2f}"])
+        rows.append([folder.name, found.seeds, *means, f"{found.time:.2f}"])
         was, now = differing([base, other])
         notes.append(f"* {folder.name}: {now or 'the same settings'} ({args.base.name}: {was or 'the same'})")
         unlike = with_other_labels(base, other)
         if unlike:
             notes.append(f"  not the same labels, so the pairs differ by their draw, too: seed {', '.join(unlike)}")
-        left_out = sorted({*base.draws} ^ {*other.draws})
-        if left_out:
-            notes.append(f"  left out, not both have it: seed {', '.join(left_out)}")
+        unpaired = left_out(base, other)
+        if unpaired:
+            notes.append(f"  left out, not both have it: seed {', '.join(unpaired)}")
     print("\n".join([tables.text(rows), "", *map(tables.wrapped, notes)]))
     if args.markdown:
         try:

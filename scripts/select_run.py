@@ -278,17 +278,23 @@ def have_the_same_images(by_seed: list[np.ndarray]) -> bool:
 def doubt(ranking: list[Ranked], images: int, paired: bool = True) -> list[str]:
     """How much the ranking says, in sentences."""
     first, *others = ranking
-    seeds = first.setting.draws
+    draws, seeds = first.setting.draws, {*first.setting.seeds}
     near = sum(not each.below.is_clear for each in others)
     of = f"{near} of the {len(others)} others" if len(others) > 1 else "The other setting"
     together = ", and hold for all settings together" if len(others) > 1 else ""
+    alone = f"Seed {first.setting.seeds[0]} is the only one. Another seed may change more than the intervals say. "
     if len(seeds) > 1:
-        lines = [f"Means over the seeds {', '.join(seeds)}. The 95 % intervals are over these seeds{together}."]
+        lines = [f"Means over the seeds {', '.join(draws)}. The 95 % intervals are over these seeds{together}."]
+        more = "More seeds or images would tell them apart."
+    elif len(draws) > 1:
+        lines = [
+            f"Means over the seeds {', '.join(draws)}. The 95 % intervals are over these parts{together}. Their runs "
+            f"share most of their labels. {alone}Train each setting with several seeds."
+        ]
         more = "More seeds or images would tell them apart."
     else:
         lines = [
-            f"The 95 % intervals are over {images:,} images{together}. Seed {seeds[0]} is the only one. Another seed "
-            "may change more than the intervals say. Train each setting with several seeds."
+            f"The 95 % intervals are over {images:,} images{together}. {alone}Train each setting with several seeds."
         ]
         more = "More images or seeds would tell them apart."
     if not paired:

@@ -5,23 +5,23 @@ import statistics
 from typing import NamedTuple
 
 from common.errors import UserError
-from scripts.results.intervals import half_width
-from scripts.results.runs import Cell
+from scripts.results import intervals
+from scripts.results.runs import Cell, Run, number_of_seeds
 
 
 class Comparison(NamedTuple):
     """A setting compared with the base, over the seeds that both have.
 
     Attributes:
-        seeds: how many they are.
+        seeds: how many they are; see `Cell.size`.
         base: mean of the base's scores, in percent.
         mean: of the setting's scores, in percent.
         difference: of the means, in points; positive where the setting is better.
-        half_width: of its interval; infinite with one seed.
+        half_width: of its interval; see `half_width`.
         time: seconds of a step, relative to the base's.
     """
 
-    seeds: int
+    seeds: str
     base: float
     mean: float
     difference: float
@@ -36,24 +36,25 @@ def compare(base: Cell, other: Cell, score: str) -> Comparison:
         UserError: they have no seed in common, or a run lacks the score.
     """
     pairs = paired(base, other, score, "steps_per_second")
-    found = [b[score] - a[score] for a, b in pairs]
-    times = [a["steps_per_second"] / b["steps_per_second"] for a, b in pairs]
-    means = [statistics.fmean(pair[i][score] for pair in pairs) for i in (0, 1)]
-    return Comparison(len(pairs), *means, statistics.fmean(found), half_width(found), statistics.median(times))
+    found = [b.result[score] - a.result[score] for a, b in pairs]
+    times = [a.result["steps_per_second"] / b.result["steps_per_second"] for a, b in pairs]
+    means = [statistics.fmean(pair[i].result[score] for pair in pairs) for i in (0, 1)]
+    seeds = number_of_seeds([run for run, _ in pairs])
+    return Comparison(seeds, *means, statistics.fmean(found), half_width(found), statistics.median(times))
 
 
-def paired(base: Cell, other: Cell, *scores: str) -> list[tuple[dict, dict]]:
-    """The results of both for each seed that both have; with `--val-fold`, for each part of the labels.
+def paired(base: Cell, other: Cell, *scores: str) -> list[tuple[Run, Run]]:
+    """The runs of both for each seed that both have; with `--val-fold`, for each part of the labels.
 
     Raises:
         UserError: they have no seed in common, or a run lacks one of the scores.
     """
-    pairs = [(a.result, b.result) for a in base.runs for b in other.runs if a.draw == b.draw]
+    pairs = [(a, b) for a in base.runs for b in other.runs if a.draw == b.draw]
     folders = f"'{base.runs[0].folder.parent}' and '{other.runs[0].folder.parent}'"
     if not pairs:
         raise UserError(f"the runs of {folders} have no seed in common: run both with the same SEEDS")
     for name in scores:
-        if not all(isinstance(result.get(name), int | float) for pair in pairs for result in pair):
+        if not all(isinstance(run.result.get(name), int | float) for pair in pairs for run in pair):
             raise UserError(
                 f"not all runs of {folders} have a number '{name}' in their result.json: name another --score"
             )
@@ -66,9 +67,32 @@ def differences(base: Cell, other: Cell, score: str) -> list[float]:
     Raises:
         UserError: as `paired`.
     """
-    return [b[score] - a[score] for a, b in paired(base, other, score)]
+    return [b.result[score] - a.result[score] for a, b in paired(base, other, score)]
+
+
+def half_width(differences: list[float]) -> float:
+    """The half width of their mean's interval; infinite with one seed, or where all are equal.
+
+    Scores on few images have few values, so differences may be equal by chance. An interval of no width would say more
+    than is known.
+    """
+    return intervals.half_width(differences) if max(differences) - min(differences) > 1e-9 else math.inf
+
+
+def with_other_labels(base: Cell, other: Cell) -> list[str]:
+    """The seeds, in words, of which the two runs learned from different labels."""
+    ours, theirs = (
+        {draw: run.result.get("labeled_sha256") for draw, run in zip(cell.draws, cell.runs, strict=True)}
+        for cell in (base, other)
+    )
+    return [draw for draw in ours if len({ours[draw], theirs.get(draw)} - {None}) == 2]
+
+
+def left_out(base: Cell, other: Cell) -> list[str]:
+    """The seeds, in words, that only one of the two has."""
+    return sorted({*base.draws} ^ {*other.draws})
 
 
 def in_words(difference: float, half_width: float) -> str:
-    """A mean difference with its 95 % interval, such as `+1.3 ± 1.4`; with one seed there is no interval."""
+    """A mean difference with its 95 % interval, such as `+1.3 ± 1.4`; without one where it is infinite."""
     return f"{difference:+.1f}" + ("" if math.isinf(half_width) else f" ± {half_width:.1f}")

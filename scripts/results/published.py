@@ -60,9 +60,9 @@ def holds(place: Place) -> bool:
 def departures(cell: Cell) -> list[str]:
     """The flags in which a cell differs from its shell file's command, as `--epochs 1 (published: 60)`."""
     run = cell.runs[0]
-    # The method's name comes from a file of the run, so it may be any. Only a published method's shell file is run.
-    is_published = run.result["method"] in {row.partition(",")[0] for row in rows()}
-    return differences(run.settings, (_command(run) if is_published else None) or {})
+    # The method's name comes from a file of the run, so it may be any. Only the shell file of a method is run.
+    methods = {file.stem for file in ROOT.glob("*.py")} & {file.stem for file in (ROOT / "scripts").glob("*.sh")}
+    return differences(run.settings, (_command(run) if run.result["method"] in methods else None) or {})
 
 
 def differences(settings: dict[str, Any], command: dict[str, Any]) -> list[str]:

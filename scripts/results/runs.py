@@ -18,9 +18,9 @@ from common.errors import UserError
 
 ROOT = Path(__file__).parent.parent.parent
 
-# Flags that do not tell settings apart. Some change no number. Over seeds, and over parts of the labels that are held
-# out in turn, a cell averages. The file that a run began with is known by its hash.
-NOT_SETTINGS = cli.FREE | {"seed", "split_seed", "val_fold", "pretrained_backbone", "init_from"}
+# Flags that do not tell settings apart. Some change no number. Over seeds a cell averages. The file that a run began
+# with is known by its hash.
+NOT_SETTINGS = cli.FREE | {"seed", "split_seed", "pretrained_backbone", "init_from"}
 NOT_MEASURED = "not measured"
 
 REQUIRED = {"v_pet": ["--sources", "a run"]}  # flags without which a script refuses its command line
@@ -85,9 +85,12 @@ class Run:
     def settings(self) -> dict[str, Any]:
         """All flags that can change a number, without the seeds. Source runs are named as those of seed 0.
 
+        A cell also averages over the parts of the labels that are held out in turn, so only their number counts.
         Images of one's own have no official split, though older runs say so.
         """
         settings = {key: value for key, value in self.args.items() if key not in NOT_SETTINGS}
+        if settings.get("val_fold"):
+            settings["val_fold"] = f"K/{settings['val_fold'].partition('/')[2]}"
         if settings.get("sources"):
             own = f"_seed{self.result['seed']}"  # as the shell files name the folders of another seed
             settings["sources"] = [str(source).removesuffix(own) for source in settings["sources"]]
@@ -131,6 +134,11 @@ class Cell:
         """The seeds in words, `0` or `0 (part 1/4)`."""
         return [f"{seed} (part {part})" if part else str(seed) for seed, part in (run.draw for run in self.runs)]
 
+    @property
+    def size(self) -> str:
+        """The number of seeds, `3`; and that of the parts of the labels that were held out in turn, `1 (4 parts)`."""
+        return number_of_seeds(self.runs)
+
     def has(self, field: str) -> bool:
         """Whether all its runs have measured that."""
         return all(run.result.get(field) is not None for run in self.runs)
@@ -155,6 +163,12 @@ class Cell:
     def show(self, field: str) -> str:
         """`93.2`, or with several seeds `93.2 ± 0.8`."""
         return shown([run.result[field] for run in self.runs]) if self.has(field) else NOT_MEASURED
+
+
+def number_of_seeds(runs: Sequence[Run]) -> str:
+    """See `Cell.size`."""
+    seeds = len({run.result["seed"] for run in runs})
+    return str(seeds) if len(runs) == seeds else f"{seeds} ({len(runs)} parts)"
 
 
 def shown(values: Sequence[float]) -> str:
@@ -310,7 +324,7 @@ def cells(runs: Iterable[Run]) -> tuple[dict[Place, list[Cell]], list[str]]:
         table[place] = [Cell(place, _one_per_seed(group, notes)) for group in groups.values()]
         table[place].sort(key=lambda cell: -len(cell.runs))
         notes += [note for cell in table[place] for note in _of_several_scripts(cell)]
-    return table, notes
+    return table, notes + _of_several_commits([cell for several in table.values() for cell in several])
 
 
 def _with_known_contents(runs: list[Run]) -> list[Run]:
@@ -381,6 +395,17 @@ def _of_several_scripts(cell: Cell) -> list[str]:
     if len(hashes) < 2:
         return []
     return [f"{cell.method}.py has changed between these runs: {', '.join(str(run.folder) for run in cell.runs)}"]
+
+
+def _of_several_commits(cells: list[Cell]) -> list[str]:
+    """One note where the seeds of a cell, or of several cells, are of several versions of the whole suite."""
+    by_cell = [{run.result.get("git_commit") for run in cell.runs} - {None} for cell in cells]
+    several = [commits for commits in by_cell if len(commits) > 1]
+    if not several:
+        return []
+    commits = ", ".join(sorted(commit[:7] + commit[40:] for commit in set().union(*several)))  # [40:] is -dirty
+    rows = "1 row" if len(several) == 1 else f"{len(several)} rows"
+    return [f"the seeds of {rows} are of several versions of this suite: git commits {commits}"]
 
 
 def _frozen(value: Any) -> Hashable:

@@ -6,8 +6,7 @@ from typing import Any
 
 from common.errors import UserError
 from scripts.results import published
-from scripts.results.intervals import half_width
-from scripts.results.paired import differences, in_words
+from scripts.results.paired import differences, half_width, in_words, left_out, with_other_labels
 from scripts.results.runs import Cell, Place, differing, marked, shown
 
 MISSING = "–"
@@ -91,7 +90,7 @@ def other_table(
                 "network": f"{place.arch}, {place.pretraining}",
                 "method": marked(cell.method, difference, numbers),
                 "labels": cell.labels,
-                "seeds": str(len(cell.runs)),
+                "seeds": cell.size,
                 "last": cell.show("last_top1"),
             }
             if against is not None:
@@ -114,7 +113,42 @@ def _measured(values: list[float]) -> str:
 
 
 def _difference(cell: Cell, against: str, cells: dict[Place, list[Cell]]) -> str:
-    """The cell's last epoch minus that method's, for the same images, network and number of labels.
+    """The cell's last epoch minus that method's, over the seeds that both have.
+
+    Raises:
+        UserError: as `_base`.
+    """
+    base = _base(cell, against, cells)
+    if base is None:
+        return MISSING
+    found = differences(base, cell, "last_top1")
+    return in_words(statistics.fmean(found), half_width(found))
+
+
+def notes_on_pairs(cells: dict[Place, list[Cell]], against: str) -> list[str]:
+    """Where the differences from a method are of fewer seeds than a row has, or of runs with other labels.
+
+    Raises:
+        UserError: as `_base`.
+    """
+    notes = []
+    for cell in (cell for several in cells.values() for cell in several):
+        base = _base(cell, against, cells)
+        if base is None:
+            continue
+        unpaired, unlike = left_out(base, cell), with_other_labels(base, cell)
+        if unpaired:
+            notes.append(f"minus {against}, {cell.place}: not both have seed {', '.join(unpaired)}")
+        if unlike and cell.method != "oracle":
+            notes.append(
+                f"minus {against}, {cell.place}: not the same labels, so the pairs differ by their draw, too: seed "
+                f"{', '.join(unlike)}"
+            )
+    return notes
+
+
+def _base(cell: Cell, against: str, cells: dict[Place, list[Cell]]) -> Cell | None:
+    """The method's cell for the same images, network and number of labels.
 
     The oracle has all labels. It is compared only if the method was run with a single number of labels. Without a seed
     in common, or where the test images differ, nothing is compared.
@@ -132,16 +166,14 @@ def _difference(cell: Cell, against: str, cells: dict[Place, list[Cell]]) -> str
     tests = {run.result.get("test_sha256") for each in (*bases, cell) for run in each.runs} - {None}
     which = len({base.labels for base in bases}) if cell.method == "oracle" else 1
     if not bases or cell in bases or which > 1 or len(tests) > 1:
-        return MISSING
+        return None
     if len(bases) > 1:
         raise UserError(
             f"{bases[0].place} was run with several settings ({'; '.join(differing(bases))}): name folders that hold "
             f"one, or leave out --against"
         )
-    if not {run.draw for run in bases[0].runs} & {run.draw for run in cell.runs}:
-        return MISSING
-    found = differences(bases[0], cell, "last_top1")
-    return in_words(statistics.fmean(found), half_width(found))
+    has_pairs = {run.draw for run in bases[0].runs} & {run.draw for run in cell.runs}
+    return bases[0] if has_pairs else None
 
 
 def text(table: Table) -> str:

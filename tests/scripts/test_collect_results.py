@@ -598,6 +598,9 @@ def test_the_difference_from_a_method_is_paired_by_seed(write_run, tmp_path, cap
     collect(tmp_path, "--against", "erm", "--markdown", table)
     shown = {"erm 4": ["–"], "fixmatch 4": ["+1.3 ± 1.4"], "oracle all": ["+15.0 ± 63.5"], "fixmatch 40": ["–"]}
     assert columns(table, "minus erm") == shown
+    out = capsys.readouterr().out
+    assert "minus erm, oracle on Digits (resnet50, supervised): not both have seed 2\n" in out
+    assert out.count("minus erm, ") == 1
 
     write_run("erm40", 98.0, 99, "--num-samples-per-class", "40", **of_erm)
     collect(tmp_path, "--against", "erm", "--markdown", table)
@@ -616,6 +619,16 @@ def test_the_difference_from_a_method_is_paired_by_seed(write_run, tmp_path, cap
         (folder / "result.json").write_text(json.dumps(result | {"test_sha256": tested}))
     collect(tmp_path, "--against", "erm", "--markdown", table)
     assert columns(table, "minus erm")["fixmatch 8"] == ["–"]
+
+    for name, labels in (("fixmatch1", "a"), ("erm1", "b")):
+        file = tmp_path / name / "result.json"
+        file.write_text(json.dumps(json.loads(file.read_text()) | {"labeled_sha256": labels}))
+    capsys.readouterr()
+    collect(tmp_path, "--against", "erm")
+    out = capsys.readouterr().out.replace("\n    ", " ")
+    where = "on Digits (resnet50, supervised): not"
+    assert f"minus erm, fixmatch {where} the same labels, so the pairs differ by their draw, too: seed 1\n" in out
+    assert out.count("minus erm, ") == 1
 
     write_run("slow0", 50.0, 90, "--lr", "0.9", **of_erm)
     with pytest.raises(UserError, match=r"erm, 4 labels on Digits .* with several settings \(lr 0.003; lr 0.9\)"):
@@ -670,6 +683,27 @@ def test_a_note_says_that_the_script_has_changed_between_the_seeds(write_run, tm
     out = " ".join(capsys.readouterr().out.split())
     names = ", ".join(str(tmp_path / f"s{seed}") for seed in range(4))
     assert f"fixmatch.py has changed between these runs: {names}" in out
+
+
+def test_one_note_says_that_seeds_are_of_several_commits(write_run, tmp_path, capsys):
+    def of_commit(name: str, commit: str | None, *flags: str) -> None:
+        file = write_run(name, 60, 70, *flags) / "result.json"
+        file.write_text(json.dumps(json.loads(file.read_text()) | {"git_commit": commit}))
+
+    a, b = "a" * 40, "b" * 40
+    for rate in ("0.1", "0.2"):
+        for seed, commit in enumerate((a, a, None)):
+            of_commit(f"{rate}_{seed}", commit, "--lr", rate, "--seed", str(seed))
+    collect(tmp_path)
+    assert "several versions" not in capsys.readouterr().out
+    of_commit("0.1_3", f"{b}-dirty", "--lr", "0.1", "--seed", "3")
+    collect(tmp_path)
+    shown = "the seeds of 1 row are of several versions of this suite: git commits aaaaaaa, bbbbbbb-dirty\n"
+    assert shown in capsys.readouterr().out
+    of_commit("0.2_3", b, "--lr", "0.2", "--seed", "3")
+    collect(tmp_path)
+    shown = "the seeds of 2 rows are of several versions of this suite: git commits aaaaaaa, bbbbbbb, bbbbbbb-dirty\n"
+    assert shown in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(("flags", "number"), [((), 3), (("--split-seed", "0"), 3), (("--split-seed", "5"), 3)])

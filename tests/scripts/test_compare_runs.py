@@ -70,8 +70,23 @@ def test_parts_of_the_labels_are_paired_one_by_one(write_runs, tmp_path, capsys)
     write_runs("b/3", {1: 99.0}, "--val-fold", "1/2", "--lr", "0.5")
     compared(tmp_path / "a", tmp_path / "b")
     out = capsys.readouterr().out
-    assert re.search(r"^b +2 +67\.0 +65\.0 +\+2\.0 ± 12\.7 ", out, re.MULTILINE)
+    assert re.search(r"^b +1 \(2 parts\) +67\.0 +65\.0 +\+2\.0 ± 12\.7 ", out, re.MULTILINE)
     assert "left out, not both have it: seed 1 (part 1/2)\n" in out
+
+
+def test_runs_with_fewer_labels_are_other_settings(write_runs, tmp_path):
+    """A run on all labels, on half of them and on three quarters of them: their mean would say nothing."""
+    for number, flags in enumerate(([], ["--val-fold", "1/2"], ["--val-fold", "1/4"])):
+        write_runs(f"all/{number}", {0: 60.0 + number}, *flags)
+    with pytest.raises(UserError, match=r"several settings \(val_fold None; val_fold K/2; val_fold K/4\)"):
+        compared(tmp_path / "all", tmp_path / "all")
+
+
+def test_equal_differences_have_no_interval(write_runs, capsys):
+    """Each seed gains one image of fifty. An interval of no width would say that every seed does."""
+    base, other = write_runs("a", {0: 60.0, 1: 70.1}), write_runs("b", {0: 62.0, 1: 72.1}, "--lr", "0.5")
+    compared(base, other)
+    assert re.search(r"^b +2 +67\.0 +65\.0 +\+2\.0 +1\.00$", capsys.readouterr().out, re.MULTILINE)
 
 
 def test_another_score_can_be_compared_and_one_seed_has_no_interval(write_runs, capsys):

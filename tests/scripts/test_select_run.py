@@ -259,12 +259,13 @@ def test_parts_of_the_labels_count_as_seeds(write_run, tmp_path, capsys):
     select(tmp_path)
     out = capsys.readouterr().out
     assert [row[0] for row in rows_of(out)] == ["65.0", "65.0"]
-    assert "Means over the seeds 0 (part 1/2), 0 (part 2/2)." in out
+    assert "Means over the seeds 0 (part 1/2), 0 (part 2/2). The 95 % intervals are over these parts." in out
+    assert "Seed 0 is the only one." in out
     assert "its test accuracy after the last epoch: not measured" in out.replace("\n    ", " ")
     collect_results.main(collect_results.parse_args([str(tmp_path), "--csv", str(tmp_path / "out.csv")]))
     out = capsys.readouterr().out
     assert re.search(r"seeds +last +held-out +best on test", out)
-    assert re.search(r"fixmatch \[1\] +4 per class +2 +not measured +65.0 ± 7.1 +not measured", out)
+    assert re.search(r"fixmatch \[1\] +4 per class +1 \(2 parts\) +not measured +65.0 ± 7.1 +not measured", out)
     assert ",,65.0," in (tmp_path / "out.csv").read_text()
 
 
