@@ -296,6 +296,22 @@ def test_a_class_whose_name_is_a_part_of_anothers(tmp_path):
 
 
 @needs_browser
+def test_an_added_class_with_a_wrong_capital_is_corrected(tmp_path):
+    """The run's own classes are found whatever the capitals: a list refuses two spellings of one class."""
+    a_page(tmp_path / "page.html", 5, ["cat", "dog"])
+    with browser.browsing(tmp_path) as page:
+        page.open(tmp_path / "page.html")
+        page.press("/", *"Horse", "Enter", "ArrowLeft", "/", *"horse")
+        message = page.value("document.getElementById('message').textContent")
+        assert message == "Enter takes 'Horse', Shift Enter adds 'horse'"
+        page.press("Enter", shift=True)
+        page.press("/", *"HORSE", "Enter", "/", *"Cat")
+        page.press("Enter", shift=True)
+        page.press("s", control=True)
+        assert page.saved("labels.csv").splitlines()[1:] == ["0.png,horse", "1.png,horse", "2.png,cat"]
+
+
+@needs_browser
 def test_keys_that_no_person_meant_decide_nothing(tmp_path):
     """A key that is held, and the Enter that ends the composition of a word."""
     a_page(tmp_path / "page.html", 5, ["cat", "dog"])
