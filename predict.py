@@ -4,7 +4,7 @@
 
 IMAGES are files, folders with all below them, and patterns in quotes, such as 'photos/**/*.jpg'. The result is a CSV
 table on the standard output or in a file. It has a row for each image, in the order given: `path,class,confidence`, and
-further columns where they are asked for.
+further columns where they are asked for. Where the run had labels of some images, the last column, `given`, has them.
 
 Images are prepared as in the run's tests. The run's test images get the same predictions as in its evaluation, to the
 last digit, if machine, order and batches are the same (the default is 64). Other batches (some of the images, another
@@ -285,6 +285,10 @@ class Table:
         confidence, margin = float(prediction.probabilities[label]), uncertain.margin(prediction.probabilities)
         self.scored.append(Scored(path, inner, [*cells, f"{margin:.6g}"], label, confidence, margin))
 
+    def given(self, path: str) -> list[str]:
+        """The cell with the label that the run had for an image, or an empty one; none where the run had no labels."""
+        return [self.known.labels.get(self.known.below(path) or "", "")] if self.known.labels else []
+
     def write(self, stream: TextIO | None) -> None:
         """Predict, and write the table to the stream, if there is one. Then `scored` holds the images to ask about.
 
@@ -295,10 +299,10 @@ class Table:
         writer = None if stream is None else csv.writer(stream, lineterminator="\n")
         is_whole = writer is not None and args.uncertain is None
         if is_whole:
-            writer.writerow(names)
-        for cells in self.rows():
+            writer.writerow([*names, *(["given"] if self.known.labels else [])])
+        for path, *cells in self.rows():
             if is_whole:
-                writer.writerow(cells)
+                writer.writerow([path, *cells, *self.given(path)])
         if args.uncertain is not None:
             margins, labels = [one.margin for one in self.scored], [one.label for one in self.scored]
             self.scored = [self.scored[i] for i in uncertain.most(margins, labels, args.uncertain)]
@@ -403,6 +407,8 @@ def standard_output() -> Iterator[TextIO]:
 
 def main(args):
     progress.log_to(None, sys.stderr)
+    if args.page is not None and not Path(args.page).absolute().parent.is_dir():
+        raise UserError(f"--page '{args.page}': there is no such folder: make it, or name another")
     run = trained.load(Path(args.run_folder), args.checkpoint)
     if args.top > len(run.classes):
         raise UserError(f"--top {args.top} is more than the run's {len(run.classes)} classes: ask for fewer, or --all")

@@ -16,7 +16,7 @@ from common.datasets import class_names
 from common.datasets.walk import EXTENSIONS
 from common.errors import UserError
 
-COLUMNS = ("path", "class", "confidence")  # the columns that are read; only `path` is required
+COLUMNS = ("path", "class", "confidence", "given")  # the columns that are read; only `path` is required
 SEPARATORS = (",", ";", "\t")
 ERROR = "error:"  # predict.py writes this into the confidence of an unreadable image
 
@@ -56,6 +56,7 @@ def read(
         found: all images that may be labeled: path below the root -> path to open.
         tested: names of the folders of `root` with test images.
         min_confidence: rows with a lower confidence leave their images unlabeled. Rows without a confidence are labels.
+            So are predictions of images that had a label before (predict.py's column `given`): that one counts.
 
     Raises:
         UserError: the file cannot be read, has no known columns, or lists nothing.
@@ -112,7 +113,7 @@ class _Table:
             names = _words(next(csv.reader([first], delimiter=candidate), []), fold=True)
             if "path" in names:
                 separator, header = candidate, names
-        self.has_header, self.header = header is not None, header or list(COLUMNS[:2])
+        self.has_header, self.header = header is not None, header or ["path", "class"]
         self.separator = separator
         self.columns = {name: self.header.index(name) for name in COLUMNS if name in self.header}
         if "class" not in self.columns and len(self.header) > 1:
@@ -184,7 +185,7 @@ class _Reader:
         self.first_line = self.first_line or line
         if any(row[len(self.table.header) :]):
             self._refuse_columns(row)
-        name, label, confidence = (self._cell(row, column) for column in COLUMNS)
+        name, label, confidence, given = (self._cell(row, column) for column in COLUMNS)
         if confidence.startswith(ERROR) and not label:
             self.unread += 1
             return
@@ -197,6 +198,8 @@ class _Reader:
         if path in self.lines:
             raise _BrokenError(f"'{name}' stands in line {self.lines[path]}, too: remove one of them")
         self.lines[path] = line
+        if confidence and given:  # nobody corrected this prediction, and the image has a label
+            label, confidence = given, ""
         if self._is_unsure(confidence):
             self.unsure += 1
             self.unsure_classes.add(label)

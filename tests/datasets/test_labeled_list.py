@@ -40,6 +40,16 @@ def test_a_table_of_predictions_is_a_list_wherever_its_paths_begin(root, prefix)
     assert found == {"a.png": "cat", "deep/d.png": "dog", "e, f.png": "cat"}
 
 
+def test_in_a_table_of_predictions_a_label_from_before_counts(root):
+    """A person's label is no prediction. It counts until the person corrects the row, and empties its confidence."""
+    header = "path,class,confidence,given"
+    rows = ["a.png,dog,0.6,cat", "b.png,dog,0.6,", "deep/d.png,dog,0.99,", "photos/test/cat/1.png,dog,0.9,"]
+    assert read(root, header, *rows, min_confidence=0.9) == {"a.png": "cat", "deep/d.png": "dog"}
+    data = datasets.load("ImageFolder", "photos", labeled_list=root.parent / "list.csv", min_confidence=0.9)
+    assert data.predicted == {"deep/d.png"}
+    assert read(root, header, "a.png,dog,,cat", "b.png,cat,0.6,") == {"a.png": "dog", "b.png": "cat"}
+
+
 def test_a_path_below_the_root_goes_before_one_of_the_current_folder(root):
     save(root / "photos/a.png")
     assert read(root, "photos/a.png,cat", "b.png,dog") == {"photos/a.png": "cat", "b.png": "dog"}

@@ -74,6 +74,8 @@ def test_the_page_holds_what_is_not_labeled_and_not_for_testing(world, tmp_path,
     assert sorted(map(tuple, data["labels"])) == sorted(zip(LABELED, CLASSES * 2, strict=True))
     rows = {os.path.relpath(row["path"], world / "root"): row for row in csv.DictReader(open(tmp_path / "all.csv"))}  # noqa: SIM115
     assert len(rows) == len(FILES) + 4 + 4
+    labels = {name: row["given"] for name, row in rows.items() if row["given"]}
+    assert labels == dict(zip(map(os.path.normpath, LABELED), CLASSES * 2, strict=True))
     for item in data["items"]:
         row = rows[os.path.normpath(item["path"])]
         assert (CLASSES[item["label"]], item["confidence"]) == (row["class"], round(float(row["confidence"]), 4))
