@@ -116,7 +116,8 @@ def hold_out(
         if trained_on:
             least, kind = number + 1, "labels, one of which has to stay,"
         if len(indices) < least:
-            raise UserError(f"class '{name}' has {len(indices)} {kind} for --val-per-class {number}: ask for fewer")
+            remedy = "ask for fewer" if number > 1 else "label more, or hold out parts in turn with --val-fold"
+            raise UserError(f"class '{name}' has {len(indices)} {kind} for --val-per-class {number}: {remedy}")
         drawn.append(rng.choice(indices, number, replace=False))
     held_out = np.concatenate(drawn)
     return labeled[~np.isin(labeled, held_out)], np.setdiff1d(unlabeled, held_out), held_out

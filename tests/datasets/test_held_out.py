@@ -92,6 +92,11 @@ def test_too_few_images(labels, labels_per_class, number, message):
         divide(labels, labels_per_class, number)
 
 
+def test_a_class_that_cannot_spare_one_label():
+    with pytest.raises(UserError, match=r"class 'b' has 1 labels, .* label more, or hold out parts .* --val-fold$"):
+        divide(np.repeat([0, 1, 2], [9, 1, 9]), "all", 1)
+
+
 def test_an_oracle_keeps_an_image_of_every_class():
     """It trains on every label that is not held out."""
     oracle = splits.split(np.repeat([0, 1, 2], [9, 3, 9]), list("abc"), 0, 0)
