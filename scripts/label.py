@@ -36,6 +36,7 @@ from common import cli, datasets, trained
 from common.datasets import Data
 from common.datasets.images import sizes
 from common.errors import UserError
+from common.networks.backbones import timm_name
 from common.records import progress
 from common.records.folder import read_json
 from common.system.devices import find_device
@@ -97,13 +98,17 @@ def arguments(args) -> dict[str, Any]:
     return {name: str(value) if isinstance(value, Path) else value for name, value in found.items()}
 
 
-def common_flags(args, data: Data) -> list[str]:
-    """What all trainings have in common."""
+def common_flags(args, size: list[str]) -> list[str]:
+    """What all trainings have in common.
+
+    Args:
+        size: see `size_flags`.
+    """
     words = [str(args.photos), "-d", "ImageFolder", "--labeled-list", str(args.labels), "-a", args.arch]
     words += ["--scratch"] if args.scratch else []
-    words += ["--no-bottleneck", "--seed", str(args.seed), *size_flags(args, data)]
+    words += ["--no-bottleneck", "--seed", str(args.seed), *size]
     if args.weights:
-        config = timm.get_pretrained_cfg(args.arch) if timm.is_model(args.arch) else None
+        config = timm.get_pretrained_cfg(timm_name(args.arch))
         words += ["--pretrained-backbone", args.weights]
         if config is not None:  # timm knows what its own weights want, but not what a file does
             words += ["--norm-mean", *map(str, config.mean), "--norm-std", *map(str, config.std)]
@@ -302,7 +307,8 @@ def write(work: Work, args, data: Data, method: str) -> Path:
     work.run("predict", final, args.photos, "--out", work.folder / "predictions.csv", *more)
     work.run("export", final, model, "--timm")
     if trials(work, method):
-        pages.report(trials(work, method), data, work.folder / "report.png", args.device)
+        compared = len(work.facts["plan"]["methods"]) > 1
+        pages.report(trials(work, method), data, work.folder / "report.png", args.device, compared)
     return model
 
 
@@ -320,7 +326,8 @@ def label(work: Work, args, data: Data, shared: list[str]) -> None:
     more = ", more if there is time" if plan["rounds"] < most else ""
     names = f"{', '.join(plan['methods'])} on {plan['rounds']} of {planning.FOLDS} parts of the labels{more}"
     heading(2, f"{names}; {plan['steps']:,} steps each" if plan["rounds"] else "nothing is compared")
-    try_methods(work, args.minutes, shared, costs, most)
+    if "chosen" not in work.facts:
+        try_methods(work, args.minutes, shared, costs, most)
     right = recognised(work)
     ranked = evidence.ranking(right)
     heading(3, f"{ranked[0].method if ranked else plan['methods'][0]} on all labels")
@@ -349,8 +356,9 @@ def read(args) -> Data:
 def main(args):
     progress.log_to(None)
     data = read(args)
-    shared = common_flags(args, data)  # before there is a folder: it reads all photos' headers
+    size = size_flags(args, data)  # before there is a folder: it reads all photos' headers
     work = Work(args.out, arguments(args))
+    shared = common_flags(args, work.facts.setdefault("size", size))  # another device would have another size
     if work.facts.setdefault("data_sha256", data.fingerprint) != data.fingerprint:
         raise UserError(f"'{args.out}' was begun with other photos or labels than there are now: choose another --out")
     if "reported" not in work.facts and "methods" not in work.facts.get("plan", {"methods": ()}):

@@ -22,7 +22,7 @@ from scripts.labeling import evidence, planning
 from scripts.labeling.work import Work, script_path
 
 
-def report(parts: Sequence[Path], data: Data, file: Path, device: str | None) -> None:
+def report(parts: Sequence[Path], data: Data, file: Path, device: str | None, compared: bool) -> None:
     """Draw what the networks of some runs take the images for that each of them held out.
 
     Args:
@@ -30,6 +30,7 @@ def report(parts: Sequence[Path], data: Data, file: Path, device: str | None) ->
         data: the dataset that they were trained on.
         file: where the page goes.
         device: as `--device`; None takes the best one.
+        compared: whether the method was chosen by these images.
 
     Raises:
         UserError: it cannot be written.
@@ -54,10 +55,11 @@ def report(parts: Sequence[Path], data: Data, file: Path, device: str | None) ->
                 if true != found:
                     errors.append(Error(index, true, found, float(prediction.probabilities[found])))
     errors.sort(key=lambda error: -error.confidence)
+    bias = "; they also chose the method, so this is a little too high" if compared else ""
     title = [
         f"{run.method}, {run.args.arch}: labels that were held out",
         f"top-1 {100 * np.trace(matrix) / matrix.sum():.2f} % of {matrix.sum():,}, each by a network that was not "
-        "trained on it",
+        f"trained on it{bias}",
     ]
     write_whole(file, report_page.draw(matrix, errors[:MOST], data.classes, data.train, title))
 

@@ -163,7 +163,11 @@ def train(
     data = datasets.load("ImageFolder", folder / "photos", labeled_list=folder / "labels.csv")
     name = "-".join([method, *more, *(["bottleneck"] if bottleneck else [])])
     run, script = folder / "alone" / name, importlib.import_module(method)
-    shared = [word for word in label.common_flags(asked, data) if not bottleneck or word != "--no-bottleneck"]
+    shared = [
+        word
+        for word in label.common_flags(asked, label.size_flags(asked, data))
+        if not bottleneck or word != "--no-bottleneck"
+    ]
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
         script.main(script.parse_args([*shared, *flags, "--log", str(run)]))
     return run

@@ -78,7 +78,8 @@ def labeled(photos, small, tmp_path_factory):
         call(photos, out)
     before = {file: file.stat().st_mtime_ns for file in out.rglob("result.json")}
     assert len(before) == 9
-    facts = call(photos, out)
+    with mock.patch.object(label, "size_flags", return_value=["--image-size", "24"]):  # as on another device
+        facts = call(photos, out)
     assert all(file.stat().st_mtime_ns == time for file, time in before.items())  # nothing is trained twice
     return out, facts
 
@@ -93,7 +94,7 @@ def test_it_tries_chooses_trains_and_writes(labeled):
     final = json.loads((out / "runs" / "final" / "result.json").read_text())
     assert (final["method"], final["chosen_by"]) == (facts["chosen"], "last epoch")
     recorded = [json.loads(file.read_text())["args"] for file in (out / "runs").rglob("args.json")]
-    assert {args["lr_scheduler"] for args in recorded} == {"cos"}
+    assert {(args["lr_scheduler"], args["image_size"]) for args in recorded} == {("cos", 16)}
     assert len(json.loads((out / "runs" / "final" / "labeled.json").read_text())["indices"]) == 15
 
     held_out = [json.loads((out / "runs" / trial / "labeled.json").read_text())["held_out"] for trial in trials[:2]]
@@ -173,11 +174,35 @@ def test_predictions_that_nobody_checked_are_no_labels(labeled, photos, tmp_path
     lines = (out / "predictions.csv").read_text().splitlines()
     (tmp_path / "list.csv").write_text("\n".join(lines[:31]))
     words = [str(photos), str(tmp_path / "list.csv"), "--out", str(tmp_path / "out")]
-    with pytest.raises(UserError, match=r"has 30 labels with a confidence, so they are predictions: keep the rows "):
+    given = sum(not line.endswith(",") for line in lines[1:31])
+    assert 0 < given < 30
+    with pytest.raises(UserError, match=rf"has {30 - given} labels with a confidence, so they are predictions: keep "):
         label.main(label.parse_args(words))
     assert not (tmp_path / "out").exists()
-    (tmp_path / "list.csv").write_text("\n".join(line.rpartition(",")[0] for line in lines[:31]))
+    (tmp_path / "list.csv").write_text("\n".join(line.rsplit(",", 2)[0] for line in lines[:31]))
     assert label.read(label.parse_args(words)).candidates == 30
+
+
+def test_with_more_minutes_a_method_that_is_chosen_stays(labeled, photos, tmp_path, monkeypatch):
+    """Killed in the last training: another trial could change the ranking, but not the network that is trained."""
+    out = tmp_path / "out"
+    shutil.copytree(labeled[0], out)
+    for folder in out.glob("runs/trials/*/part2"):
+        shutil.rmtree(folder)
+    facts = json.loads((out / "label.json").read_text()) | {"done": 1}
+    del facts["reported"]
+    (out / "label.json").write_text(json.dumps(facts))
+    called, run = [], Work.run
+    monkeypatch.setattr(Work, "run", lambda work, *words, **how: called.append(words[0]) or run(work, *words, **how))
+    after = call(photos, out, minutes=60)
+    assert called == [facts["chosen"], "predict", "export"]
+    assert after["reported"][1].startswith(f"chosen: {facts['chosen']}, ")
+
+
+def test_a_tag_that_timm_does_not_know_is_one_line(photos):
+    given = [str(photos), str(photos.parent / "labels.csv"), "--out", "elsewhere", "--weights", "w.pth"]
+    with pytest.raises(UserError, match=r"unknown model 'tf_efficientnet_lite0\.typo': did you mean"):
+        label.main(label.parse_args([*given, "-a", "tf_efficientnet_lite0.typo"]))
 
 
 def test_minutes_in_the_place_of_the_list(photos):
@@ -335,7 +360,7 @@ def test_the_time_of_a_run_that_was_killed_counts(tmp_path):
 def test_a_file_of_weights_has_timms_statistics(photos):
     args = label.parse_args([str(photos), "l.csv", "--weights", "w.pth", "--out", "elsewhere"])
     data = label.datasets.load("ImageFolder", photos, labeled_list=photos.parent / "labels.csv")
-    words = " ".join(label.common_flags(args, data))
+    words = " ".join(label.common_flags(args, label.size_flags(args, data)))
     assert "-a tf_efficientnet_lite0 --no-bottleneck" in words
     assert "--pretrained-backbone w.pth --norm-mean 0.5 0.5 0.5 --norm-std 0.5 0.5 0.5" in words
     assert "--train-resizing cifar --val-resizing cifar --image-size 64" in words
@@ -386,7 +411,9 @@ def test_a_flag_is_that_of_the_trainings(photos, flag):
     data = label.datasets.load("ImageFolder", photos, labeled_list=photos.parent / "labels.csv")
     given = [str(photos), "l.csv", "--out", "elsewhere"]
     without, with_it = (label.parse_args(given + more) for more in ([], [flag]))
-    assert set(label.common_flags(with_it, data)) - set(label.common_flags(without, data)) == {flag}
+    assert set(label.common_flags(with_it, label.size_flags(with_it, data))) - set(
+        label.common_flags(without, label.size_flags(without, data))
+    ) == {flag}
     name = flag.removeprefix("--").replace("-", "_")
     assert label.arguments(with_it) == label.arguments(without) | {name: True}
 
@@ -395,7 +422,9 @@ def test_all_classes_are_drawn_equally_often_unless_one_says_no(photos, tmp_path
     data = label.datasets.load("ImageFolder", photos, labeled_list=photos.parent / "labels.csv")
     given = [str(photos), "l.csv", "--out", "elsewhere"]
     usual, other = (label.parse_args(given + more) for more in ([], ["--no-balanced-batches"]))
-    assert set(label.common_flags(usual, data)) - set(label.common_flags(other, data)) == {"--balanced-batches"}
+    assert set(label.common_flags(usual, label.size_flags(usual, data))) - set(
+        label.common_flags(other, label.size_flags(other, data))
+    ) == {"--balanced-batches"}
     Work(tmp_path / "out", {"seed": 0})  # as of a call before the flag was there
     with pytest.raises(UserError, match=r"begun with other arguments: balanced_batches True \(was False\); choose"):
         Work(tmp_path / "out", {"seed": 0, "exif_orientation": False, "balanced_batches": True})
