@@ -10,9 +10,10 @@
 #
 # cells.sh lists what else can be set. The runs go seed by seed, so that those of one seed are a whole table.
 #
-# Nothing is tuned on this data. Learning rates, thresholds and the other settings are those of the published table's
-# column CIFAR10, pretrained with labels, as in the methods' own shell files. They were made for a ResNet-50, 224 pixels
-# and 10,000 steps or more. These differ, since the schedule is so short:
+# Nothing is tuned on this data. Ten methods have the learning rates, thresholds and other settings of the published
+# table's column CIFAR10, pretrained with labels; FreeMatch, SoftMatch, Noisy Student and V-PET those of their shell files
+# in scripts/. They were made for a ResNet-50, 224 pixels and 10,000 steps or more. These differ, since the schedule is so
+# short:
 #   The ramp of Mean Teacher and Pi Model takes the first of three epochs (there a quarter of the epochs), and
 #   Self-Tuning's rate falls after the first and the second (there at each fifth).
 #   Noisy Student's teacher and its three students take 300 steps each.
@@ -22,6 +23,9 @@
 #   their own defaults, with two exceptions. Their averages of the weights forget ten times as fast: after 300 steps,
 #   0.999 would still keep three quarters of the first weights. VAT's ramp takes the first epoch, as the last two's do.
 #   The oracle, ERM with all labels, has as many steps as the others.
+# These do not, although they hardly move in 300 steps: the running means of FreeMatch and SoftMatch (momentum 0.999 is a
+# quarter of the way after 300), and that of DebiasMatch, which begins anew in each epoch (a tenth of the way after 100).
+# MixMatch keeps its weight of 75.
 set -euo pipefail
 # shellcheck source=scripts/cells.sh
 . "$(dirname "${BASH_SOURCE[0]}")/cells.sh"
