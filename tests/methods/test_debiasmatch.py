@@ -85,6 +85,13 @@ def test_loss_and_gradient_are_numpys(threshold):
     assert np.array_equal(mask, selected)
 
 
+def test_a_confidence_of_just_the_threshold_is_too_low():
+    """As in FixMatch."""
+    even, bias = torch.zeros(1, 2), torch.zeros(2)
+    assert debiasmatch.self_training_loss(even, even, bias, 0.5)[2].tolist() == [0]
+    assert debiasmatch.self_training_loss(even, even, bias, 0.49)[2].tolist() == [1]
+
+
 def test_q_hat_stays_in_float32_and_out_of_the_graph():
     q_hat = debiasmatch.QHat(3, 0.999)
     logits = torch.randn(8, 3, requires_grad=True)

@@ -119,6 +119,13 @@ def test_self_training_loss_is_numpys():
     assert np.array_equal(mask, selected)
 
 
+def test_a_confidence_of_just_the_threshold_is_too_low():
+    """As in FixMatch."""
+    even = torch.zeros(1, 2)
+    assert dst.self_training_loss(even, even, 0.5)[2].tolist() == [0]
+    assert dst.self_training_loss(even, even, 0.49)[2].tolist() == [1]
+
+
 def test_only_the_head_is_tested():
     model = steps.build("dst", steps.arguments("dst", *FLAGS)).model.eval()
     images = torch.randn(4, 3, 4, 4)

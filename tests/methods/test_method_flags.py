@@ -10,6 +10,7 @@ from unittest import mock
 import pytest
 import torch
 
+import remixmatch
 from common.errors import UserError
 from common.loading import augment
 from common.networks import backbones
@@ -258,31 +259,53 @@ def test_backbone_is_asked_for_as_the_flags_say(method, tmp_path):
     assert torch.equal(normalizer.table, augment.Normalizer([0.1, 0.2, 0.3], [0.4, 0.5, 0.6]).table)
 
 
+# The names of the views, in the order of the loader. Labeled ones: by default, and without the loss of strong ones.
+LABELED_VIEWS = {"self_tuning": ("strong strong",) * 2, "remixmatch": ("strong",) * 2}
+LABELED_VIEWS |= dict.fromkeys((*steps.WITH_PROJECTOR, "mixmatch"), ("weak",) * 2)
+UNLABELED_VIEWS = {
+    **dict.fromkeys(("pseudo_label", "vat"), "weak"),
+    **dict.fromkeys(("pi_model", "mean_teacher", "mixmatch"), "weak weak"),
+    **{"noisy_student": "strong", "self_tuning": "strong strong", "comatch": "weak strong strong"},
+    "remixmatch": "weak strong strong",
+}
+
+
 @pytest.mark.parametrize("method", FLAGS)
 def test_loaders_have_the_images_and_views_that_the_flags_say(method, tmp_path):
     script, found = importlib.import_module(method), []
 
-    def loader(images, transforms, batch_size, stream, *args, **options):
-        loaders[stream] = sorted(image.tobytes() for image in images.images), len(transforms)
+    def loader(images, transforms, batch_size, stream, *args, seed, **options):
+        assert seed == 3
+        names = " ".join(transform.name for transform in transforms)
+        loaders[stream] = sorted(image.tobytes() for image in images.images), names, batch_size
         if len(loaders) == 2 or method == "erm":
             raise UserError("asked")
 
+    sizes = ["-b", "6", *(["--unlabeled-batch-size", "10"] if method != "erm" else [])]
     for flags in ((), ("--labeled-in-unlabeled", "--trade-off-cls-strong", "0")):
         accepted = [flag for flag in flags[:1] if method != "erm"] + [*flags[1:]] * has_strong_labeled(method)
         loaders = {}
         with mock.patch.object(script, "TrainLoader", loader), pytest.raises(UserError, match="asked"):
-            train_small(method, *accepted, log=tmp_path / "run")
+            train_small(method, *accepted, *sizes, "--seed", "3", log=tmp_path / "run")
         found.append(loaders)
     before, after = found
-    (labeled, views), (still_labeled, views_left) = before["labeled"], after["labeled"]
-    assert still_labeled == labeled
-    expected = {"self_tuning": (2, 2)} | dict.fromkeys((*steps.WITH_PROJECTOR, *steps.MIXED), (1, 1))
-    assert (len(labeled), (views, views_left)) == (40, expected.get(method, (2, 1)))
+    (labeled, *of_labeled), (still_labeled, *of_fewer) = before["labeled"], after["labeled"]
+    assert (len(labeled), still_labeled) == (40, labeled)
+    views, fewer = LABELED_VIEWS.get(method, ("weak strong", "weak"))
+    assert (of_labeled, of_fewer) == ([views, 6], [fewer, 6])
     if method != "erm":
-        (unlabeled, views), (all_images, same_views) = before["unlabeled"], after["unlabeled"]
+        (unlabeled, *of_unlabeled), (all_images, *same) = before["unlabeled"], after["unlabeled"]
         assert len(unlabeled) == few_images.TRAIN - 40
         assert all_images == sorted(labeled + unlabeled)
-        assert views == same_views
+        assert of_unlabeled == same == [UNLABELED_VIEWS.get(method, "weak strong"), 10]
+
+
+@pytest.mark.parametrize(("flags", "labeled"), [((), "strong"), (("--weak-labeled",), "weak")])
+def test_remixmatchs_labeled_view(flags, labeled, tmp_path):
+    loader = mock.Mock(side_effect=UserError("asked"))
+    with mock.patch.object(remixmatch, "TrainLoader", loader), pytest.raises(UserError, match="asked"):
+        train_small("remixmatch", *flags, log=tmp_path / "run")
+    assert [transform.name for transform in loader.call_args.args[1]] == [labeled]
 
 
 PUBLISHED = {

@@ -102,12 +102,14 @@ class Spy:
     """What a run does at the beginning of its rounds, and how often."""
 
     def __init__(self):
-        self.beginnings, self.teachers, self.views = [], [], []
+        self.beginnings, self.teachers, self.views, self.rates = [], [], [], []
+        self.names, self.test_loader = [], noisy_student.TestLoader
         self.train_step, self.make = noisy_student.train_step, noisy_student.PseudoLabels.make
 
     def step(self, model, labels, optimizer, batch_l, batch_u, args):
         weights = copy.deepcopy(model.state_dict())
         rates = [group["lr"] for group in optimizer.param_groups]
+        self.rates.append(rates[-1])
         if not optimizer.state:  # a fresh one
             self.beginnings.append((weights, rates, batch_u is not None))
         return self.train_step(model, labels, optimizer, batch_l, batch_u, args)
@@ -118,8 +120,15 @@ class Spy:
         self.views.append((torch.cat([x for x, _ in batches]), torch.cat([y for _, y in batches])))
         self.make(labels, teacher, loader, *args)
 
+    def loader(self, images, view, stream=None, **options):
+        if stream is not None:
+            self.names.append(view.name)
+            options |= {"stream": stream}
+        return self.test_loader(images, view, **options)
+
     def train(self, log, *flags: str) -> dict:
         with (
+            mock.patch.object(noisy_student, "TestLoader", self.loader),
             mock.patch.object(noisy_student, "train_step", self.step),
             mock.patch.object(noisy_student.PseudoLabels, "make", autospec=True, side_effect=self.labels),
         ):
@@ -147,6 +156,8 @@ def test_every_round_begins_anew_with_the_weights_of_the_first(whole):
     for later in (1, 2):
         assert_equal_states(weights[later], weights[0])
         assert rates[later] == rates[0] == [0.1] * 3
+    assert spy.rates[:6] == spy.rates[6:12] == spy.rates[12:]
+    assert len(set(spy.rates[:6])) == 6  # they fall within a round
 
 
 def test_round_0_is_erm(whole, tmp_path):
@@ -165,9 +176,11 @@ def test_each_teacher_sees_all_images_in_order_in_views_of_its_own(whole, tmp_pa
     _, unlabeled = splits.split(data.train.labels, data.classes, 4, 0, data.candidates)
     assert labels.tolist() == same_labels.tolist() == data.train.labels[unlabeled].tolist()
     assert (first != second).flatten(1).any(dim=1).float().mean() > 0.9
+    assert spy.names == ["weak", "weak"]
     clean = Spy()
     clean.train(tmp_path / "clean", "--clean-teacher", "--epochs", "1", "--iters-per-epoch", "1")
     assert torch.equal(clean.views[0][0], clean.views[1][0])
+    assert clean.names == ["test", "test"]
 
 
 def test_the_result_is_the_last_rounds(whole):

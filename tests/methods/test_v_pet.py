@@ -76,16 +76,18 @@ class Backwards(list):
 
 
 def test_a_vote_is_the_best_class_of_the_views_mean_logits():
-    """Of the first image the first and the last view say 0, but the mean of all says 1; of the second all say 2."""
+    """Of the first image two views say 1, and so would the mean of their probabilities (1.20 to 1.58); but the mean of
+    the logits says 0 (5 to 4). Of the second image all say 2.
+    """
     views = [
-        torch.tensor([[1.0, 0, 0], [0, 0, 1]]),
-        torch.tensor([[0.0, 5, 0], [0, 0, 1]]),
-        torch.tensor([[1.0, 0, 0], [0, 0, 1]]),
+        torch.tensor([[0.0, 2, 0], [0, 0, 1]]),
+        torch.tensor([[5.0, 0, 0], [0, 0, 1]]),
+        torch.tensor([[0.0, 2, 0], [0, 0, 1]]),
     ]
     images = [view[:, None, None, :].expand(2, 3, 1, 3) for view in views]
     votes = v_pet.Votes(2, 2, 3, "mean")
     votes.cast(1, Table(), [Backwards([(image[1:], None), (image[:1], None)]) for image in images])
-    assert votes.votes.tolist() == [[0, 1], [0, 2]]
+    assert votes.votes.tolist() == [[0, 0], [0, 2]]
 
 
 def test_agreement_and_accuracies_by_hand():
@@ -124,6 +126,7 @@ def test_a_step_passes_the_views_and_adds_the_losses(with_labels):
     batch_l = Batch(tuple(view[2:]), labels, torch.tensor([0, 1])) if with_labels else None
     before = [model.layer(x.flatten(1)).detach() for x in view]
     args = SimpleNamespace(trade_off_cls_strong=0.1)
+    weight = model.layer.weight.detach().clone()
     metrics = v_pet.train_step(model, votes, torch.optim.SGD(model.parameters(), lr=0.1), batch_l, batch_u, args)
 
     log_p = [logits.double().log_softmax(1) for logits in before]
@@ -136,6 +139,15 @@ def test_a_step_passes_the_views_and_adds_the_losses(with_labels):
     assert all(torch.equal(a, b) for a, b in zip(model.seen, view, strict=False))
     assert len(model.seen) == (4 if with_labels else 2)
     assert metrics["pseudo_label_accuracy"][1] == 1  # only one label is known
+
+    targets = torch.tensor([[0, 0, 1], [0, 0.5, 0.5]])  # of the images 2 and 1; and of the two labels
+    targets = [targets, targets, *[torch.eye(3)[labels]] * 2]
+    shares = [1, 1, *(with_labels * w for w in (1, 0.1))]
+    gradient = sum(
+        w * (logits.softmax(1) - y).T @ x.flatten(1) / 2
+        for w, logits, y, x in zip(shares, before, targets, view, strict=True)
+    )
+    torch.testing.assert_close(model.layer.weight, weight - 0.1 * gradient, rtol=1e-4, atol=1e-6)
 
 
 @pytest.fixture(scope="module")
@@ -176,6 +188,43 @@ def test_sources_of_another_kind_vote(sources, tmp_path):
     agreement = found["votes"]["pairwise_agreement"]["1-2"]
     assert agreement == pytest.approx(100 * (votes[:, 0] == votes[:, 1]).float().mean().item(), abs=0.01)
     assert "loss_l" not in read_rows(tmp_path / "run")[0]
+
+
+def test_flags_reach_the_votes_the_views_and_the_rate(sources, tmp_path, monkeypatch):
+    """Each of three passes has weak views of its own; the targets are of the kind asked for; the rate falls."""
+    passes, rates, make, step = [], [], v_pet.TestLoader, v_pet.train_step
+
+    def loader(images, transform, *args, stream=None, **options):
+        passes.append((stream, transform.name))
+        return make(images, transform, *args, **options | ({} if stream is None else {"stream": stream}))
+
+    def noted(model, votes, optimizer, batch_l, batch_u, args):
+        rates.append(optimizer.param_groups[-1]["lr"])
+        assert (votes.target, votes.votes.shape[1]) == ("softmax-counts", 1)
+        return step(model, votes, optimizer, batch_l, batch_u, args)
+
+    monkeypatch.setattr(v_pet, "TestLoader", loader)
+    monkeypatch.setattr(v_pet, "train_step", noted)
+    flags = "--passes 3 --target softmax-counts --lr 0.5 --lr-gamma 1 --lr-decay 1 --epochs 1"
+    train_small("v_pet", "--sources", str(sources / "a"), *flags.split(), log=tmp_path / "run")
+    assert passes[1:] == [("votes 0", "weak"), ("votes 1", "weak"), ("votes 2", "weak")]
+    assert rates == pytest.approx([0.5, 0.25, 0.5 / 3])
+
+
+def test_the_loaders_of_the_training(sources, tmp_path):
+    loader = mock.Mock(side_effect=[None, UserError("asked")])
+    flags = "--with-labels -b 6 --unlabeled-batch-size 10 --seed 3 --split-seed 0".split()
+    with mock.patch.object(v_pet, "TrainLoader", loader), pytest.raises(UserError, match="asked"):
+        train_small("v_pet", "--sources", str(sources / "a"), *flags, log=tmp_path / "run")
+    found = [([each.name for each in call.args[1]], *call.args[2:], call.kwargs["seed"]) for call in loader.mock_calls]
+    assert found == [(["weak", "strong"], 6, "labeled", 3), (["weak", "strong"], 10, "unlabeled", 3)]
+
+
+def test_the_defaults():
+    """As docs/differences.md and the docstring say: ten passes, mean targets, and no labels again."""
+    args = v_pet.parse_args(["data", "-d", "Digits", "--sources", "a"])
+    assert (args.passes, args.target, args.with_labels, args.trade_off_cls_strong) == (10, "mean", False, 0.1)
+    assert (args.epochs, args.lr, args.lr_gamma, args.lr_decay) == (30, 0.003, 0.0004, 0.75)
 
 
 @pytest.mark.parametrize(
