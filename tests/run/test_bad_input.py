@@ -879,7 +879,7 @@ BAD = [
     Bad("predict @/run x.png --page @/x --out @/./x", "--page and --out name the same file: choose another name for"),
     Bad(f"{PREDICT} --page @/p.html", r"none of 1 images could be read, not '@/x.png' for one .*: name others"),
     Bad(f"{IMAGE} --page @/images", r"cannot save '@/images' \(Is a directory\): put that right"),
-    Bad(f"{IMAGE} --page @/nirgends/p.html", r"cannot save '@/nirgends/p.html' \(No such .*: put that right"),
+    Bad(f"{IMAGE} --page @/nirgends/p.html", r"--page '@/nirgends/p.html': there is no such folder: make it"),
     Bad(f"{IMAGE} --page @/pipe", "cannot save '@/pipe' .it is no regular file.: choose", pipe("pipe")),
     Bad(
         f"{IMAGE} --uncertain 3 --page @/p.html", "all 1 images have labels already, or are for testing: name", labeled

@@ -150,21 +150,23 @@ def predicted(run: Path, *words: str | Path, out: Path) -> None:
 
 
 def test_predictions_that_were_corrected_are_labels(photos, whole, tmp_path):
-    """The table as it comes, of all images below the root; a corrected row has no confidence."""
+    """The table as it comes, of all images below the root. A corrected row has no confidence; `given` are labels."""
     table = tmp_path / "predictions.csv"
     predicted(whole("erm"), photos, "--top", "2", out=table)
     rows = list(csv.reader(open(table)))  # noqa: SIM115
+    assert rows[0][-1] == "given"
     first = next(i for i, row in enumerate(rows) if row[0].startswith(f"{photos}/photos"))
     for row, name in zip(rows[first:], ("dahlia", "officer", "palace"), strict=False):
         row[1:3] = name, ""
     csv.writer(open(table, "w")).writerows(rows)  # noqa: SIM115
-    least = sorted(float(row[2]) for row in rows[first + 3 :] if "/test/" not in row[0])[-9]
+    of_training = [row for row in rows[first:] if "/test/" not in row[0]]
+    least = sorted(float(row[2]) for row in of_training[3:] if not row[-1])[-9]
     flags = ("--labeled-list", str(table), "--min-confidence", str(least), "--epochs", "1", "-i", "1")
     train("erm", photos, tmp_path / "next", *flags)
     kept = json.loads((tmp_path / "next/labeled.json").read_text())["names"]
-    expected = [row[0] for row in rows[first:] if "/test/" not in row[0] and (not row[2] or float(row[2]) >= least)]
+    expected = [row[0] for row in of_training if not row[2] or row[-1] or float(row[2]) >= least]
     assert sorted(f"{photos}/{name}" for name in kept) == sorted(expected)
-    assert len(kept) >= 3 + 9
+    assert len(kept) >= 3 + 9 + sum(bool(row[-1]) for row in of_training[3:]) > 3 + 9
 
 
 @pytest.mark.parametrize("method", METHODS)
