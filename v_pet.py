@@ -224,7 +224,7 @@ def main(args):
     scheduler = build.schedule(optimizer, args)
 
     if args.phase == "train" and not run.resumable:  # a checkpoint already holds the votes
-        check_sources(args.sources, run.fingerprints)
+        check_sources(args.sources, run.images.fingerprints)
     run.start({"model": model, "votes": votes, "optimizer": optimizer, "scheduler": scheduler}, evaluated=model)
     if args.phase == "test":
         return run.test(test_loader)

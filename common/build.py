@@ -20,7 +20,7 @@ from common.datasets.images import ImageSet
 from common.loading import augment
 from common.loading.augment import Transform
 from common.networks import adapters, backbones, warm_start
-from common.run import Run
+from common.run import Run, load_as
 from common.system import limits
 from common.training import optim
 
@@ -73,7 +73,7 @@ def images(run: Run, args: argparse.Namespace, all_labels: bool = False) -> Imag
         UserError: see `datasets.load`, `splits.split`, `splits.hold_out` and `splits.hold_out_fold`; or the run of
             `--init-from` has other classes.
     """
-    data = run.read_images()
+    data = load_as(args)
     number = 0 if all_labels else args.num_samples_per_class
     labeled, unlabeled = splits.split(data.train.labels, data.classes, number, args.split_seed, data.candidates)
     labeled, unlabeled, held_out = splits.hold_out(labeled, unlabeled, data, args.val_per_class, args.split_seed)

@@ -4,7 +4,6 @@ import argparse
 import contextlib
 import copy
 import logging
-import os
 import signal
 import time
 from collections.abc import Iterator, Sequence
@@ -16,18 +15,18 @@ from torch import nn
 from torch.optim import Optimizer
 
 from common import cli, datasets
-from common.datasets import Data, inventory, splits
+from common.datasets import Data, inventory
 from common.errors import Interrupted, UserError
 from common.loading.loaders import Batch, TestLoader, TrainLoader
-from common.networks import warm_start
 from common.networks.adapters import Merged
 from common.networks.average import Average
-from common.records import best_epoch, progress, results, sheet
+from common.networks.initial_weights import InitialWeights
+from common.records import best_epoch, progress, results, session, sheet
 from common.records.evaluation import Evaluation
 from common.records.folder import Folder
+from common.records.run_images import RunImages, take_inventory
 from common.system import checkpoint, processes, seeding
 from common.system.devices import find_device
-from common.system.files import sha256
 from common.system.signals import Signals, Stopped
 from common.training.guard import Guard
 from common.training.meters import Meters, Metric
@@ -54,10 +53,10 @@ class Run:
         step: optimizer steps done so far, over all epochs.
         history: the finished epochs' rows of `metrics.jsonl`.
         seconds: of training and testing until the newest checkpoint, over all sessions.
-        sessions: the conditions of the beginning and of each resumption; see `results.session`.
-        pretraining_sha256: of the file that holds the initial weights: a backbone, or a finished run's network.
-        labeled, held_out, fingerprints: see `describe`.
-        files: the inventory of your own images; empty for other datasets.
+        sessions: the conditions of the beginning and of each resumption; see `session.current`.
+        initial_weights: the file that holds them: a backbone, or a finished run's network.
+        pretraining_sha256: of that file.
+        images: see `describe`.
         state: what a checkpoint holds: the `state` given to `start`, and with `--ema` the average.
         average: with `--ema`, the average of the evaluated network's weights.
 
@@ -78,7 +77,9 @@ class Run:
             overwrite=args.overwrite,
             tensorboard=args.tensorboard,
         )
-        self._refuse_missing_start()
+        self.initial_weights = InitialWeights(args, self.folder.path)
+        if args.phase == "train" and self.resumable and not self.finished:
+            self.initial_weights.refuse_missing()
         progress.log_to(self.folder.log_file)
         self.device = find_device(args.device)
         processes.use(self.device)
@@ -91,9 +92,7 @@ class Run:
         self.sessions: list[dict[str, Any]] = []
         self.pretraining_sha256: str | None = None
         # Set by `describe`:
-        self.labeled = self.held_out = np.empty(0, dtype=np.int64)
-        self.fingerprints: dict[str, str] = {}
-        self.files: inventory.Inventory = {}
+        self._images: RunImages | None = None
         self._evaluation: Evaluation | None = None
         # Set by `start`:
         self.state: dict[str, Any] = {}
@@ -103,25 +102,6 @@ class Run:
         self._started = 0.0  # the time at which an uninterrupted training would have begun
         self._streams: list[Iterator[Batch]] = []  # made in the first step
         seeding.seed_all(args.seed, "model")
-
-    def _refuse_missing_start(self) -> None:
-        """Refuse to resume without the file that held the initial weights.
-
-        It is compared with the one that the run began with, and with adapters it holds the frozen weights, which the
-        checkpoint lacks.
-        """
-        if self.args.phase == "train" and self.resumable and not self.finished:
-            file = self._missing_start_file()
-            if file is not None:
-                raise UserError(
-                    f"'{file}' is missing, with which '{self.folder.path}' was begun: restore it, or choose another "
-                    "--log"
-                )
-
-    @processes.by_first
-    def _missing_start_file(self) -> str | None:
-        file = self._start_file
-        return None if file is None or os.path.isfile(file) else file
 
     @property
     def method(self) -> str:
@@ -138,10 +118,6 @@ class Run:
         """Whether there is a checkpoint to resume from. If so, `start` will load it."""
         return self.folder.resumable
 
-    def read_images(self, resizing: str | None = None) -> Data:
-        """The dataset that the flags name; see `load_as`."""
-        return load_as(self.args, resizing=resizing)
-
     def describe(self, data: Data, labeled: np.ndarray, held_out: Sequence[int] | np.ndarray = ()) -> None:
         """Tell the run its data, for evaluation, reports and fingerprints.
 
@@ -154,40 +130,27 @@ class Run:
             UserError: `--val-per-class` is given and `held_out` is empty; `--log` is among the images; or the machines
                 of the run have different images.
         """
-        self.labeled, self.held_out = labeled, np.asarray(held_out, dtype=np.int64)
-        self._evaluation = Evaluation(data, self.held_out)
         if self.args.val_per_class and not len(held_out):
             raise UserError("--val-per-class: this script holds no images out; give them to run.describe, or drop it")
-        self.fingerprints = {"labeled_sha256": splits.fingerprint(labeled), "data_sha256": data.fingerprint}
-        self.fingerprints |= {"test_sha256": data.test_fingerprint}
-        if data.spec.counts is None:
-            self._refuse_log_among_images(data)
-            self.files = self._take_inventory(data)
-            self.fingerprints["content_sha256"] = inventory.fingerprint(self.files)
-        more = f", {len(held_out):,} more are held out" if len(held_out) else ""
-        logger.info(f"{self.args.data}: {data.counts}; {len(labeled):,} of the training images are labeled{more}")
-        best_epoch.announce(self.chosen_by, len(self.held_out), self.args.val_per_class, len(data.test))
-        if any(other != self.fingerprints for other in processes.gather_objects(self.fingerprints)):
-            raise UserError(f"the machines of this run have different images in '{self.args.root}': copy one's to all")
+        held = np.asarray(held_out, dtype=np.int64)
+        known = self.folder.read_files()
+        self._images = RunImages(data, labeled, held, self.args.root, self.folder.path, known)
+        self._evaluation = Evaluation(data, held)
+        self._images.announce(self.args.data)
+        best_epoch.announce(self.chosen_by, len(held), self.args.val_per_class, len(data.test))
+        self._images.refuse_others_elsewhere()
+
+    @property
+    def images(self) -> RunImages:
+        """The images that `describe` was given."""
+        if self._images is None:
+            raise RuntimeError("the run knows no images: call run.describe before run.start")
+        return self._images
 
     @property
     def chosen_by(self) -> str:
         """What chooses the epoch of `best.pth`; see `best_epoch.chooser`."""
-        return best_epoch.chooser(len(self.held_out), self.args.val_fold is not None, len(self.data.test))
-
-    def _take_inventory(self, data: Data) -> inventory.Inventory:
-        """The inventory of your own images. (Other datasets are known by their counts and checksums.)"""
-        known, root = self.folder.read_files(), Path(self.args.root).expanduser()
-        parts = {"train": data.train, "test": data.test}
-        return processes.once_per_machine(lambda: inventory.read(parts, data.classes, root, known))
-
-    def _refuse_log_among_images(self, data: Data) -> None:
-        """Refuse a `--log` that holds images of the dataset: run folders are skipped in the next search for images."""
-        log = os.path.realpath(self.folder.path)
-        folders = {os.path.dirname(path): path for path in [*data.train.images, *data.test.images]}
-        for folder, path in folders.items():
-            if os.path.commonpath([log, os.path.realpath(folder)]) == log:
-                raise UserError(f"--log '{self.folder.path}' holds images, '{path}' for one: choose another --log")
+        return self.images.chosen_by(self.args.val_fold is not None)
 
     @property
     def evaluation(self) -> Evaluation:
@@ -199,7 +162,7 @@ class Run:
     @property
     def data(self) -> Data:
         """The dataset that `describe` was given."""
-        return self.evaluation.data
+        return self.images.data
 
     # Start and resume
 
@@ -225,20 +188,15 @@ class Run:
             return
         if self.rounds > 1:
             self._beginning = copy.deepcopy(checkpoint.snapshot(self.state))
-        if self._start_file is not None:
-            self.pretraining_sha256 = _sha256_of_first(self._start_file)
+        self.pretraining_sha256 = self.initial_weights.sha256()
         if self.args.overwrite:
             self.folder.discard()
         newest = self.folder.load_newest()
         if newest is None:
-            labeled, held_out = np.sort(self.labeled).tolist(), np.sort(self.held_out).tolist()
-            files = self.files if "content_sha256" in self.fingerprints else None
-            self.folder.begin(
-                self.fingerprints, labeled, held_out, self._names(labeled, held_out), self.pretraining_sha256, files
-            )
+            self.folder.begin(self.images, self.pretraining_sha256)
             self._begin_alike()
         else:
-            self.folder.compare_images(self.fingerprints, self.files, self.args.root)
+            self.folder.compare_images(self.images.fingerprints, self.images.files, self.args.root)
             self._resume(*newest)
         self.sessions.append(self._conditions())
         self.folder.write_history(self.history)
@@ -246,19 +204,6 @@ class Run:
             if isinstance(optimizer, Optimizer) and processes.count() > 1:
                 optimizer.register_step_pre_hook(processes.average_gradients)
         self._started = time.perf_counter() - self.seconds
-
-    @property
-    def _start_file(self) -> str | None:
-        """The file that holds the initial weights, if it is not timm's."""
-        run: str | None = self.args.init_from
-        return self.args.pretrained_backbone if run is None else str(warm_start.file(run))
-
-    def _names(self, labeled: list[int], held_out: list[int]) -> dict[str, list[str]]:
-        root = Path(self.args.root).expanduser()
-        own, kept = (self.data.train.below(root, indices) for indices in (labeled, held_out))
-        unchecked = [name for name in [*own, *kept] if name in self.data.predicted]
-        names = {"names": own, "held_out_names": kept, "predicted_names": unchecked}
-        return {key: paths for key, paths in names.items() if paths}
 
     def _begin_alike(self) -> None:
         """Begin with the same weights in all processes, and with different random numbers (for dropout) in each."""
@@ -288,10 +233,10 @@ class Run:
 
     def _compare_conditions(self, content: dict[str, Any]) -> None:
         """Refuse another backbone file, and warn of other software. Older runs do not record them."""
-        self._compare_backbones(content.get("pretraining_sha256"), self.pretraining_sha256)
+        self.initial_weights.refuse_other(content.get("pretraining_sha256"), self.pretraining_sha256)
         self.sessions = content.get("sessions", [])
         if self.sessions:
-            others = results.other_conditions(self.sessions[-1], self._conditions())
+            others = session.differences(self.sessions[-1], self._conditions())
             if others:
                 logger.warning(
                     f"WARNING: the run goes on with {', '.join(others)}: its numbers may not be those of a run without "
@@ -299,14 +244,7 @@ class Run:
                 )
 
     def _conditions(self) -> dict[str, Any]:
-        return results.session(self.step, self.device, self.script)
-
-    def _compare_backbones(self, before: str | None, now: str | None) -> None:
-        if before not in (None, now):  # None: an older run did not record it
-            raise UserError(
-                f"'{self.folder.path}' was begun with another file than '{self._start_file}' is now: restore it, or "
-                "choose another --log"
-            )
+        return session.current(self.step, self.device, self.script)
 
     def start_anew(self, *names: str) -> None:
         """Reset parts of the state, and the average of weights, to what they were before the first round."""
@@ -326,7 +264,7 @@ class Run:
         self.guard.check_weights(content, self.step)
         content |= {"step": self.step, "history": self.history, "seconds": self.seconds, "args": vars(self.args)}
         content |= {"sessions": self.sessions, "pretraining_sha256": self.pretraining_sha256}
-        content |= {"classes": self.data.classes, "evaluated": _key(self.tested, self.state)}
+        content |= {"classes": self.data.classes, "evaluated": checkpoint.name_of(self.tested, self.state)}
         content |= {"meters": self.meters.state_dict(), "rng": self.generators.state_dict()}
         self.folder.save_latest(content)
         self.guard.saved_step = self.step
@@ -343,11 +281,6 @@ class Run:
     def total_epochs(self) -> int:
         """Epochs of all rounds."""
         return self.rounds * self.args.epochs
-
-    @property
-    def total_steps(self) -> int:
-        """Steps of all epochs of all rounds."""
-        return self.total_epochs * self.args.iters_per_epoch
 
     @property
     def round(self) -> int:
@@ -546,7 +479,7 @@ class Run:
             raise Interrupted(code, f"stopped by {signal.Signals(code).name} {saved if self.step else before}")
         message = next(message for message in processes.gather_objects(failure) if message)
         if is_new:
-            same = " if its images stay as they are" if "content_sha256" in self.fingerprints else ""
+            same = " if its images stay as they are" if self.images.are_own else ""
             message += f"; step {self.step} is saved: {continues}{same}"
         raise UserError(message)
 
@@ -559,9 +492,9 @@ class Run:
             vars(self.args),
             self.history,
             data=self.data,
-            held_out=len(self.held_out),
+            held_out=len(self.images.held_out),
             chosen_by=self.chosen_by,
-            fingerprints=self.fingerprints,
+            fingerprints=self.images.fingerprints,
             pretraining_sha256=self.pretraining_sha256,
             seconds=self.seconds,
             sessions=self.sessions,
@@ -576,16 +509,16 @@ class Run:
             UserError: your own images, or the backbone file, have changed since.
         """
         if datasets.SPECS[self.args.data].counts is None:
-            older = not self.folder.read_files()
-            data = self.read_images(None if older else "default")  # the inventory tells more than the images' size
-            self._refuse_log_among_images(data)
-            files = self._take_inventory(data)
-            now = {"data_sha256": data.fingerprint} if older else {"content_sha256": inventory.fingerprint(files)}
+            known = self.folder.read_files()
+            # The inventory tells more than the images' size. An older run has none.
+            data = load_as(self.args, resizing="default" if known else None)
+            files = take_inventory(data, self.args.root, self.folder.path, known)
+            now = {"content_sha256": inventory.fingerprint(files)} if known else {"data_sha256": data.fingerprint}
             self.folder.compare_images(now, files, self.args.root)
-        file, result = self._start_file, self.folder.read_result()
-        if file is not None and self._missing_start_file() is None:
-            self._compare_backbones(result.get("pretraining_sha256"), _sha256_of_first(file))
-        if results.other_script(result, results.script_sha256(self.script)):
+        result = self.folder.read_result()
+        if not self.initial_weights.is_missing():
+            self.initial_weights.refuse_other(result.get("pretraining_sha256"), self.initial_weights.sha256())
+        if session.is_other_script(result, session.script_sha256(self.script)):
             logger.warning(
                 f"WARNING: {self.script.name} has changed since this run: the result is that of the older script; "
                 "--overwrite trains anew"
@@ -610,7 +543,7 @@ class Run:
     def test(self, loader: TestLoader) -> dict[str, float]:
         """Load `--checkpoint` into the evaluated network; print and return its scores."""
         content, path = self.folder.load(self.args.checkpoint)
-        self.folder.compare_tested(content, path, self.data.classes, self.fingerprints, self.files, self.args.root)
+        self.folder.compare_tested(content, path, self.images)
         # Other parts may have a row for each training image, and this root may hold others.
         networks = self._tested_parts()
         if self.args.checkpoint == "best":
@@ -652,15 +585,3 @@ def load_as(args: argparse.Namespace, root: str | Path | None = None, resizing: 
         min_confidence=args.min_confidence,
         exif_orientation=args.exif_orientation,
     )
-
-
-@processes.by_first
-def _sha256_of_first(file: str) -> str:
-    """SHA-256 of the first process's file, whose weights all processes get."""
-    return sha256(file)
-
-
-def _key(network: nn.Module, state: dict[str, Any]) -> str | None:
-    """The dotted name under which a state holds a network, such as `teacher.network`; None if it does not."""
-    modules = (item.named_modules(prefix=name) for name, item in state.items() if isinstance(item, nn.Module))
-    return next((name for named in modules for name, module in named if module is network), None)

@@ -1,7 +1,7 @@
 """Which flags may differ when a run is resumed. All others must be the same as in the run.
 
-Other things are compared elsewhere: images and labels in `records/folder.py`; backbone file, versions and device in
-`run.py`.
+Other things are compared elsewhere: images and labels in `records/folder.py`; the file of initial weights in
+`networks/initial_weights.py`; versions and device in `records/session.py`.
 """
 
 import argparse

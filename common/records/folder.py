@@ -27,10 +27,13 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from common.datasets import class_names, inventory
 from common.datasets.inventory import Inventory
 from common.errors import UserError
 from common.records import sheet
+from common.records.run_images import RunImages
 from common.records.tensorboard import EVENTS, Events
 from common.system import checkpoint, processes
 from common.system.files import NO_LOCKS, refuse_special, write_whole
@@ -166,30 +169,21 @@ class Folder:
     # A run begins
 
     @processes.by_first
-    def begin(
-        self,
-        fingerprints: dict[str, str],
-        indices: list[int],
-        held_out: list[int],
-        names: dict[str, list[str]],
-        pretraining_sha256: str | None = None,
-        files: Inventory | None = None,
-    ) -> None:
+    def begin(self, images: RunImages, pretraining_sha256: str | None = None) -> None:
         """Write args.json first, then labeled.json and images.csv, and make the folder of the checkpoints.
 
         Args:
-            fingerprints: see `Run.describe`.
-            indices, held_out: indices of the labeled images, and of the held-out images.
-            names: the same images by their paths below the root, if they are files.
+            images: those of the run.
             pretraining_sha256: of the file that holds the initial weights.
-            files: the inventory of your own images.
         """
         file = {} if pretraining_sha256 is None else {"pretraining_sha256": pretraining_sha256}
         _write_json(self.path / "args.json", {"method": self.method, "args": self.arguments} | file)
-        more = {"held_out": held_out} if held_out else {}
-        _write_json(self.path / "labeled.json", fingerprints | {"indices": indices} | more | names)
-        if files is not None:
-            write_whole(self.path / "images.csv", inventory.to_csv(files))
+        indices = {"indices": np.sort(images.labeled).tolist()}
+        if len(images.held_out):
+            indices["held_out"] = np.sort(images.held_out).tolist()
+        _write_json(self.path / "labeled.json", images.fingerprints | indices | images.names())
+        if images.are_own:
+            write_whole(self.path / "images.csv", inventory.to_csv(images.files))
         try:
             self.checkpoints.mkdir(exist_ok=True)
         except OSError as error:
@@ -209,7 +203,7 @@ class Folder:
         """Refuse to continue with other images than the run began with.
 
         Args:
-            fingerprints: present values of some or all fingerprints that `begin` got. Older runs recorded fewer.
+            fingerprints: present values of some or all of `RunImages.fingerprints`. Older runs recorded fewer.
             files: the present inventory of your own images.
             root: where the images are, for messages.
 
@@ -229,24 +223,17 @@ class Folder:
             )
 
     @processes.by_first
-    def compare_tested(
-        self,
-        content: dict[str, Any],
-        path: Path,
-        classes: list[str],
-        fingerprints: dict[str, str],
-        files: Inventory,
-        root: str,
-    ) -> None:
+    def compare_tested(self, content: dict[str, Any], path: Path, images: RunImages) -> None:
         """Refuse to test a checkpoint on other classes than its own, and warn of other images.
 
         Args:
             content, path: of the checkpoint.
-            classes, fingerprints, files, root: of the images that it is to be tested on.
+            images: those that it is to be tested on.
 
         Raises:
             UserError: the classes have other names, or another order.
         """
+        classes, root = images.data.classes, images.root
         trained = content.get("classes", classes)  # an older latest.pth lacks them
         if trained != classes:
             raise UserError(
@@ -256,10 +243,10 @@ class Folder:
             )
         file = self.path / "labeled.json"
         before = read_json(file).get("test_sha256") if file.is_file() else None
-        tested, now = ({k: v for k, v in of.items() if v.part == "test"} for of in (self._read_files(), files))
+        tested, now = ({k: v for k, v in of.items() if v.part == "test"} for of in (self._read_files(), images.files))
         changed = inventory.differences(tested, now) if tested else []
         details = f" ({', '.join(changed)})" if changed else ""
-        if changed or before not in (None, fingerprints["test_sha256"]):
+        if changed or before not in (None, images.fingerprints["test_sha256"]):
             logger.warning(
                 f"WARNING: the test images in '{root}' are others than those that '{self.path}' was tested on in "
                 f"training{details}: its scores there and these do not compare"

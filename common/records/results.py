@@ -2,23 +2,14 @@
 
 import itertools
 import os
-import platform
 import shlex
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
-import numpy
-import PIL
-import timm
-import torch
-import torchvision
-
 from common.datasets import Data
 from common.networks import backbones
 from common.records import best_epoch, estimates
-from common.system import files, processes
 
 
 def result(
@@ -55,7 +46,7 @@ def result(
         fingerprints: `labeled_sha256`, see `splits`; `data_sha256` and `test_sha256`, see `Data`.
         pretraining_sha256: of the file that holds the initial weights.
         seconds: of training and testing, over all sessions.
-        sessions: see `session`. The fields of the last one are also in the result itself.
+        sessions: see `session.current`. The fields of the last one are also in the result itself.
     """
     return {
         "schema": 1,
@@ -85,43 +76,6 @@ def _origin(data: Data, root: str) -> dict[str, str | bool | None]:
     if data.spec.counts is None:
         return {"data_folder": os.path.basename(os.path.abspath(os.path.expanduser(root))), "official_split": None}
     return {"data_folder": None, "official_split": data.official_split}
-
-
-def session(step: int, device: torch.device, script: Path) -> dict[str, Any]:
-    """The conditions under which a training begins, or resumes after `step`: device, threads, versions and so on.
-
-    Args:
-        script: the method's file. None is recorded for its content if there is no such file.
-    """
-    return {
-        "from_step": step,
-        "device": _device_name(device),
-        "threads": torch.get_num_threads(),
-        "processes": processes.count(),
-        "versions": _versions(),
-        "script_sha256": script_sha256(script),
-        "git_commit": _git_commit(),
-    }
-
-
-def other_conditions(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
-    """What differs between two sessions and may change numbers, such as `torch 2.8.0 (was 2.7.1)`."""
-    flat = [{**each, **each["versions"]} for each in (before, now)]
-    names = ["device", "processes", *now["versions"]] + (["threads"] if "CPU" in now["device"] else [])
-    old, new = ({name: each.get(name) for name in names} for each in flat)
-    others = [f"{name} {new[name]} (was {old[name]})" for name in names if old[name] != new[name]]
-    return [*others, "a script that has changed"] if other_script(before, now.get("script_sha256")) else others
-
-
-def script_sha256(script: Path) -> str | None:
-    """Of the method's file; None if there is no such file."""
-    return files.sha256(script) if script.is_file() else None
-
-
-def other_script(recorded: dict[str, Any], now: str | None) -> bool:
-    """Whether a session or a result has another script's SHA-256 than `now`. False if one of the two is not known."""
-    before = recorded.get("script_sha256")
-    return None not in (before, now) and before != now
 
 
 NOT_MEASURED = "not measured"
@@ -209,22 +163,3 @@ def _scores(history: list[dict[str, Any]], by: str) -> dict[str, Any]:
                 scores[f"{prefix}last_{metric}"] = history[-1][name]
     # `max` takes the first of equal epochs.
     return scores | {"best_epoch": max(history, key=lambda row: row["top1"])["epoch"] if tested else None}
-
-
-def _device_name(device: torch.device) -> str:
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    return f"{platform.processor() or platform.machine()} CPU, {torch.get_num_threads()} threads"
-
-
-def _versions() -> dict[str, str]:
-    modules = {"torch": torch, "torchvision": torchvision, "timm": timm, "numpy": numpy, "pillow": PIL}
-    return {"python": platform.python_version()} | {name: str(module.__version__) for name, module in modules.items()}
-
-
-def _git_commit() -> str | None:
-    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
-    try:
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
-    except (OSError, subprocess.CalledProcessError):
-        return None  # not a git repository

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from common.errors import UserError
 from common.system import memory
@@ -28,6 +28,12 @@ UNREADABLE = (
 
 class DamagedError(UserError):
     """The file is not what `save` wrote, or is damaged."""
+
+
+def name_of(network: nn.Module, state: dict[str, Any]) -> str | None:
+    """The dotted name under which a state holds a network, such as `teacher.network`; None if it does not."""
+    modules = (item.named_modules(prefix=name) for name, item in state.items() if isinstance(item, nn.Module))
+    return next((name for named in modules for name, module in named if module is network), None)
 
 
 def save(path: Path, content: dict[str, Any], previous: Path | None = None) -> None:

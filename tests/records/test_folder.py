@@ -15,7 +15,7 @@ import torch
 
 import erm
 from common.errors import Interrupted, UserError
-from common.records import folder, results
+from common.records import folder, results, session
 from common.run import Run
 from common.system import checkpoint
 from common.training import evaluate
@@ -222,9 +222,9 @@ def test_a_resumption_names_the_missing_file_that_it_began_with(from_file, train
 
 
 def test_each_session_is_recorded_and_other_conditions_are_reported(tmp_path, monkeypatch, capsys):
-    log, versions = tmp_path / "run", results._versions()
+    log, versions = tmp_path / "run", session._versions()
     interrupt(2, log=log)
-    monkeypatch.setattr(results, "_versions", lambda: versions | {"torch": "9.9"})
+    monkeypatch.setattr(session, "_versions", lambda: versions | {"torch": "9.9"})
     capsys.readouterr()
     interrupt(3, log=log)
     reported = f"WARNING: the run goes on with torch 9.9 (was {versions['torch']}): its numbers may not be"
@@ -262,10 +262,10 @@ def test_a_script_that_has_changed_is_reported(tmp_path, monkeypatch, capsys):
 
 def test_threads_are_conditions_of_a_cpu_alone():
     cpu = {"device": "a CPU, 1 threads", "threads": 1, "processes": 1, "versions": {"torch": "1"}}
-    assert results.other_conditions(cpu, cpu | {"threads": 2, "device": "a CPU, 2 threads"})
+    assert session.differences(cpu, cpu | {"threads": 2, "device": "a CPU, 2 threads"})
     gpu = cpu | {"device": "an H100"}
-    assert not results.other_conditions(gpu, gpu | {"threads": 2})
-    assert results.other_conditions(gpu, gpu | {"processes": 2}) == ["processes 2 (was 1)"]
+    assert not session.differences(gpu, gpu | {"threads": 2})
+    assert session.differences(gpu, gpu | {"processes": 2}) == ["processes 2 (was 1)"]
 
 
 def test_a_run_that_does_not_say_what_it_was_begun_with_goes_on(tmp_path, capsys):
