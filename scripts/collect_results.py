@@ -28,7 +28,8 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 from common import cli
 from common.errors import UserError
 from scripts.results import dot_plot, foundation, from_scratch, plots, published, tables
-from scripts.results.runs import Cell, Place, Run, cells, differing, footnotes, image_root_above, read_runs
+from scripts.results.cells import Cell, cells, differing, footnotes
+from scripts.results.runs import CellKey, Run, image_root_above, read_runs
 
 
 def parse_args(argv=None):
@@ -48,32 +49,32 @@ def parse_args(argv=None):
     return parser.parse_args(argv)
 
 
-def choose(table: dict[Place, list[Cell]]) -> tuple[dict[Place, Cell], set[Place], list[str]]:
-    """The cell that the published table shows for each of its places, the places where it has other settings than the
+def choose(table: dict[CellKey, list[Cell]]) -> tuple[dict[CellKey, Cell], set[CellKey], list[str]]:
+    """The cell that the published table shows for each of its keys, the keys where it has other settings than the
     published ones, and notes on both kinds of choice.
     """
     chosen, departed, notes = {}, set(), []
-    for place, several in table.items():
+    for key, several in table.items():
         departures = [published.departures(cell) for cell in several]
         best = min(range(len(several)), key=lambda i: len(departures[i]) > 0)
-        chosen[place] = several[best]
+        chosen[key] = several[best]
         if departures[best]:
-            departed.add(place)
-            notes.append(f"* {place}: {', '.join(departures[best])}")
+            departed.add(key)
+            notes.append(f"* {key}: {', '.join(departures[best])}")
         for i, difference in enumerate(differing(several)):
             if i != best:
-                notes.append(f"not in the table: {place} with {difference}: best {several[i].show('best_top1')}")
+                notes.append(f"not in the table: {key} with {difference}: best {several[i].show('best_top1')}")
     return chosen, departed, notes
 
 
-def published_tables(chosen: dict[Place, Cell], departed: set[Place]) -> dict[str, tables.Table]:
+def published_tables(chosen: dict[CellKey, Cell], departed: set[CellKey]) -> dict[str, tables.Table]:
     """Title -> table, for each pretraining that was run."""
     titled = {}
     for pretraining in published.PRETRAININGS.values():
-        ours = [place for place in chosen if place.pretraining == pretraining]
+        ours = [key for key in chosen if key.pretraining == pretraining]
         if ours:
             wanted = len(published.rows()) * len(published.datasets())
-            missing = wanted - sum(place.row in published.rows() for place in ours)
+            missing = wanted - sum(key.row in published.rows() for key in ours)
             title = f"{published.ARCH}, {pretraining}: top-1 accuracy in percent ({missing} of {wanted} cells missing)"
             titled[title] = tables.published_table(pretraining, chosen, departed)
     return titled
@@ -109,12 +110,12 @@ def main(args):
     if not finished:
         raise UserError(f"no finished run below {', '.join(map(str, args.logs))}: finish one, or name another folder")
     table, notes = cells(finished)
-    ours = {place: several for place, several in table.items() if published.holds(place)}
+    ours = {key: several for key, several in table.items() if published.holds(key)}
     scratch, adapted = (
-        {place: several for place, several in table.items() if module.holds(place, several[0].runs[0])}
+        {key: several for key, several in table.items() if module.holds(key, several[0].runs[0])}
         for module in (from_scratch, foundation)
     )
-    others = {place: several for place, several in table.items() if place not in ours | scratch | adapted}
+    others = {key: several for key, several in table.items() if key not in ours | scratch | adapted}
     others = tables.in_order(others)
     known = sorted({cell.method for several in others.values() for cell in several})
     if args.against in {cell.method for several in table.values() for cell in several} - {*known}:
@@ -150,7 +151,7 @@ def main(args):
         raise UserError(f"cannot write '{error.filename}' ({error.strerror}): choose another") from None
 
 
-def write(args, table: dict[Place, list[Cell]], titled: dict[str, tables.Table], notes: list[str]) -> None:
+def write(args, table: dict[CellKey, list[Cell]], titled: dict[str, tables.Table], notes: list[str]) -> None:
     if args.csv:
         rows = tables.csv_rows(table)
         with open(args.csv, "w", newline="", encoding="utf-8") as file:
@@ -164,7 +165,7 @@ def write(args, table: dict[Place, list[Cell]], titled: dict[str, tables.Table],
         print(f"Markdown: {args.markdown}")
 
 
-def draw(folder: Path, table: dict[Place, list[Cell]], chosen: dict[Place, Cell], numbers: dict[str, int]) -> None:
+def draw(folder: Path, table: dict[CellKey, list[Cell]], chosen: dict[CellKey, Cell], numbers: dict[str, int]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     if dot_plot.draw(table, folder / "last_epoch.png", numbers):
         print(f"accuracy after the last epoch, by method: {folder / 'last_epoch.png'}")
@@ -172,7 +173,7 @@ def draw(folder: Path, table: dict[Place, list[Cell]], chosen: dict[Place, Cell]
         shown = files[0] if len(files) == 1 else f"{folder / kind}_*.png ({len(files)} datasets and networks)"
         print(f"{kind.replace('_', ' ')} over epochs: {shown}")
     for name, pretraining in published.PRETRAININGS.items():
-        if any(place.pretraining == pretraining for place in chosen):
+        if any(key.pretraining == pretraining for key in chosen):
             path = folder / f"published_{name}.png"
             plots.against_published(pretraining, chosen, path)
             print(f"against the published table: {path}")

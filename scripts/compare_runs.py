@@ -19,8 +19,9 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 from common import cli
 from common.errors import UserError
 from scripts.results import tables
+from scripts.results.cells import Cell, cells, differing
 from scripts.results.paired import compare, in_words, left_out, with_other_labels
-from scripts.results.runs import Cell, cells, differing, read_runs
+from scripts.results.runs import read_runs
 
 
 def parse_args(argv=None):
@@ -48,7 +49,7 @@ def setting(folder: Path) -> Cell:
     if not found:
         raise UserError(f"no finished run below '{folder}': finish one, or name another folder")
     if len(found) > 1:
-        settings = "; ".join(filter(None, differing(found))) or ", ".join(str(cell.place) for cell in found)
+        settings = "; ".join(filter(None, differing(found))) or ", ".join(str(cell.key) for cell in found)
         raise UserError(f"the runs below '{folder}' have several settings ({settings}): name a folder that holds one")
     return found[0]
 

@@ -41,7 +41,8 @@ from common.run import load_as
 from common.system import limits
 from common.system.devices import find_device
 from scripts.results import agreement, intervals, tables
-from scripts.results.runs import Cell, Run, cells, differing, held_out, known_images, outcomes, read_runs
+from scripts.results.cells import Cell, cells, differing
+from scripts.results.runs import Run, held_out, known_images, outcomes, read_runs
 
 FEWEST = 10  # unlabeled images for a class: clusters of fewer say little
 
@@ -146,7 +147,7 @@ def on_common_seeds(settings: list[Cell]) -> list[Cell]:
     kept = []
     for setting in settings:
         draws = dict(zip(setting.draws, setting.runs, strict=True))
-        kept.append(Cell(setting.place, [run for draw, run in draws.items() if draw in common]))
+        kept.append(Cell(setting.key, [run for draw, run in draws.items() if draw in common]))
         for draw, run in draws.items():
             if draw not in common:
                 print(f"left out, not all settings have seed {draw}: {run.folder}", file=sys.stderr)

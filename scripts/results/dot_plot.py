@@ -9,14 +9,15 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from scripts.results import plots
-from scripts.results.runs import Cell, Place, differing, marked
+from scripts.results.cells import Cell, differing, marked
+from scripts.results.runs import CellKey
 
 COLUMNS = 3  # of panels
 SEED_STYLE = {"marker": "o", "s": 16, "alpha": 0.35, "linewidths": 0}
 MEAN_STYLE = {"marker": "|", "s": 160, "linewidths": 2.5}
 
 
-def draw(cells: dict[Place, list[Cell]], path: Path, numbers: dict[str, int]) -> bool:
+def draw(cells: dict[CellKey, list[Cell]], path: Path, numbers: dict[str, int]) -> bool:
     """Draw `dot_plot_figure` into a file; whether there was anything to draw."""
     figure = dot_plot_figure(cells, numbers)
     if figure is not None:
@@ -25,12 +26,12 @@ def draw(cells: dict[Place, list[Cell]], path: Path, numbers: dict[str, int]) ->
     return figure is not None
 
 
-def dot_plot_figure(cells: dict[Place, list[Cell]], numbers: dict[str, int]) -> Figure | None:
+def dot_plot_figure(cells: dict[CellKey, list[Cell]], numbers: dict[str, int]) -> Figure | None:
     """A panel for each dataset, network and number of labels: the accuracy of the last epoch for each method, the best
     on top. None where no cell has been tested.
 
     Args:
-        numbers: see `runs.footnotes`.
+        numbers: see `cells.footnotes`.
     """
     panels = _panels(cells, numbers)
     if not panels:
@@ -48,11 +49,11 @@ def dot_plot_figure(cells: dict[Place, list[Cell]], numbers: dict[str, int]) -> 
     return figure
 
 
-def _panels(cells: dict[Place, list[Cell]], numbers: dict[str, int]) -> dict[str, dict[str, Cell]]:
+def _panels(cells: dict[CellKey, list[Cell]], numbers: dict[str, int]) -> dict[str, dict[str, Cell]]:
     """By title: name -> cell. The oracle is in each panel of its dataset and network."""
     panels, oracles = defaultdict(dict), defaultdict(dict)
-    for place, several in cells.items():
-        title = ", ".join(place[:3]).replace("$", r"\$")  # which would begin a formula
+    for key, several in cells.items():
+        title = ", ".join(key[:3]).replace("$", r"\$")  # which would begin a formula
         for cell, difference in zip(several, differing(several), strict=True):
             if cell.has("last_top1"):
                 row = oracles[title] if cell.method == "oracle" else panels[f"{title}\nlabels: {cell.labels}"]

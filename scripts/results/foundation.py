@@ -5,14 +5,15 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from scripts.results import tables
+from scripts.results.cells import Cell
 from scripts.results.published import arguments, commands, differences, read_figures
-from scripts.results.runs import Cell, Place, Run
+from scripts.results.runs import CellKey, Run
 
 VOTES = {1: "st", 2: "pet"}  # what the table calls a vote of so many sources; more of them are v_pet
 MISREAD = "? may be misread: see docs/foundation.md"
 
 
-class Key(NamedTuple):
+class FoundationKey(NamedTuple):
     """A cell of the table; without an adapter it has no published figure."""
 
     method: str
@@ -30,37 +31,39 @@ class Figure(NamedTuple):
 
 
 @functools.cache
-def figures() -> dict[Key, Figure]:
+def figures() -> dict[FoundationKey, Figure]:
     """All published figures, in the order of the table."""
     rows = read_figures("published_foundation.csv")
     return {
-        Key(row["method"], row["dataset"], int(row["labels_per_class"]), row["network"], row["adapter"]): Figure(
-            float(row["accuracy"]), row["note"]
-        )
+        FoundationKey(
+            row["method"], row["dataset"], int(row["labels_per_class"]), row["network"], row["adapter"]
+        ): Figure(float(row["accuracy"]), row["note"])
         for row in rows
     }
 
 
-def _key(method: str, dataset: str, labels: int, network: str, args: dict[str, Any]) -> Key:
+def _key(method: str, dataset: str, labels: int, network: str, args: dict[str, Any]) -> FoundationKey:
     sizes = {"LoRA": args.get("lora"), "AdaptFormer": args.get("adapter")}
     name = VOTES.get(len(args.get("sources") or []), method) if method == "v_pet" else method
-    return Key(name, dataset, labels, network, next((adapter for adapter, size in sizes.items() if size), None))
+    return FoundationKey(
+        name, dataset, labels, network, next((adapter for adapter, size in sizes.items() if size), None)
+    )
 
 
-def _key_of(run: Run) -> Key:
+def _key_of(run: Run) -> FoundationKey:
     result = run.result
     return _key(result["method"], result["dataset"], result["num_samples_per_class"], result["arch"], run.args)
 
 
-def _published(key: Key) -> Key:
+def _published(key: FoundationKey) -> FoundationKey:
     """The key to compare with: without an adapter, that of LoRA."""
     return key._replace(adapter=key.adapter or "LoRA")
 
 
-def holds(place: Place, run: Run) -> bool:
+def holds(key: CellKey, run: Run) -> bool:
     """Whether a run belongs to the table, by its network, dataset, number of labels and method."""
-    key = Key(place.row.partition(",")[0], place.dataset, run.result["num_samples_per_class"], place.arch, None)
-    return place.pretraining == "supervised" and _published(key) in figures()
+    own = FoundationKey(key.row.partition(",")[0], key.dataset, run.result["num_samples_per_class"], key.arch, None)
+    return key.pretraining == "supervised" and _published(own) in figures()
 
 
 def departures(cell: Cell) -> list[str]:
@@ -77,7 +80,7 @@ def _comparable(settings: dict[str, Any]) -> dict[str, Any]:
 
 
 @functools.cache
-def _command(key: Key) -> dict[str, Any]:
+def _command(key: FoundationKey) -> dict[str, Any]:
     """All arguments of the command of scripts/foundation.sh for a cell."""
     for command in commands("foundation", key.method, key.dataset):
         args, method = arguments(command), Path(command[1]).stem
@@ -86,7 +89,7 @@ def _command(key: Key) -> dict[str, Any]:
     return {}
 
 
-def table(cells: dict[Place, list[Cell]], notes: list[str]) -> tables.Table:
+def table(cells: dict[CellKey, list[Cell]], notes: list[str]) -> tables.Table:
     """A row per cell; what differs from the table's own commands is added to the notes."""
     rows = [["dataset", "labels", "network", "adapter", "method", "seeds", "best on test", "last", "published"]]
     keyed = [(_key_of(cell.runs[0]), cell) for several in cells.values() for cell in several]
@@ -107,13 +110,13 @@ def table(cells: dict[Place, list[Cell]], notes: list[str]) -> tables.Table:
     return rows
 
 
-def _shown(key: Key) -> str:
+def _shown(key: FoundationKey) -> str:
     where = f"{key.dataset}, {key.labels_per_class} labels per class"
     return f"{key.method} on {where} ({key.network}, {key.adapter or 'no adapter'})"
 
 
-def _position(key: Key) -> tuple[int, ...]:
+def _position(key: FoundationKey) -> tuple[int, ...]:
     """Where a cell stands in the table; without an adapter first."""
-    orders = {field: [*dict.fromkeys(getattr(each, field) for each in figures())] for field in Key._fields}
+    orders = {field: [*dict.fromkeys(getattr(each, field) for each in figures())] for field in FoundationKey._fields}
     fields = ("dataset", "labels_per_class", "network", "adapter", "method")
     return tuple(orders[field].index(value) if (value := getattr(key, field)) is not None else -1 for field in fields)

@@ -5,8 +5,9 @@ import statistics
 from typing import Any, NamedTuple
 
 from scripts.results import tables
+from scripts.results.cells import Cell
 from scripts.results.published import arguments, commands, differences, read_figures
-from scripts.results.runs import Cell, Place, Run
+from scripts.results.runs import CellKey, Run
 
 NAMES = {"SVHNExtra": "SVHN"}  # of datasets, in the table
 LAST = 20  # epochs whose median is shown, as FixMatch's paper reports
@@ -44,12 +45,12 @@ def _cell(run: Run) -> tuple[str, str, int]:
     return "oracle" if result["oracle"] else result["method"], NAMES.get(result["dataset"], result["dataset"]), labels
 
 
-def holds(place: Place, run: Run) -> bool:
+def holds(key: CellKey, run: Run) -> bool:
     """Whether a run belongs to the table: from scratch, with the network that its cell has there."""
-    if place.pretraining != "scratch" or figure(run) is None:
+    if key.pretraining != "scratch" or figure(run) is None:
         return False
     command = _command(*_cell(run))
-    return command is not None and command["arch"] == place.arch
+    return command is not None and command["arch"] == key.arch
 
 
 def departures(cell: Cell) -> list[str]:
@@ -64,7 +65,7 @@ def _command(method: str, dataset: str, labels: int) -> dict[str, Any] | None:
     return arguments(found[0]) if len(found) == 1 else None
 
 
-def table(cells: dict[Place, list[Cell]], notes: list[str]) -> tables.Table:
+def table(cells: dict[CellKey, list[Cell]], notes: list[str]) -> tables.Table:
     """A row per cell; what differs from the protocol is added to the notes."""
     rows = [["dataset", "labels", "method", "seeds", "best on test", f"median of {LAST}", "last", "published"]]
     order = list(errors())

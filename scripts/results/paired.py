@@ -6,7 +6,8 @@ from typing import NamedTuple
 
 from common.errors import UserError
 from scripts.results import intervals
-from scripts.results.runs import Cell, Run, number_of_seeds
+from scripts.results.cells import Cell, number_of_seeds
+from scripts.results.runs import Run
 
 
 class Comparison(NamedTuple):

@@ -15,7 +15,8 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from scripts.results import published, tables
-from scripts.results.runs import Cell, Place, differing, marked
+from scripts.results.cells import Cell, differing, marked
+from scripts.results.runs import CellKey
 
 mpl.use("Agg")  # where matplotlib was imported before; no screen needed
 
@@ -61,22 +62,22 @@ METRICS = {
 }
 
 
-def over_epochs(cells: dict[Place, list[Cell]], folder: Path, numbers: dict[str, int]) -> dict[str, list[Path]]:
+def over_epochs(cells: dict[CellKey, list[Cell]], folder: Path, numbers: dict[str, int]) -> dict[str, list[Path]]:
     """Draw each kind of `METRICS` for each dataset and network; the files by kind.
 
     Args:
-        numbers: see `runs.footnotes`.
+        numbers: see `cells.footnotes`.
     """
     experiments = defaultdict(dict)
-    for place, several in cells.items():
-        experiments[place[:3]][place] = several
+    for key, several in cells.items():
+        experiments[key[:3]][key] = several
     files = defaultdict(list)
-    for experiment, places in experiments.items():
+    for experiment, table in experiments.items():
         for kind, metrics in METRICS.items():
             words = [kind, *experiment] if len(experiments) > 1 else [kind]
             path = folder / f"{'_'.join(words).replace('/', '_')}.png"
             title = ", ".join(experiment).replace("$", r"\$")  # which would begin a formula
-            figure = over_epochs_figure(places, metrics, title, numbers)
+            figure = over_epochs_figure(table, metrics, title, numbers)
             if figure is not None:
                 figure.savefig(path, dpi=150)
                 plt.close(figure)
@@ -85,15 +86,15 @@ def over_epochs(cells: dict[Place, list[Cell]], folder: Path, numbers: dict[str,
 
 
 def over_epochs_figure(
-    places: dict[Place, list[Cell]], metrics: dict[str, str], title: str, numbers: dict[str, int]
+    table: dict[CellKey, list[Cell]], metrics: dict[str, str], title: str, numbers: dict[str, int]
 ) -> Figure | None:
     """A panel per metric that a run has, a row of them per number of labels, and the footnotes of what is shown.
 
     None where no run has any of the metrics.
     """
-    every_cell = [cell for several in places.values() for cell in several]
+    every_cell = [cell for several in table.values() for cell in several]
     metrics = {name: ylabel for name, ylabel in metrics.items() if any(curves(cell, name) for cell in every_cell)}
-    rows = _by_labels(places, metrics, numbers)
+    rows = _by_labels(table, metrics, numbers)
     if not rows:
         return None
     looks = _looks(rows.values())
@@ -101,12 +102,12 @@ def over_epochs_figure(
     width = (6.5 + 2 * columns) * len(metrics)
     notes = [
         tables.wrapped(note, round(14 * width))
-        for note in tables.footnotes(places, numbers)
+        for note in tables.footnotes(table, numbers)
         if any(name.endswith(note.split()[0]) for name in looks)  # its number, in brackets
     ]
     height = 4.5 * len(rows) + 0.15 * sum(note.count("\n") + 1 for note in notes)
     figure, panels = plt.subplots(len(rows), len(metrics), figsize=(width, height), layout="constrained", squeeze=False)
-    everything = _by_labels(places, [name for kind in METRICS.values() for name in kind], numbers)
+    everything = _by_labels(table, [name for kind in METRICS.values() for name in kind], numbers)
     for row, (labels, cells) in zip(panels, rows.items(), strict=True):
         bright = highlighted(everything[labels])  # the same in all plots
         for axes, (metric, ylabel) in zip(row, metrics.items(), strict=True):
@@ -119,11 +120,11 @@ def over_epochs_figure(
 
 
 def _by_labels(
-    places: dict[Place, list[Cell]], metrics: Iterable[str], numbers: dict[str, int]
+    table: dict[CellKey, list[Cell]], metrics: Iterable[str], numbers: dict[str, int]
 ) -> dict[str, dict[str, Cell]]:
     """By number of labels, the fewest first: name -> cell, for cells that have a metric. Each has the oracle."""
     rows, oracle = defaultdict(dict), {}
-    for several in places.values():
+    for several in table.values():
         for cell, difference in zip(several, differing(several), strict=True):
             if any(curves(cell, metric) for metric in metrics):
                 row = oracle if cell.method == "oracle" else rows[cell.labels]
@@ -208,18 +209,18 @@ def _limit(axes: Axes, means: list[list[float]]) -> None:
         axes.set_ylim(min(values) - margin, max(values) + margin)
 
 
-def against_published(pretraining: str, cells: dict[Place, Cell], path: Path) -> None:
+def against_published(pretraining: str, cells: dict[CellKey, Cell], path: Path) -> None:
     """Draw `against_published_figure` into a file."""
     figure = against_published_figure(pretraining, cells)
     figure.savefig(path, dpi=150)
     plt.close(figure)
 
 
-def against_published_figure(pretraining: str, cells: dict[Place, Cell]) -> Figure:
+def against_published_figure(pretraining: str, cells: dict[CellKey, Cell]) -> Figure:
     """A panel per dataset that was run: for each method the published figure as a ring, ours as a dot with its
     deviation.
     """
-    run = {place.dataset for place in cells if place.pretraining == pretraining}
+    run = {key.dataset for key in cells if key.pretraining == pretraining}
     datasets = [dataset for dataset in published.datasets() if dataset in run]
     columns = min(4, len(datasets))
     rows = math.ceil(len(datasets) / columns)
@@ -227,7 +228,7 @@ def against_published_figure(pretraining: str, cells: dict[Place, Cell]) -> Figu
         rows, columns, figsize=(3.5 * columns + 1, 3.2 * rows + 1), layout="constrained", squeeze=False
     )
     for axes, dataset in zip(panels.flat, datasets, strict=False):
-        _draw_column(axes, dataset, lambda row, d=dataset: Place(d, published.ARCH, pretraining, row), cells)
+        _draw_column(axes, dataset, lambda row, d=dataset: CellKey(d, published.ARCH, pretraining, row), cells)
     for axes in panels.flat[len(datasets) :]:
         axes.axis("off")
     rings, dots = PUBLISHED_STYLE | {"label": "published"}, OURS_STYLE | {"label": "ours", "color": "black"}
@@ -239,10 +240,10 @@ def against_published_figure(pretraining: str, cells: dict[Place, Cell]) -> Figu
     return figure
 
 
-def _draw_column(axes: Axes, title: str, place: Callable[[str], Place], cells: dict[Place, Cell]) -> None:
+def _draw_column(axes: Axes, title: str, key_of: Callable[[str], CellKey], cells: dict[CellKey, Cell]) -> None:
     rows = published.rows()
     for y, row in enumerate(rows):
-        theirs, cell = published.accuracies().get(place(row)), cells.get(place(row))
+        theirs, cell = published.accuracies().get(key_of(row)), cells.get(key_of(row))
         if theirs is not None:
             axes.plot(theirs, y, **PUBLISHED_STYLE)
         if cell is not None:

@@ -10,7 +10,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from scripts.results.runs import ROOT, Cell, Place, Run
+from scripts.results.cells import Cell
+from scripts.results.runs import ROOT, CellKey, Run
 
 ARCH = "resnet50"
 PRETRAININGS = {"supervised": "supervised", "moco": "moco_v2_800ep_backbone"}  # in the table -> in result.json
@@ -24,11 +25,11 @@ def read_figures(name: str) -> list[dict[str, str]]:
 
 
 @functools.cache
-def accuracies() -> dict[Place, float]:
+def accuracies() -> dict[CellKey, float]:
     """All published figures, in the order of the table."""
     rows = read_figures("published.csv")
     return {
-        Place(row["dataset"], ARCH, PRETRAININGS[row["pretraining"]], _row(row["method"])): float(row["accuracy"])
+        CellKey(row["dataset"], ARCH, PRETRAININGS[row["pretraining"]], _row(row["method"])): float(row["accuracy"])
         for row in rows
     }
 
@@ -38,22 +39,22 @@ def _row(method: str) -> str:
 
 
 def datasets() -> list[str]:
-    return list(dict.fromkeys(place.dataset for place in accuracies()))
+    return list(dict.fromkeys(key.dataset for key in accuracies()))
 
 
 def rows() -> list[str]:
     """The published rows, and ERM with 10 labels, which has commands but no published figures."""
-    first, *others = dict.fromkeys(place.row for place in accuracies())
+    first, *others = dict.fromkeys(key.row for key in accuracies())
     return [first, "erm, 10 labels", *others]
 
 
-def holds(place: Place) -> bool:
-    """Whether a place belongs to the published table. A method that is not in the table gets a row of its own."""
+def holds(key: CellKey) -> bool:
+    """Whether a key belongs to the published table. A method that is not in the table gets a row of its own."""
     return (
-        place.arch == ARCH
-        and place.pretraining in PRETRAININGS.values()
-        and place.dataset in datasets()
-        and (place.row in rows() or "," not in place.row)
+        key.arch == ARCH
+        and key.pretraining in PRETRAININGS.values()
+        and key.dataset in datasets()
+        and (key.row in rows() or "," not in key.row)
     )
 
 
@@ -75,11 +76,11 @@ def differences(settings: dict[str, Any], command: dict[str, Any]) -> list[str]:
 
 
 def _command(run: Run) -> dict[str, Any] | None:
-    """All arguments of the shell file's command for the run's place; None where it has no such command."""
-    place = run.place
-    moco = place.pretraining == PRETRAININGS["moco"]
+    """All arguments of the shell file's command for the run's key; None where it has no such command."""
+    key = run.key
+    moco = key.pretraining == PRETRAININGS["moco"]
     for command in commands(run.result["method"]):
-        if place.dataset in command and ("--pretrained-backbone" in command) == moco:
+        if key.dataset in command and ("--pretrained-backbone" in command) == moco:
             args = arguments(command)
             if args.get("oracle", False) == run.result["oracle"] and (
                 args["num_samples_per_class"] == run.result["num_samples_per_class"]

@@ -6,31 +6,32 @@ from typing import Any
 
 from common.errors import UserError
 from scripts.results import published
+from scripts.results.cells import Cell, differing, marked, shown
 from scripts.results.paired import differences, half_width, in_words, left_out, with_other_labels
-from scripts.results.runs import Cell, Place, differing, marked, shown
+from scripts.results.runs import CellKey
 
 MISSING = "–"
 WIDTH = 120  # of a terminal
 Table = list[list[str]]  # the first row is the header
 
 
-def published_table(pretraining: str, cells: dict[Place, Cell], departed: set[Place]) -> Table:
+def published_table(pretraining: str, cells: dict[CellKey, Cell], departed: set[CellKey]) -> Table:
     """A row per method, a column per dataset: ours, published, difference, and last.
 
     Args:
-        pretraining: as `Place` has it.
-        cells: our cell for each place that we have.
-        departed: the places whose cell has other settings than the published one; they are marked.
+        pretraining: as `CellKey` has it.
+        cells: our cell for each key that we have.
+        departed: the keys whose cell has other settings than the published one; they are marked.
     """
-    own = [place.row for place in cells if place.pretraining == pretraining and place.row not in published.rows()]
+    own = [key.row for key in cells if key.pretraining == pretraining and key.row not in published.rows()]
     table = [["method", "top-1", *published.datasets(), "Avg"]]
     for row in [*published.rows(), *dict.fromkeys(own)]:
-        places = [Place(dataset, published.ARCH, pretraining, row) for dataset in published.datasets()]
-        theirs = [published.accuracies().get(place) for place in places]
-        ours = [cells.get(place) for place in places]
+        keys = [CellKey(dataset, published.ARCH, pretraining, row) for dataset in published.datasets()]
+        theirs = [published.accuracies().get(key) for key in keys]
+        ours = [cells.get(key) for key in keys]
         best = [cell and cell.mean("best_top1") for cell in ours]
         if any(ours):
-            marks = ["*" if place in departed else "" for place in places]
+            marks = ["*" if key in departed else "" for key in keys]
             shown = [MISSING if cell is None else cell.show("best_top1") for cell in ours]
             last = [MISSING if cell is None else cell.show("last_top1") for cell in ours]
             differences = [None if None in pair else pair[0] - pair[1] for pair in zip(best, theirs, strict=True)]
@@ -58,11 +59,9 @@ def _average(values: list[float | None], form: str = ".1f") -> str:
     return MISSING if None in values else format(statistics.fmean(values), form)
 
 
-def in_order(cells: dict[Place, list[Cell]]) -> dict[Place, list[Cell]]:
+def in_order(cells: dict[CellKey, list[Cell]]) -> dict[CellKey, list[Cell]]:
     """The cells by dataset and network, and there by accuracy, the oracle last."""
-    return {
-        place: cells[place] for place in sorted(cells, key=lambda p: (*p[:3], p.row == "oracle", _score(cells[p][0])))
-    }
+    return {key: cells[key] for key in sorted(cells, key=lambda p: (*p[:3], p.row == "oracle", _score(cells[p][0])))}
 
 
 def _score(cell: Cell) -> float:
@@ -73,21 +72,21 @@ def _score(cell: Cell) -> float:
 
 
 def other_table(
-    cells: dict[Place, list[Cell]], numbers: dict[str, int], against: str | None = None, pseudo_labels: bool = False
+    cells: dict[CellKey, list[Cell]], numbers: dict[str, int], against: str | None = None, pseudo_labels: bool = False
 ) -> Table:
     """A row per cell that is in none of the published tables. Columns that nothing was measured for are left out.
 
     Args:
-        numbers: see `runs.footnotes`.
+        numbers: see `cells.footnotes`.
         against: a method; each cell has the paired difference of its last epoch from this method's.
         pseudo_labels: add how many of the pseudo-labels are right, and how many images have one, in the last epoch.
     """
     rows = []
-    for place, several in cells.items():
+    for key, several in cells.items():
         for cell, difference in zip(several, differing(several), strict=True):
             row = {
-                "dataset": place.dataset,
-                "network": f"{place.arch}, {place.pretraining}",
+                "dataset": key.dataset,
+                "network": f"{key.arch}, {key.pretraining}",
                 "method": marked(cell.method, difference, numbers),
                 "labels": cell.labels,
                 "seeds": cell.size,
@@ -112,7 +111,7 @@ def _measured(values: list[float]) -> str:
     return shown(values) if values else MISSING
 
 
-def _difference(cell: Cell, against: str, cells: dict[Place, list[Cell]]) -> str:
+def _difference(cell: Cell, against: str, cells: dict[CellKey, list[Cell]]) -> str:
     """The cell's last epoch minus that method's, over the seeds that both have.
 
     Raises:
@@ -125,7 +124,7 @@ def _difference(cell: Cell, against: str, cells: dict[Place, list[Cell]]) -> str
     return in_words(statistics.fmean(found), half_width(found))
 
 
-def notes_on_pairs(cells: dict[Place, list[Cell]], against: str) -> list[str]:
+def notes_on_pairs(cells: dict[CellKey, list[Cell]], against: str) -> list[str]:
     """Where the differences from a method are of fewer seeds than a row has, or of runs with other labels.
 
     Raises:
@@ -138,16 +137,16 @@ def notes_on_pairs(cells: dict[Place, list[Cell]], against: str) -> list[str]:
             continue
         unpaired, unlike = left_out(base, cell), with_other_labels(base, cell)
         if unpaired:
-            notes.append(f"minus {against}, {cell.place}: not both have seed {', '.join(unpaired)}")
+            notes.append(f"minus {against}, {cell.key}: not both have seed {', '.join(unpaired)}")
         if unlike and cell.method != "oracle":
             notes.append(
-                f"minus {against}, {cell.place}: not the same labels, so the pairs differ by their draw, too: seed "
+                f"minus {against}, {cell.key}: not the same labels, so the pairs differ by their draw, too: seed "
                 f"{', '.join(unlike)}"
             )
     return notes
 
 
-def _base(cell: Cell, against: str, cells: dict[Place, list[Cell]]) -> Cell | None:
+def _base(cell: Cell, against: str, cells: dict[CellKey, list[Cell]]) -> Cell | None:
     """The method's cell for the same images, network and number of labels.
 
     The oracle has all labels. It is compared only if the method was run with a single number of labels. Without a seed
@@ -158,8 +157,8 @@ def _base(cell: Cell, against: str, cells: dict[Place, list[Cell]]) -> Cell | No
     """
     bases = [
         base
-        for place, several in cells.items()
-        if place[:3] == cell.place[:3]
+        for key, several in cells.items()
+        if key[:3] == cell.key[:3]
         for base in several
         if base.method == against and (base.labels == cell.labels or cell.method == "oracle")
     ]
@@ -169,7 +168,7 @@ def _base(cell: Cell, against: str, cells: dict[Place, list[Cell]]) -> Cell | No
         return None
     if len(bases) > 1:
         raise UserError(
-            f"{bases[0].place} was run with several settings ({'; '.join(differing(bases))}): name folders that hold "
+            f"{bases[0].key} was run with several settings ({'; '.join(differing(bases))}): name folders that hold "
             f"one, or leave out --against"
         )
     has_pairs = {run.draw for run in bases[0].runs} & {run.draw for run in cell.runs}
@@ -183,7 +182,7 @@ def text(table: Table) -> str:
     return "\n".join([lines[0], "-" * (sum(widths) + 2 * len(widths) - 2), *lines[1:]])
 
 
-def footnotes(cells: dict[Place, list[Cell]], numbers: dict[str, int]) -> list[str]:
+def footnotes(cells: dict[CellKey, list[Cell]], numbers: dict[str, int]) -> list[str]:
     """The footnotes of these cells: `[1] epochs 60, lr 0.01`."""
     shown = {difference for several in cells.values() for difference in differing(several)}
     return [f"[{number}] {difference}" for difference, number in numbers.items() if difference in shown]
@@ -210,15 +209,15 @@ def _mean(cell: Cell, field: str) -> float | None:
     return cell.mean(field) if cell.has(field) else None
 
 
-def csv_rows(cells: dict[Place, list[Cell]]) -> list[dict[str, Any]]:
-    """A row per cell, with full precision; where a place has several, their settings tell them apart."""
+def csv_rows(cells: dict[CellKey, list[Cell]]) -> list[dict[str, Any]]:
+    """A row per cell, with full precision; where a key has several, their settings tell them apart."""
     rows = []
-    for place, several in cells.items():
+    for key, several in cells.items():
         for cell, difference in zip(several, differing(several), strict=True):
-            result, theirs = cell.runs[0].result, published.accuracies().get(place)
+            result, theirs = cell.runs[0].result, published.accuracies().get(key)
             best = _mean(cell, "best_top1")
             rows.append(
-                place._asdict()
+                key._asdict()
                 | {key: result[key] for key in ("method", "num_samples_per_class", "epochs", "iters_per_epoch")}
                 | {
                     "seeds": " ".join(map(str, cell.seeds)),
@@ -232,7 +231,7 @@ def csv_rows(cells: dict[Place, list[Cell]]) -> list[dict[str, Any]]:
                     "published": theirs,
                     "difference": None if None in (theirs, best) else best - theirs,
                     "settings": difference,
-                    "departures": ", ".join(published.departures(cell)) if published.holds(place) else "",
+                    "departures": ", ".join(published.departures(cell)) if published.holds(key) else "",
                 }
             )
     return rows

@@ -15,7 +15,7 @@ from common import datasets
 from common.datasets import splits
 from common.errors import Interrupted
 from scripts import collect_results
-from scripts.results import plots, runs
+from scripts.results import cells, plots, runs
 from tests.conftest import SMALL, assert_equal_states, assert_same_run, final_state, read_rows, train_small
 from tests.helpers.few_images import all_images
 from tests.helpers.reference import SpyModel, softmax
@@ -298,8 +298,8 @@ def test_its_speed_counts_the_steps_of_all_rounds(whole):
 
 
 def test_the_plot_shows_its_last_round(whole):
-    (cells,) = runs.cells(runs.read_runs([whole[0]]))[0].values()
-    assert plots.curves(cells[0], "top1") == [[row["top1"] for row in read_rows(whole[0])[4:]]]
+    (found,) = cells.cells(runs.read_runs([whole[0]]))[0].values()
+    assert plots.curves(found[0], "top1") == [[row["top1"] for row in read_rows(whole[0])[4:]]]
 
 
 def test_unfinished_it_is_reported_by_the_epochs_of_all_rounds(whole, tmp_path):

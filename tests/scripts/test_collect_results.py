@@ -22,7 +22,8 @@ import fixmatch
 from common.errors import UserError
 from scripts import collect_results
 from scripts.results import dot_plot, foundation, from_scratch, plots, published, runs, tables
-from scripts.results.runs import Place, cells, footnotes, read_runs
+from scripts.results.cells import cells, footnotes
+from scripts.results.runs import CellKey, read_runs
 from tests.conftest import ROOT, SMALL
 from tests.helpers.few_images import TRAIN
 from tests.methods.test_methods import METHODS
@@ -88,7 +89,7 @@ def lines_of(shown: str, row: str) -> dict[str, list[str]]:
 
 def test_a_cell_against_the_published_figure_by_hand(write_run, tmp_path, capsys):
     """Best 70, 74, 75: mean 73, deviation sqrt((9 + 1 + 4) / 2) = 2.646; published 74.5."""
-    assert published.accuracies()[Place("CIFAR10", "resnet50", "supervised", "fixmatch")] == 74.5
+    assert published.accuracies()[CellKey("CIFAR10", "resnet50", "supervised", "fixmatch")] == 74.5
     for seed, (last, best) in enumerate([(60, 70), (62, 74), (70, 75)]):
         write_run(f"seed{seed}", last, best, "--seed", str(seed))
     write_run("dtd", 50.0, 51.25, dataset="DTD")
@@ -102,7 +103,7 @@ def test_a_cell_against_the_published_figure_by_hand(write_run, tmp_path, capsys
     lines = lines_of(out, "fixmatch")
     at = {dataset: i for i, dataset in enumerate(published.datasets())}
     assert [lines[name][at["CIFAR10"]] for name in lines] == ["73.0 ± 2.6", "74.5", "-1.5", "64.0 ± 5.3"]
-    dtd = published.accuracies()[Place("DTD", "resnet50", "supervised", "fixmatch")]
+    dtd = published.accuracies()[CellKey("DTD", "resnet50", "supervised", "fixmatch")]
     assert [lines[name][at["DTD"]] for name in lines] == ["51.2", f"{dtd:.1f}", f"{51.25 - dtd:+.1f}", "50.0"]
     assert {lines["best on test"][at[d]] for d in at if d not in {"CIFAR10", "DTD"}} == {"–"}
     assert [lines[name][-1] for name in lines] == ["–", f"{average('fixmatch'):.1f}", "–", "–"]
@@ -110,7 +111,7 @@ def test_a_cell_against_the_published_figure_by_hand(write_run, tmp_path, capsys
 
 
 def average(row: str) -> float:
-    return sum(value for place, value in published.accuracies().items() if place[2:] == ("supervised", row)) / 11
+    return sum(value for key, value in published.accuracies().items() if key[2:] == ("supervised", row)) / 11
 
 
 def test_rows_without_a_run_show_the_published_figures(write_run, tmp_path, capsys):
@@ -141,8 +142,8 @@ def test_runs_of_different_settings_are_never_averaged(write_run, tmp_path, caps
     collect(tmp_path)
     out = capsys.readouterr().out
     assert lines_of(out, "fixmatch")["best on test"][1] == "70.0"
-    place = r"fixmatch on CIFAR10 \(resnet50, supervised\)"
-    assert re.search(rf"^not in the table: {place} with epochs 1: best 25\.0 ± 7\.1$", out, re.MULTILINE)
+    where = r"fixmatch on CIFAR10 \(resnet50, supervised\)"
+    assert re.search(rf"^not in the table: {where} with epochs 1: best 25\.0 ± 7\.1$", out, re.MULTILINE)
 
 
 def test_runs_on_different_images_are_never_averaged(write_run, tmp_path, capsys):
@@ -222,12 +223,12 @@ def test_the_legend_leaves_the_axes_their_room(write_run, tmp_path):
             write_run(f"{method}{i}", 60 + i, 70 + i, *flags, method=method, **digits)
     table, _ = cells(read_runs([tmp_path]))
     numbers = footnotes(table)
-    one = {place: several[:1] for place, several in list(table.items())[:1]}
+    one = {key: several[:1] for key, several in list(table.items())[:1]}
     sizes = []
-    for places in (one, table):
+    for shown in (one, table):
         with warnings.catch_warnings():
             warnings.simplefilter("error")  # matplotlib's, where the layout collapses
-            figure = plots.over_epochs_figure(places, plots.METRICS["accuracy"], "title", numbers)
+            figure = plots.over_epochs_figure(shown, plots.METRICS["accuracy"], "title", numbers)
             figure.draw_without_rendering()
         (axes,) = figure.axes
         legend = axes.get_legend()
@@ -276,7 +277,7 @@ def test_images_of_the_same_names_are_averaged_only_if_their_files_are_the_same(
         more = {"data_sha256": "d" * 64, "content_sha256": content * 64, "data_folder": f"photos_{content}"}
         file.write_text(json.dumps(json.loads(file.read_text()) | more))
     table, _ = cells(read_runs([tmp_path]))
-    assert {place.dataset: [cell.seeds for cell in several] for place, several in table.items()} == {
+    assert {key.dataset: [cell.seeds for cell in several] for key, several in table.items()} == {
         "photos_a/": [[0, 1]],
         "photos_b/": [[2]],
     }
@@ -402,8 +403,8 @@ def test_nothing_tested_has_no_dot_plot(tmp_path):
 def test_a_dataset_that_was_not_run_has_no_panel_beside_the_published_figures(write_run, tmp_path):
     write_run("a", 60, 70)
     write_run("b", 60, 70, dataset="DTD", method="erm")
-    (places, _), name = cells(read_runs([tmp_path])), published.PRETRAININGS["supervised"]
-    figure = plots.against_published_figure(name, {place: cell for place, (cell,) in places.items()})
+    (table, _), name = cells(read_runs([tmp_path])), published.PRETRAININGS["supervised"]
+    figure = plots.against_published_figure(name, {key: cell for key, (cell,) in table.items()})
     assert [axes.get_title() for axes in figure.axes] == ["CIFAR10", "DTD"]
     colors = [{line.get_color() for line in axes.lines} - {plots.PUBLISHED_STYLE["color"]} for axes in figure.axes]
     assert colors == [{plots.color("fixmatch")}, {plots.color("erm")}]
@@ -480,8 +481,8 @@ def test_a_cell_of_other_settings_than_the_published_is_marked(write_run, tmp_pa
     collect(tmp_path)
     out = capsys.readouterr().out
     assert lines_of(out, "fixmatch")["best on test"][1] == "70.0*"
-    place = r"\* fixmatch on CIFAR10 \(resnet50, supervised\)"
-    assert re.search(rf"^{place}: --lr 0.01 \(published: 0.003\), --iters-per-epoch 100 \(published: 500\)$", out, re.M)
+    where = r"\* fixmatch on CIFAR10 \(resnet50, supervised\)"
+    assert re.search(rf"^{where}: --lr 0.01 \(published: 0.003\), --iters-per-epoch 100 \(published: 500\)$", out, re.M)
 
 
 def test_each_of_erms_rows_is_compared_with_its_own_command(write_run, tmp_path, capsys):
@@ -912,7 +913,7 @@ CLIP, DINO = "vit_base_patch16_clip_224.openai", "vit_base_patch14_reg4_dinov2.l
 
 def of_foundation(method: str, network: str, adapter: str = "LoRA", /, **changed) -> dict:
     """For `write_run`: scripts/foundation.sh's command for DTD with 3 labels, with other values of some arguments."""
-    command = foundation._command(foundation.Key(method, "DTD", 3, network, adapter))
+    command = foundation._command(foundation.FoundationKey(method, "DTD", 3, network, adapter))
     script = "v_pet" if "sources" in command else method
     return {"dataset": "DTD", "method": script, "parse_args": lambda _: SimpleNamespace(**command | changed)}
 
@@ -924,7 +925,7 @@ def test_runs_of_foundation_models_stand_beside_the_published_figures(write_run,
     write_run("c", 50.0, 51.0, **of_foundation("erm", CLIP, lora=None))
     write_run("st", 52.0, 53.0, **of_foundation("st", DINO))
     write_run("pet", 52.0, 53.0, **of_foundation("pet", DINO))
-    sources = foundation._command(foundation.Key("v_pet", "DTD", 3, CLIP, "LoRA"))["sources"]
+    sources = foundation._command(foundation.FoundationKey("v_pet", "DTD", 3, CLIP, "LoRA"))["sources"]
     write_run("v_pet", 65.0, 68.0, **of_foundation("v_pet", CLIP))
     moved = [f"{source}_seed1" for source in sources]
     write_run("v_pet_seed1", 67.0, 68.0, **of_foundation("v_pet", CLIP, seed=1, split_seed=1, sources=moved))
@@ -950,7 +951,7 @@ def test_a_vote_of_other_sources_is_marked(write_run, tmp_path, capsys):
     for number in (2, 3):
         sources = [f"logs/foundation/clip_lora/fixmatch/{i}" for i in range(number)]
         write_run(f"{number}", 65.0, 68.0, **of_foundation("v_pet", CLIP, sources=sources))
-    sources = foundation._command(foundation.Key("v_pet", "DTD", 3, CLIP, "LoRA"))["sources"]
+    sources = foundation._command(foundation.FoundationKey("v_pet", "DTD", 3, CLIP, "LoRA"))["sources"]
     elsewhere = ["/data/runs" + source.removeprefix("logs/foundation") for source in sources]
     write_run("elsewhere", 66.0, 67.0, **of_foundation("v_pet", CLIP, sources=elsewhere))
     collect(tmp_path)
