@@ -89,7 +89,7 @@ class Teacher(nn.Module):
     def update(self, student):
         """At first the mean over all steps (the first update copies the student), later the exponential average.
 
-        `average.Average` starts and rounds differently. With it, old commands would give other last bits.
+        `ema.ModelEma` starts and rounds differently. With it, old commands would give other last bits.
         """
         self.updates += 1
         a = (1 - 1 / self.updates).clamp(max=self.alpha)

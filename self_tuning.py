@@ -88,7 +88,7 @@ class KeyEncoder(nn.Module):
 
     @torch.no_grad()
     def update(self, encoder):
-        """Moves the parameters only. `average.Average` also copies buffers, and rounds differently in the last bits."""
+        """Moves the parameters only. `ema.ModelEma` also copies buffers, and rounds differently in the last bits."""
         parameters = list(self.encoder.parameters())
         torch._foreach_mul_(parameters, self.m)
         torch._foreach_add_(parameters, list(encoder.parameters()), alpha=1 - self.m)

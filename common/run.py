@@ -19,7 +19,7 @@ from common.datasets import Data, inventory
 from common.errors import Interrupted, UserError
 from common.loading.loaders import Batch, TestLoader, TrainLoader
 from common.networks.adapters import Merged
-from common.networks.average import Average
+from common.networks.ema import ModelEma
 from common.networks.initial_weights import InitialWeights
 from common.records import best_epoch, progress, results, session, sheet
 from common.records.evaluation import Evaluation
@@ -58,7 +58,7 @@ class Run:
         pretraining_sha256: of that file.
         images: see `describe`.
         state: what a checkpoint holds: the `state` given to `start`, and with `--ema` the average.
-        average: with `--ema`, the average of the evaluated network's weights.
+        ema: with `--ema`, the average of the evaluated network's weights.
 
     Raises:
         UserError: the folder is not writable, is in use, holds a run with other arguments, or one that was begun with
@@ -96,7 +96,7 @@ class Run:
         self._evaluation: Evaluation | None = None
         # Set by `start`:
         self.state: dict[str, Any] = {}
-        self.average: Average | None = None
+        self.ema: ModelEma | None = None
         self._evaluated: nn.Module | None = None
         self._beginning: dict[str, Any] = {}  # the state before the first of several rounds
         self._started = 0.0  # the time at which an uninterrupted training would have begun
@@ -182,8 +182,8 @@ class Run:
         """
         self.state, self._evaluated = state, evaluated
         if self.args.ema:
-            self.average = Average(evaluated, self.args.ema)
-            self.state = state | {"ema": self.average}
+            self.ema = ModelEma(evaluated, self.args.ema)
+            self.state = state | {"ema": self.ema}
         if self.args.phase == "test":
             return
         if self.rounds > 1:
@@ -213,7 +213,7 @@ class Run:
 
     def _take_weights_from_first(self) -> None:
         modules = nn.ModuleList(item for item in self.state.values() if isinstance(item, nn.Module))
-        processes.take_from_first([*modules.parameters(), *modules.buffers()])  # frozen weights, too
+        processes.broadcast([*modules.parameters(), *modules.buffers()])  # frozen weights, too
 
     def _resume(self, content: dict[str, Any], path: Path) -> None:
         restored = self.state | {"meters": self.meters, "rng": self.generators}
@@ -248,7 +248,7 @@ class Run:
 
     def start_anew(self, *names: str) -> None:
         """Reset parts of the state, and the average of weights, to what they were before the first round."""
-        for name in (*names, *(["ema"] if self.average is not None else [])):
+        for name in (*names, *(["ema"] if self.ema is not None else [])):
             self.state[name].load_state_dict(self._beginning[name])
         self._take_weights_from_first()
 
@@ -329,8 +329,8 @@ class Run:
                 yield batches
                 done += 1
                 self.step += 1
-                if self.average is not None:
-                    self.average.update(self.evaluated)
+                if self.ema is not None:
+                    self.ema.update(self.evaluated)
                 shown.advance()
                 if done % self.args.print_freq == 0 or done == per_epoch:
                     self.guard.check_metrics(self.step)
@@ -377,7 +377,7 @@ class Run:
     @property
     def tested(self) -> nn.Module:
         """The network that is scored and kept: the evaluated one, or with `--ema` the average of its weights."""
-        return self.evaluated if self.average is None else self.average.network
+        return self.evaluated if self.ema is None else self.ema.network
 
     def evaluate(self, loader: TestLoader, **others: nn.Module) -> dict[str, float]:
         """The scores of the evaluated network; see `evaluate.evaluate`. The last evaluation also counts confusions.
@@ -401,7 +401,7 @@ class Run:
         failure = None
         try:
             with self.signals.ending_waits() if may_stop else contextlib.nullcontext():
-                others |= {} if self.average is None else {"raw": self.evaluated}
+                others |= {} if self.ema is None else {"raw": self.evaluated}
                 return self.evaluation.scores(loader, self.tested, others, count=last)
         except Stopped:
             pass
@@ -458,7 +458,7 @@ class Run:
 
     def _stop_if_asked(self, failure: str | None = None) -> None:
         """Save and stop if any process got a signal, or could not make its batch."""
-        code = processes.largest(FAILED if failure else self.signals.received)
+        code = processes.maximum(FAILED if failure else self.signals.received)
         if code:
             self._stop(code, failure)
 
@@ -548,7 +548,7 @@ class Run:
         networks = self._tested_parts()
         if self.args.checkpoint == "best":
             # best.pth holds the tested network only, not the raw one.
-            networks, self._evaluated, self.average = {"model": Merged(self.tested)}, self.tested, None
+            networks, self._evaluated, self.ema = {"model": Merged(self.tested)}, self.tested, None
         checkpoint.restore(networks, content, path)
         scores = self.evaluate(loader)
         self.guard.check_scores(scores, self.step)

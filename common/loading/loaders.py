@@ -26,7 +26,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 from common.datasets.images import UNREADABLE, ImageSet
 from common.errors import UserError
 from common.loading.augment import Transform
-from common.loading.order import EvenPasses, InOrder, Passes
+from common.loading.samplers import BalancedBatches, SequentialBatches, ShuffledBatches
 from common.loading.workers import LINUX, Packing, Reader, begin
 from common.system import processes, seeding
 from common.system.devices import sent
@@ -121,8 +121,8 @@ class TrainLoader:
         batches = map(self._on_device, _read(_data_loader(self.views, keys, self.workers, self.device)))
         yield from _one_ahead(batches, self.device) if self.device.type == "cuda" else batches
 
-    def _keys(self, step: int, share: slice = slice(None)) -> "Passes":
-        Keys, images = (EvenPasses if self.views.images.balanced else Passes), self.views.images
+    def _keys(self, step: int, share: slice = slice(None)) -> "ShuffledBatches":
+        Keys, images = (BalancedBatches if self.views.images.balanced else ShuffledBatches), self.views.images
         return Keys(images, self.batch_size, self.seed, self.stream, step, share)
 
     def _on_device(self, batch: tuple[Tensor, np.ndarray]) -> Batch:
@@ -183,7 +183,7 @@ class TestLoader:
         self.transform, self.batch_size = transform, batch_size
         self.number, self.room = len(images), cache * 2**20 // processes.local_count() * processes.count()
         views = _Views(images, [transform], seed, stream)
-        self.keys = InOrder(len(images), batch_size)
+        self.keys = SequentialBatches(len(images), batch_size)
         self.loader: DataLoader | Reader | None = _data_loader(views, self.keys, workers, device)
         self.kept: list[tuple[Tensor, Tensor]] = []  # the uint8 views and labels of the whole set, or nothing
 
@@ -247,7 +247,7 @@ class FileLoader:
     ):
         self.normalizer, self.device = normalizer.to(device), device
         views = _Views(images, [transform], seed=0, stream="test")
-        self.batches = InOrder(len(images), batch_size)
+        self.batches = SequentialBatches(len(images), batch_size)
         self.loader = _data_loader(views, self.batches, min(workers, len(self.batches)), device, _collate_readable)
 
     def __iter__(self) -> Iterator[FileBatch]:

@@ -32,7 +32,7 @@ def main(repeats: int, rounds: int, argv: list[str]) -> None:
             share = measures.prepared_step(fixmatch, [*argv, *map(str, own_batch), "--log", f"{folder}/share"])
         whole = measures.prepared_step(fixmatch, [*argv, "--log", f"{folder}/whole"])
     timers = [measures.timer(step, repeats) for step in (whole, share)]
-    seconds = measures.in_turn([lambda timer=timer: (processes.largest(0), timer())[1] for timer in timers], rounds)
+    seconds = measures.in_turn([lambda timer=timer: (processes.maximum(0), timer())[1] for timer in timers], rounds)
     if processes.is_first():
         print(json.dumps({"whole": seconds[0], "share": seconds[1], "memory": measures.own_peak()}))
 

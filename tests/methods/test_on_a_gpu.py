@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 import export
 import predict
 from common.loading.loaders import TrainLoader
-from common.networks.average import Average
+from common.networks.ema import ModelEma
 from common.run import Run
 from common.system import seeding
 from common.training.confusion import Confusion
@@ -67,7 +67,7 @@ def a_gpu():
             return wrapped
 
         stack.enter_context(mock.patch.object(Run, "steps", steps_without_waiting))
-        for owner, name in ((Average, "update"), (Confusion, "update"), (TrainLoader, "_on_device")):
+        for owner, name in ((ModelEma, "update"), (Confusion, "update"), (TrainLoader, "_on_device")):
             stack.enter_context(mock.patch.object(owner, name, without_waiting(getattr(owner, name))))
         yield device
 

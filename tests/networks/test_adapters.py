@@ -19,8 +19,8 @@ from common.errors import UserError
 from common.loading.augment import Normalizer
 from common.networks import adapters, backbones
 from common.networks.adapters import AdaptFormer, Merged
-from common.networks.average import Average
 from common.networks.classifier import ImageClassifier
+from common.networks.ema import ModelEma
 from tests import conftest
 from tests.conftest import assert_equal_states, assert_same_run, final_state, read_rows, train_small
 from tests.helpers.stops import stop_in_step
@@ -74,7 +74,7 @@ def test_at_first_the_network_is_the_plain_one_bit_for_bit(widths):
 @pytest.mark.parametrize("widths", KINDS, ids=str)
 def test_an_average_shares_what_is_frozen_and_nothing_else(widths):
     model = classifier(**widths)
-    network = Average(model, 0.9).network
+    network = ModelEma(model, 0.9).network
     assert {b.data_ptr() for b in network.buffers()} == {b.data_ptr() for b in model.buffers()}
     assert not {p.data_ptr() for p in network.parameters()} & {p.data_ptr() for p in model.parameters()}
     assert torch.equal(network.eval()(images()), model.eval()(images()))

@@ -13,8 +13,8 @@ from timm.layers import BatchNormAct2d
 from torch import nn
 
 from common.networks import adapters, batch_norm
-from common.networks.average import Average
 from common.networks.batch_norm import WholeBatchNorm, WholeBatchNormAct, frozen_statistics
+from common.networks.ema import ModelEma
 from common.system import processes
 from common.system.processes import groups
 from tests.conftest import assert_equal_states
@@ -118,7 +118,7 @@ def converted(lora: bool) -> list:
         adapters.insert(backbone, 8, lora=2)
     before = {name: tensor.clone() for name, tensor in (*backbone.named_parameters(), *backbone.named_buffers())}
     batch_norm.over_processes(backbone)
-    network = Average(backbone, 0.9).network
+    network = ModelEma(backbone, 0.9).network
     after = dict((*network.named_parameters(), *network.named_buffers()))
     groups._State.on_gpus = None
     assert before.keys() == after.keys()

@@ -419,7 +419,7 @@ def test_a_death_is_reported_in_a_line_where_the_error_that_it_makes_comes_first
             os.kill(os.getpid(), signal.SIGKILL)
         say = lifeline._say_once
         lifeline._say_once = lambda line: (time.sleep(0.3), say(line))
-        processes.largest(0)
+        processes.maximum(0)
 
     run = Several(2, work)
     assert run.wait(60) == [1, -9]
@@ -443,7 +443,7 @@ def test_a_death_while_another_gives_its_gpu_back_ends_that_one():
 def test_an_unforeseen_error_keeps_its_traceback_and_ends_both():
     def work():
         processes.join()
-        return processes.largest(0) if processes.rank() else {}["nothing"]
+        return processes.maximum(0) if processes.rank() else {}["nothing"]
 
     run = Several(2, work)
     assert run.wait(60) == [1, 1]

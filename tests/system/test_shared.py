@@ -84,7 +84,7 @@ def taken() -> list[list]:
     rank = processes.rank()
     image = torch.full((2, 3, 2, 2), rank + 0.5).to(memory_format=torch.channels_last)
     tensors = [torch.arange(3.0) + 10 * rank, image, torch.tensor(7 + rank)]
-    processes.take_from_first(tensors)
+    processes.broadcast(tensors)
     return [tensor.tolist() for tensor in tensors]
 
 
@@ -102,7 +102,7 @@ def on_one_gpu() -> list:
         assert processes.on_gpus() is None
         x = torch.arange(4.0, device=device)[processes.share(4)]
         found = [processes.gather(x), processes.sum(x), processes.mean(x)]
-        processes.take_from_first([x])
+        processes.broadcast([x])
         assert all(tensor.is_cuda for tensor in found)
         return [tensor.tolist() for tensor in (*found, x)]
 
@@ -114,7 +114,7 @@ def on_own_gpus() -> None:
         device = find_device("cuda")
         processes.use(device)
         assert processes.gather(torch.ones(1, device=device)).is_cuda
-        assert processes.largest(processes.rank()) == 1
+        assert processes.maximum(processes.rank()) == 1
         with pytest.raises(RuntimeError, match="a tensor of the host over NCCL"):
             dist.all_reduce(torch.ones(1), group=processes.on_gpus())
 

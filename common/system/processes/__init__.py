@@ -12,18 +12,18 @@ lifeline     how they begin and end together, and how one that dies ends the oth
 
 from common.system.processes.collectives import (
     average_gradients,
+    broadcast,
     by_first,
     first_of_machine_first,
     gather,
     gather_objects,
     gather_with_gradients,
-    largest,
+    maximum,
     mean,
     once_per_machine,
     parts,
     share,
     sum,
-    take_from_first,
 )
 from common.system.processes.groups import (
     count,
@@ -39,6 +39,7 @@ from common.system.processes.lifeline import join, leave
 
 __all__ = [
     "average_gradients",
+    "broadcast",
     "by_first",
     "count",
     "first_of_machine_first",
@@ -47,11 +48,11 @@ __all__ = [
     "gather_with_gradients",
     "is_first",
     "join",
-    "largest",
     "launched",
     "leave",
     "local_count",
     "local_rank",
+    "maximum",
     "mean",
     "on_gpus",
     "once_per_machine",
@@ -59,6 +60,5 @@ __all__ = [
     "rank",
     "share",
     "sum",
-    "take_from_first",
     "use",
 ]

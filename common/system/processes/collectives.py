@@ -114,7 +114,7 @@ def average_gradients(optimizer: Optimizer, *_: Any) -> None:
 
 
 @torch.no_grad()
-def take_from_first(tensors: list[Tensor]) -> None:
+def broadcast(tensors: list[Tensor]) -> None:
     """Overwrite the tensors with the first process's values."""
     if count() > 1:
         for tensor in tensors:
@@ -164,7 +164,7 @@ def gather_objects(value: Any) -> list[Any]:
     return values
 
 
-def largest(number: int) -> int:
+def maximum(number: int) -> int:
     """The largest of the processes' numbers. It is exchanged between the hosts, without waiting for a device."""
     if count() == 1:
         return number

@@ -40,7 +40,7 @@ import torch
 import torch.distributed as dist
 
 from common.system.processes import groups
-from common.system.processes.collectives import largest
+from common.system.processes.collectives import maximum
 from common.system.processes.groups import count, is_first, rank
 
 
@@ -129,7 +129,7 @@ class _Lifeline:
     def __init__(self) -> None:
         self.group = groups.new_group("gloo")
         self.next, self.previous = (rank() + 1) % count(), (rank() - 1) % count()
-        largest(0)  # waits until all processes are here
+        maximum(0)  # waits until all processes are here
         self.listener = threading.Thread(target=self._listen, daemon=True)
         self.ends_this = threading.Lock()  # held for good by the thread that ends this process
 

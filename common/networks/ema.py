@@ -11,7 +11,7 @@ from common.networks import adapters
 Network = TypeVar("Network", bound=nn.Module)
 
 
-class Average(nn.Module):
+class ModelEma(nn.Module):
     """A copy of a network whose parameters are the exponential moving average (EMA) of the network's.
 
     average <- decay * average + (1 - decay) * parameter, from the first weights on (Mean Teachers, arXiv:1703.01780,

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from common.networks.average import Average, copy_buffers
+from common.networks.ema import ModelEma, copy_buffers
 from tests.conftest import assert_equal_states, final_state, read_rows, train_small
 
 
@@ -17,7 +17,7 @@ def test_five_steps_by_hand():
     network = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Linear(4, 2))
     network[2].requires_grad_(False)
     frozen = copy.deepcopy(network[2])
-    average = Average(network, 0.9)
+    average = ModelEma(network, 0.9)
     optimizer = torch.optim.SGD([p for p in network.parameters() if p.requires_grad], 0.5)
     by_hand = {name: p.detach().double().numpy().copy() for name, p in network.named_parameters()}
     for _ in range(5):
@@ -38,7 +38,7 @@ def test_five_steps_by_hand():
 
 def test_without_decay_it_is_the_network():
     network = nn.Linear(3, 4)  # has no buffers
-    average = Average(network, 0)
+    average = ModelEma(network, 0)
     nn.init.normal_(network.weight)
     average.update(network)
     assert torch.equal(average.network.weight, network.weight)

@@ -15,7 +15,7 @@ from common.datasets.images import ImageSet
 from common.system import processes, seeding
 
 
-class Passes(Sampler):
+class ShuffledBatches(Sampler):
     """The keys (step, position, index) of each step's batch, from step `start` on; or of one process's share."""
 
     def __init__(
@@ -45,7 +45,7 @@ class Passes(Sampler):
         return permutation
 
 
-class EvenPasses(Passes):
+class BalancedBatches(ShuffledBatches):
     """Batches that hold all classes equally often, as nearly as their size allows.
 
     The draws of all steps form one sequence, in which the classes take turns in a fixed order. So draw n is number
@@ -70,7 +70,7 @@ class EvenPasses(Passes):
         return images[self.permutation("class", len(images), number, int(c))[position]]
 
 
-class InOrder(Sampler):
+class SequentialBatches(Sampler):
     """Every index once, in order, as keys (0, index, index). The last batch may be smaller.
 
     Each of N processes takes every N-th batch. Nothing is padded, so some processes may have one batch less.
