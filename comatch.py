@@ -23,7 +23,7 @@ the authors' code:
 USB's form, on which published errors from scratch are based, has a ReLU in the projector and adds 1e-6 where q is
 divided.
 
-Cells: scripts/scratch.sh. Diff against: fixmatch.py.
+Shell file: scripts/scratch.sh. Diff against: fixmatch.py.
 """
 
 import torch
@@ -112,9 +112,9 @@ class Bank(nn.Module):
 
     def smooth(self, p, z, T, smoothing):
         """Predictions [B, C] of images with embeddings [B, P], moved towards their neighbours' in a full bank."""
-        neighbours = F.softmax(z @ self.embeddings.T / T, dim=1) @ self.probabilities
+        neighbors = F.softmax(z @ self.embeddings.T / T, dim=1) @ self.probabilities
         own = torch.where(self.written >= len(self.embeddings), smoothing, 1.0)
-        return own * p + (1 - own) * neighbours
+        return own * p + (1 - own) * neighbors
 
     def write(self, z, p):
         """Add embeddings [B, P] and predictions [B, C], and those of the other processes.

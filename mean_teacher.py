@@ -25,7 +25,7 @@ from torch.nn import functional as F
 
 from common import build, cli
 from common.loading.loaders import TestLoader, TrainLoader
-from common.networks import ImageClassifier, average, frozen_statistics
+from common.networks import ImageClassifier, ema, frozen_statistics
 from common.run import Run
 from common.system import processes
 from common.training.evaluate import accuracy
@@ -78,7 +78,7 @@ class Teacher(nn.Module):
 
     def __init__(self, student, alpha):
         super().__init__()
-        self.network = average.copy_of(student)
+        self.network = ema.copy_of(student)
         self.alpha = alpha
         self.register_buffer("updates", torch.zeros((), dtype=torch.int64))
 
@@ -96,7 +96,7 @@ class Teacher(nn.Module):
         parameters = list(self.network.parameters())
         torch._foreach_mul_(parameters, a)
         torch._foreach_add_(parameters, torch._foreach_mul(list(student.parameters()), 1 - a))
-        average.copy_buffers(student, self.network)
+        ema.copy_buffers(student, self.network)
 
 
 def train_step(model, teacher, optimizer, batch_l, batch_u, weight_u, args):

@@ -46,11 +46,10 @@ from common.datasets.walk import Skipped, images_in
 from common.errors import UserError
 from common.loading import augment
 from common.loading.loaders import FileBatch, FileLoader
-from common.records import correction_page, progress
+from common.records import correction_page, margin_sampling, progress
 from common.system import limits
 from common.system.devices import find_device
 from common.system.files import writing
-from common.training import uncertain
 
 SHOWN = 10  # classes whose numbers of images are logged
 
@@ -282,7 +281,7 @@ class Table:
             self.left_out += 1
             return
         label = int(prediction.ranking[0])
-        confidence, margin = float(prediction.probabilities[label]), uncertain.margin(prediction.probabilities)
+        confidence, margin = float(prediction.probabilities[label]), margin_sampling.margin(prediction.probabilities)
         self.scored.append(Scored(path, inner, [*cells, f"{margin:.6g}"], label, confidence, margin))
 
     def given(self, path: str) -> list[str]:
@@ -305,7 +304,7 @@ class Table:
                 writer.writerow([path, *cells, *self.given(path)])
         if args.uncertain is not None:
             margins, labels = [one.margin for one in self.scored], [one.label for one in self.scored]
-            self.scored = [self.scored[i] for i in uncertain.most(margins, labels, args.uncertain)]
+            self.scored = [self.scored[i] for i in margin_sampling.select(margins, labels, args.uncertain)]
             if writer is not None:
                 writer.writerows([[*names, "margin"], *(one.cells for one in self.scored)])
         if self.left_out and not self.scored:

@@ -29,7 +29,7 @@ from torch.optim.lr_scheduler import MultiStepLR
 
 from common import build, cli
 from common.loading.loaders import TestLoader, TrainLoader
-from common.networks import ImageClassifier, average
+from common.networks import ImageClassifier, ema
 from common.run import Run
 from common.system import processes
 from common.training.evaluate import accuracy, masked_accuracy
@@ -79,7 +79,7 @@ class KeyEncoder(nn.Module):
 
     def __init__(self, encoder, m):
         super().__init__()
-        self.encoder = average.copy_of(encoder)
+        self.encoder = ema.copy_of(encoder)
         self.m = m
 
     @torch.no_grad()

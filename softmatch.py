@@ -49,8 +49,8 @@ class Gaussian(nn.Module):
         self.register_buffer("q_hat", torch.zeros(num_classes))  # replaced by the first batch's mean
 
     @torch.no_grad()
-    def mask(self, probabilities):
-        """The weights [B] of a batch of probabilities [B, C], after it has updated the running means."""
+    def update(self, probabilities):
+        """Move the running means towards a batch of probabilities [B, C]. Returns its aligned confidences [B]."""
         q = processes.mean(probabilities.mean(dim=0))
         self.q_hat.lerp_(q, torch.where(self.q_hat.any(), 1 - self.momentum, 1.0))
         uniform = 1 / len(self.q_hat)
@@ -59,6 +59,10 @@ class Gaussian(nn.Module):
         of_all = processes.gather(confidence)
         self.mu.lerp_(of_all.mean(), 1 - self.momentum)
         self.var.lerp_(of_all.var(), 1 - self.momentum)
+        return confidence
+
+    def mask(self, confidence):
+        """The weights [B] of aligned confidences [B]: 1 above the mean, and below it a Gaussian's."""
         below = (confidence - self.mu).clamp(max=0)
         return torch.exp(-below.square() / (2 * self.var.clamp(min=1e-12) / self.n_sigma**2))
 
@@ -66,7 +70,8 @@ class Gaussian(nn.Module):
 def self_training_loss(logits_u_weak, logits_u_strong, gaussian):
     """The mean is over the whole batch. Pseudo-labels are not aligned. Nothing flows back into `logits_u_weak`."""
     probabilities = F.softmax(logits_u_weak.detach(), dim=1)
-    pseudo_labels, mask = probabilities.argmax(dim=1), gaussian.mask(probabilities)
+    pseudo_labels = probabilities.argmax(dim=1)
+    mask = gaussian.mask(gaussian.update(probabilities))
     loss = (mask * F.cross_entropy(logits_u_strong, pseudo_labels, reduction="none")).mean()
     return loss, pseudo_labels, mask
 

@@ -9,8 +9,9 @@ machine whose speed drifts does not matter. Sections:
     memory   the peak of memory in a whole cell: on the host with all workers, and on CUDA
     data     pairs of views per second of one worker core, over a FixMatch step's mix of labeled and unlabeled images:
              Digits at 32 pixels, and JPEG photographs of 500 x 375 at 224; with --setting scratch, its images
-    steps    a step of every method on a batch made before; `images` is what the forward and backward passes alone
-             would cost by the number of images, relative to FixMatch (a backward pass counts as two forward passes)
+    steps    a step of each method of the published table on a batch made before; `images` is what the forward and
+             backward passes alone would cost by the number of images, relative to FixMatch (a backward pass counts as
+             two forward passes)
     cell     a cell of 40 labels by FixMatch: from the loaders' start over the first steps to the end of the first
              evaluation, the steps after that, and the passes over the test set
     state    FlexMatch's thresholds and bank, Self-Tuning's loss and queue, as large as the published table needs them

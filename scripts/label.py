@@ -56,7 +56,7 @@ ARCH = "tf_efficientnet_lite0"
 SIZES = ((40, 64), (96, 96))  # images of one size up to the first number are enlarged to the second
 PHOTOGRAPHS = {"cpu": 128, "cuda": 224}  # the network's input for larger ones
 MEASURED = 2, 8  # steps of a short and a longer run
-SHARE = 0.2  # of the minutes, after which no further method is measured
+MEASURING_SHARE = 0.2  # of the minutes, after which no further method is measured
 
 
 def parse_args(argv=None):
@@ -81,6 +81,7 @@ def parse_args(argv=None):
     parser.add_argument("-j", "--workers", type=cli.non_negative_int, metavar="N", help="loader processes of each set")
     parser.add_argument("--device", help="cpu, cuda, ... (default: cuda where there is one)")
     args = parser.parse_intermixed_args(argv)  # the minutes may come last
+    timm_name(args.arch)  # refuses an unknown one
     if args.scratch and args.weights:
         raise UserError("--scratch begins with random weights, and --weights with a file: give one of them")
     args.out = args.out or Path(f"{args.photos.resolve().name}_labels")
@@ -173,7 +174,9 @@ def measure(work: Work, minutes: float, shared: list[str], images: int) -> plann
         run(first, short, "first")
         refuse_unexportable(work.folder / "runs" / "speed" / "first")
     for method in METHODS if "plan" not in work.facts else ():
-        if method in speeds or (speeds and work.seconds - work.facts.get("decoding", 0.0) > SHARE * 60 * minutes):
+        if method in speeds or (
+            speeds and work.seconds - work.facts.get("decoding", 0.0) > MEASURING_SHARE * 60 * minutes
+        ):
             continue
         before = work.seconds
         seconds = [run(method, steps, f"{method}_{steps}_steps") for steps in MEASURED]
@@ -275,7 +278,7 @@ def try_methods(work: Work, minutes: float, shared: list[str], costs: planning.C
         work.save(done=number)
 
 
-def recognised(work: Work) -> dict[str, dict[int, bool]]:
+def recognized(work: Work) -> dict[str, dict[int, bool]]:
     """method -> held-out image of any trial -> whether it was recognised; empty where there was no trial."""
     right: dict[str, dict[int, bool]] = {}
     for method in work.facts["plan"]["methods"] if work.facts["done"] else ():
@@ -328,7 +331,7 @@ def label(work: Work, args, data: Data, shared: list[str]) -> None:
     heading(2, f"{names}; {plan['steps']:,} steps each" if plan["rounds"] else "nothing is compared")
     if "chosen" not in work.facts:
         try_methods(work, args.minutes, shared, costs, most)
-    right = recognised(work)
+    right = recognized(work)
     ranked = evidence.ranking(right)
     heading(3, f"{ranked[0].method if ranked else plan['methods'][0]} on all labels")
     method = train_on_all(work, args.minutes, shared, costs, ranked)

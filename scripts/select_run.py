@@ -44,7 +44,7 @@ from scripts.results import agreement, intervals, tables
 from scripts.results.cells import Cell, cells, differing
 from scripts.results.runs import Run, held_out, known_images, outcomes, read_runs
 
-FEWEST = 10  # unlabeled images for a class: clusters of fewer say little
+MIN_PER_CLASS = 10  # unlabeled images for a class: clusters of fewer say little
 
 
 class Criterion(Protocol):
@@ -241,7 +241,7 @@ class Clusters:
     def images(self, run: Run) -> np.ndarray:
         """Some training images whose labels the run did not use."""
         free = np.setdiff1d(np.arange(len(self.data.train)), known_images(run))
-        if len(free) < FEWEST * len(self.data.classes):
+        if len(free) < MIN_PER_CLASS * len(self.data.classes):
             raise UserError(
                 f"'{run.folder}' left {len(free)} images unlabeled, too few for clusters of "
                 f"{len(self.data.classes)} classes: choose --by val"

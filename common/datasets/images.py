@@ -131,10 +131,6 @@ class ImageSet:
         even.balanced = True
         return even
 
-    def without(self, indices: np.ndarray) -> "ImageSet":
-        """All images but those at `indices`."""
-        return self.subset(np.setdiff1d(np.arange(len(self)), indices)) if len(indices) else self
-
     def subset(self, indices: np.ndarray) -> "ImageSet":
         """The images at `indices` (int [M]), in that order."""
         if isinstance(self.images, np.ndarray):

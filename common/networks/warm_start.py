@@ -110,7 +110,7 @@ class WarmStart(NamedTuple):
     def fill(self, network: nn.Module) -> None:
         """Load all other parts (head, bottleneck, ...) that fit as a whole. The others begin anew, and are logged.
 
-        A part without weights, such as DST's count of steps, always begins anew.
+        A part without weights, such as a counter, always begins anew.
         """
         # The state of a backbone with adapters holds their weights and a fingerprint, which is no tensor.
         backbone = "adapters" if adapters.are_in(network) else BACKBONE

@@ -6,7 +6,7 @@ from typing import Any
 logger = logging.getLogger("common")
 
 HELD_OUT, TEST, LAST = "held-out images", "test images", "last epoch"  # what chooses
-FEWEST = 10  # held-out images of a class that tell epochs apart; measured in docs/choosing.md
+MIN_PER_CLASS = 10  # held-out images of a class that tell epochs apart; measured in docs/choosing.md
 
 
 def chooser(held_out: int, fold: bool, tested: int) -> str:
@@ -47,10 +47,10 @@ def announce(by: str, held_out: int, per_class: int, tested: int) -> None:
     """
     if by == HELD_OUT:
         logger.info(f"best.pth is of the epoch that is best on the {held_out:,} held-out images")
-        if per_class < FEWEST:
+        if per_class < MIN_PER_CLASS:
             logger.warning(
                 f"WARNING: {per_class} held-out images of a class tell epochs apart hardly better than chance: take "
-                f"{FEWEST} or more, or use --checkpoint latest"
+                f"{MIN_PER_CLASS} or more, or use --checkpoint latest"
             )
     elif by == TEST:
         logger.info("best.pth is of the epoch that is best on the test images")

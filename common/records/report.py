@@ -13,7 +13,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from common.datasets.images import ImageSet
 from common.training import confusion
-from common.training.confusion import Error
+from common.training.confusion import Misclassified
 
 GAP = 24  # pixels between the parts
 RIGHT, WRONG, EMPTY = (24, 84, 156), (196, 30, 30), (235, 235, 235)
@@ -22,7 +22,7 @@ TILE, TEXT = 112, 12  # side of an error's image, height of its text
 
 
 def draw(
-    matrix: np.ndarray, errors: Sequence[Error], classes: Sequence[str], images: ImageSet, title: Sequence[str]
+    matrix: np.ndarray, errors: Sequence[Misclassified], classes: Sequence[str], images: ImageSet, title: Sequence[str]
 ) -> memoryview:
     """The page as a PNG.
 
@@ -136,14 +136,14 @@ def _list(title: str, lines: list[str]) -> Image.Image:
 # The errors
 
 
-def _tiles(errors: Sequence[Error], names: list[str], images: ImageSet, columns: int) -> Image.Image:
+def _tiles(errors: Sequence[Misclassified], names: list[str], images: ImageSet, columns: int) -> Image.Image:
     tiles = [_tile(error, names, images) for error in errors]
     rows = [_stacked(tiles[i : i + columns], down=False, gap=8) for i in range(0, len(tiles), columns)]
     title = _text("most confident errors (true > predicted, confidence; the image)", 14)
     return _stacked([title, *(rows or [_text("none", TEXT)])], gap=8)
 
 
-def _tile(error: Error, names: list[str], images: ImageSet) -> Image.Image:
+def _tile(error: Misclassified, names: list[str], images: ImageSet) -> Image.Image:
     image = images.load(error.index)
     scale = TILE / max(image.size)
     if scale > 1:

@@ -9,10 +9,10 @@ from torch.nn import functional as F
 
 from common.system import processes
 
-MOST = 30  # how many errors are kept
+MAX_KEPT = 30  # how many errors are kept
 
 
-class Error(NamedTuple):
+class Misclassified(NamedTuple):
     """A test image with a wrong prediction.
 
     Attributes:
@@ -45,7 +45,7 @@ class Confusion:
         self.margins = torch.zeros(size, 2, dtype=torch.float64, device=device)
         self.matrix = torch.zeros(num_classes**2, dtype=torch.int64, device=device)
         # Rows of (confidence, index, true, predicted). A confidence of -1 marks an empty row.
-        self.errors = torch.full((MOST, 4), -1.0, dtype=torch.float64, device=device)
+        self.errors = torch.full((MAX_KEPT, 4), -1.0, dtype=torch.float64, device=device)
 
     def update(self, logits: Tensor, labels: Tensor) -> None:
         """Count the next batch.
@@ -64,14 +64,14 @@ class Confusion:
         if self.num_classes == 2:
             self.margins[indices] = torch.stack([(logits[:, 1] - logits[:, 0]).double(), labels.double()], dim=1)
 
-    def read(self) -> tuple[np.ndarray, list[Error]]:
+    def read(self) -> tuple[np.ndarray, list[Misclassified]]:
         """The confusion matrix, int64 [C, C] with a row per true and a column per predicted class; and the errors.
 
         The most confident error comes first.
         """
         matrix = processes.sum(self.matrix).view(self.num_classes, -1).cpu().numpy()
         rows = _largest(processes.gather(self.errors)).tolist()
-        errors = [Error(int(i), int(true), int(predicted), x) for x, i, true, predicted in rows if x >= 0]
+        errors = [Misclassified(int(i), int(true), int(predicted), x) for x, i, true, predicted in rows if x >= 0]
         return matrix, errors
 
     def read_auc(self) -> float | None:
@@ -110,7 +110,7 @@ class Predictions:
 
 
 def _largest(rows: Tensor) -> Tensor:
-    return rows[rows[:, 0].topk(MOST).indices]
+    return rows[rows[:, 0].topk(MAX_KEPT).indices]
 
 
 def auc(scores: np.ndarray, is_positive: np.ndarray) -> float | None:

@@ -17,7 +17,7 @@ from common.records import report as report_page
 from common.records.folder import read_json
 from common.system.devices import find_device
 from common.system.files import write_whole
-from common.training.confusion import MOST, Error
+from common.training.confusion import MAX_KEPT, Misclassified
 from scripts.labeling import evidence, planning
 from scripts.labeling.work import Work, script_path
 
@@ -53,7 +53,7 @@ def report(parts: Sequence[Path], data: Data, file: Path, device: str | None, co
                 true, found = int(data.train.labels[index]), int(prediction.ranking[0])
                 matrix[true, found] += 1
                 if true != found:
-                    errors.append(Error(index, true, found, float(prediction.probabilities[found])))
+                    errors.append(Misclassified(index, true, found, float(prediction.probabilities[found])))
     errors.sort(key=lambda error: -error.confidence)
     bias = "; they also chose the method, so this is a little too high" if compared else ""
     title = [
@@ -61,7 +61,7 @@ def report(parts: Sequence[Path], data: Data, file: Path, device: str | None, co
         f"top-1 {100 * np.trace(matrix) / matrix.sum():.2f} % of {matrix.sum():,}, each by a network that was not "
         f"trained on it{bias}",
     ]
-    write_whole(file, report_page.draw(matrix, errors[:MOST], data.classes, data.train, title))
+    write_whole(file, report_page.draw(matrix, errors[:MAX_KEPT], data.classes, data.train, title))
 
 
 def lines(work: Work, photos: Path, data: Data, right: Mapping[str, Mapping[int, bool]], model: Path) -> list[str]:

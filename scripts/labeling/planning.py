@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from common.errors import UserError
 
 FOLDS = 4  # parts of the labels, of which each trial holds one out
-PLENTY = 400  # labels: one part of so many says enough
+ONE_PART_SUFFICES = 400  # labels: one part of so many says enough
 EPOCHS = 4  # of every run: it is saved after each
-LEAST, WANTED, MOST = 40, 200, 2000  # steps of a run
-FEWEST = 12  # steps, where there is time for one training alone
-MARGIN = 0.9  # of the time is planned: machines are busy at times
+MIN_STEPS, TARGET_STEPS, MAX_STEPS = 40, 200, 2000  # steps of a run
+MIN_STEPS_ALONE = 12  # steps, where there is time for one training alone
+SAFETY = 0.9  # of the time is planned: machines are busy at times
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ class Plan:
 
 def most_rounds(labels: int) -> int:
     """How many rounds of trials say something, with so many labels that can be held out."""
-    return 0 if labels < FOLDS else 1 if labels >= PLENTY else FOLDS
+    return 0 if labels < FOLDS else 1 if labels >= ONE_PART_SUFFICES else FOLDS
 
 
 def plan(seconds: float, used: float, costs: Costs, labels: int) -> Plan:
@@ -73,19 +73,20 @@ def plan(seconds: float, used: float, costs: Costs, labels: int) -> Plan:
     most = most_rounds(labels)
     for number in range(len(costs.step) if most else 0, 0, -1):
         some = costs.of(number)
-        affordable = {rounds: _steps(MARGIN * seconds, some, rounds) for rounds in range(1, most + 1)}
-        if affordable[1] >= LEAST:
-            rounds = max((each for each, steps in affordable.items() if steps >= WANTED), default=1)
-            return Plan(rounds, min(affordable[rounds], MOST), tuple(some.step))
+        affordable = {rounds: _steps(SAFETY * seconds, some, rounds) for rounds in range(1, most + 1)}
+        if affordable[1] >= MIN_STEPS:
+            rounds = max((each for each, steps in affordable.items() if steps >= TARGET_STEPS), default=1)
+            return Plan(rounds, min(affordable[rounds], MAX_STEPS), tuple(some.step))
     alone = costs.of(1)
-    steps = _steps(MARGIN * seconds, alone, 0)
-    if steps < FEWEST:
-        needed = alone.final(FEWEST) / MARGIN
+    steps = _steps(SAFETY * seconds, alone, 0)
+    if steps < MIN_STEPS_ALONE:
+        needed = alone.final(MIN_STEPS_ALONE) / SAFETY
         raise UserError(
-            f"{(seconds + used) / 60:.0f} minutes are too short for {FEWEST} steps of {next(iter(costs.step))} on this "
-            f"machine as busy as it is: give {(needed + used) / 60 * 1.5 + 1:.0f} or more, or a smaller --image-size"
+            f"{(seconds + used) / 60:.0f} minutes are too short for {MIN_STEPS_ALONE} steps of {next(iter(costs.step))} "
+            f"on this machine as busy as it is: give {(needed + used) / 60 * 1.5 + 1:.0f} or more, or a smaller "
+            "--image-size"
         )
-    return Plan(0, min(steps, MOST), tuple(alone.step))
+    return Plan(0, min(steps, MAX_STEPS), tuple(alone.step))
 
 
 def _steps(seconds: float, costs: Costs, rounds: int) -> int:
@@ -99,5 +100,5 @@ def final_steps(seconds: float, costs: Costs, method: str, planned: int) -> int:
 
     The trials say how good the network is. They would say nothing of a training of quite another length.
     """
-    affordable = int((MARGIN * seconds - costs.run - costs.end) / costs.step[method])
-    return max(min(affordable, 2 * planned, MOST), planned // 2, EPOCHS) // EPOCHS * EPOCHS
+    affordable = int((SAFETY * seconds - costs.run - costs.end) / costs.step[method])
+    return max(min(affordable, 2 * planned, MAX_STEPS), planned // 2, EPOCHS) // EPOCHS * EPOCHS

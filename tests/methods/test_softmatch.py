@@ -25,7 +25,7 @@ def test_five_steps_of_the_state_are_numpys():
     mu, var, q_hat = 1 / 3, 1.0, None
     for _ in range(5):
         q = softmax(2 * rng.normal(size=(8, 3)) + [1, 0, -1])
-        mask = ours.mask(torch.tensor(q))
+        mask = ours.mask(ours.update(torch.tensor(q)))
         q_hat = q.mean(axis=0) if q_hat is None else m * q_hat + (1 - m) * q.mean(axis=0)
         aligned = q * (1 / 3 + 1e-6) / (q_hat + 1e-6)
         confidence = (aligned / aligned.sum(axis=1, keepdims=True)).max(axis=1)
@@ -40,7 +40,7 @@ def test_five_steps_of_the_state_are_numpys():
 def test_weights_left_and_right_of_the_mean():
     """Both classes are equally frequent, so that nothing is aligned; with momentum 1 nothing moves."""
     ours = gaussian(momentum=1.0, mu=0.7, var=0.04, q_hat=[0.5, 0.5])
-    mask = ours.mask(batch([0.5, 0.5], [0.6, 0.4], [0.3, 0.7], [0.9, 0.1], [0.0, 1.0]))
+    mask = ours.mask(ours.update(batch([0.5, 0.5], [0.6, 0.4], [0.3, 0.7], [0.9, 0.1], [0.0, 1.0])))
     # sigma is 0.2, and n_sigma 2 halves it: 0.5 is two such deviations below the mean, and 0.6 one
     assert mask.tolist() == pytest.approx([np.exp(-2), np.exp(-0.5), 1, 1, 1], rel=1e-5)
 
@@ -48,13 +48,14 @@ def test_weights_left_and_right_of_the_mean():
 def test_n_sigma_sharpens():
     flat, sharp = (gaussian(momentum=1.0, mu=0.7, var=0.04, q_hat=[0.5, 0.5], n_sigma=n) for n in (1.0, 3.0))
     q = batch([0.5, 0.5], [0.5, 0.5])
-    assert flat.mask(q)[0].item() == pytest.approx(np.exp(-1 / 2), rel=1e-5)
-    assert sharp.mask(q)[0].item() == pytest.approx(np.exp(-9 / 2), rel=1e-5)
+    assert flat.mask(flat.update(q))[0].item() == pytest.approx(np.exp(-1 / 2), rel=1e-5)
+    assert sharp.mask(sharp.update(q))[0].item() == pytest.approx(np.exp(-9 / 2), rel=1e-5)
 
 
 def test_the_variance_is_unbiased_and_taken_before_the_weights():
     ours = gaussian(momentum=0.0)
-    mask = ours.mask(batch([0.9, 0.1], [0.3, 0.7], [0.2, 0.8], [0.6, 0.4]))  # the mean prediction is (1/2, 1/2)
+    q = batch([0.9, 0.1], [0.3, 0.7], [0.2, 0.8], [0.6, 0.4])  # their mean is (1/2, 1/2)
+    mask = ours.mask(ours.update(q))
     assert ours.q_hat.tolist() == pytest.approx([0.5, 0.5])
     assert ours.mu.item() == pytest.approx(0.75)
     assert ours.var.item() == pytest.approx((0.15**2 + 0.05**2 + 0.05**2 + 0.15**2) / 3)
@@ -64,9 +65,9 @@ def test_the_variance_is_unbiased_and_taken_before_the_weights():
 
 def test_the_mean_prediction_begins_with_the_first_batch_and_then_moves_slowly():
     ours = gaussian(momentum=0.9)
-    ours.mask(batch([0.8, 0.2], [0.6, 0.4]))
+    ours.update(batch([0.8, 0.2], [0.6, 0.4]))
     assert ours.q_hat.tolist() == pytest.approx([0.7, 0.3])
-    ours.mask(batch([0.1, 0.9], [0.3, 0.7]))
+    ours.update(batch([0.1, 0.9], [0.3, 0.7]))
     assert ours.q_hat.tolist() == pytest.approx([0.9 * 0.7 + 0.1 * 0.2, 0.9 * 0.3 + 0.1 * 0.8])
 
 
@@ -85,7 +86,7 @@ def test_alignment_lowers_the_weight_of_a_frequent_class_and_not_its_pseudo_labe
 
 def test_equal_confidences_have_full_weight_and_no_division_by_zero():
     ours = gaussian(momentum=0.0)
-    assert ours.mask(batch([0.9, 0.1], [0.1, 0.9])).tolist() == [1, 1]
+    assert ours.mask(ours.update(batch([0.9, 0.1], [0.1, 0.9]))).tolist() == [1, 1]
     assert ours.var == 0
 
 
@@ -93,7 +94,8 @@ def test_loss_and_gradient_are_numpys():
     rng = np.random.default_rng(1)
     y_weak, y_strong = 2 * rng.normal(size=(2, 32, 5))
     weak, strong = (torch.tensor(y, requires_grad=True) for y in (y_weak, y_strong))
-    mask = gaussian(5, momentum=0.0).mask(torch.tensor(softmax(y_weak))).numpy()
+    other = gaussian(5, momentum=0.0)
+    mask = other.mask(other.update(torch.tensor(softmax(y_weak)))).numpy()
     loss, pseudo_labels, returned = softmatch.self_training_loss(weak, strong, gaussian(5, momentum=0.0))
     loss.backward()
 
@@ -108,6 +110,6 @@ def test_loss_and_gradient_are_numpys():
 
 def test_a_class_that_nothing_is_taken_for_is_aligned_without_dividing_by_0():
     gaussian = softmatch.Gaussian(3, momentum=0.5, n_sigma=2)
-    mask = gaussian.mask(torch.tensor([[0.75, 0.25, 0.0], [0.25, 0.75, 0.0]]))
+    mask = gaussian.mask(gaussian.update(torch.tensor([[0.75, 0.25, 0.0], [0.25, 0.75, 0.0]])))
     assert mask.isfinite().all()
     assert gaussian.mu.item() == pytest.approx(0.5 * (1 / 3 + 0.75), rel=1e-5)

@@ -19,7 +19,7 @@ from common.records.evaluation import Evaluation
 from common.records.folder import Folder
 from common.run import Run
 from common.training import confusion
-from common.training.confusion import Confusion, Error, Predictions
+from common.training.confusion import Confusion, Misclassified, Predictions
 from tests.conftest import read_rows
 from tests.helpers.few_images import TEST
 
@@ -28,7 +28,7 @@ MATRIX = np.array([[5, 0, 3], [4, 4, 0], [0, 0, 0]])  # the third class has no t
 NAMES = ["ant", "bee", "cat"]
 
 
-def counted(logits: np.ndarray, labels: np.ndarray, order: np.ndarray) -> tuple[np.ndarray, list[Error]]:
+def counted(logits: np.ndarray, labels: np.ndarray, order: np.ndarray) -> tuple[np.ndarray, list[Misclassified]]:
     """By batches of ten."""
     counts = Confusion(logits.shape[1], torch.tensor(order), CPU)
     for start in range(0, len(labels), 10):
@@ -56,8 +56,8 @@ def test_counts_and_errors_are_numpys(number):
         expected[true, wrong] += 1
     assert (matrix == expected).all()
     confidence = np.exp(logits).max(axis=1) / np.exp(logits).sum(axis=1)
-    wrong = [i for i in np.argsort(-confidence) if labels[i] != predicted[i]][: confusion.MOST]
-    assert len(wrong) == (confusion.MOST if number == 137 else (labels != predicted).sum())
+    wrong = [i for i in np.argsort(-confidence) if labels[i] != predicted[i]][: confusion.MAX_KEPT]
+    assert len(wrong) == (confusion.MAX_KEPT if number == 137 else (labels != predicted).sum())
     assert [error[:3] for error in errors] == [(order[i], labels[i], predicted[i]) for i in wrong]
     assert [error.confidence for error in errors] == pytest.approx([confidence[i] for i in wrong])
 
@@ -115,7 +115,7 @@ def test_the_report_of_two_classes_has_the_area():
     assert [row["auc"] for row in found] == [75.0, 75.0]  # of four pairs, one is the wrong way round
 
 
-def pixels(matrix: np.ndarray, names: list[str], errors: list[Error] = ()) -> np.ndarray:
+def pixels(matrix: np.ndarray, names: list[str], errors: list[Misclassified] = ()) -> np.ndarray:
     images = ImageSet(np.full((10, 8, 8), 7, dtype=np.uint8), np.zeros(10))
     page = report.draw(matrix, errors, names, images, ["title", "more"])
     return np.asarray(Image.open(io.BytesIO(page)).convert("RGB"))
@@ -142,13 +142,13 @@ def test_each_error_is_seen_at_any_number_of_classes(classes):
 )
 def test_any_names_and_no_errors(names):
     pixels(MATRIX, names)
-    pixels(np.zeros((3, 3), dtype=int), names, [Error(9, 0, 1, 0.5)])
+    pixels(np.zeros((3, 3), dtype=int), names, [Misclassified(9, 0, 1, 0.5)])
 
 
 @pytest.mark.parametrize(("size", "shown"), [((8, 8), (112, 112)), ((40, 500), (9, 112)), ((900, 90), (112, 11))])
 def test_the_errors_are_shown(size, shown):
     green = np.full((5, *size, 3), (9, 200, 7), dtype=np.uint8)
-    errors = [Error(3, 0, 2, 0.9), Error(4, 1, 0, 0.8)]
+    errors = [Misclassified(3, 0, 2, 0.9), Misclassified(4, 1, 0, 0.8)]
     page = report.draw(MATRIX, errors, NAMES, ImageSet(green, np.zeros(5)), ["title"])
     found = (np.asarray(Image.open(io.BytesIO(page))) == (9, 200, 7)).all(axis=2)
     assert found.sum() == 2 * shown[0] * shown[1]

@@ -54,9 +54,9 @@ def small():
     methods = {name: label.METHODS[name] for name in label.METHODS} | {"erm": "--lr 0.1"}
     with (
         mock.patch.object(planning, "FOLDS", 2),
-        mock.patch.object(planning, "MOST", 8),
-        mock.patch.object(planning, "LEAST", 4),
-        mock.patch.object(planning, "WANTED", 4),
+        mock.patch.object(planning, "MAX_STEPS", 8),
+        mock.patch.object(planning, "MIN_STEPS", 4),
+        mock.patch.object(planning, "TARGET_STEPS", 4),
         mock.patch.object(label, "MEASURED", (1, 2)),
         mock.patch.object(label, "METHODS", methods),
     ):
@@ -202,7 +202,7 @@ def test_with_more_minutes_a_method_that_is_chosen_stays(labeled, photos, tmp_pa
 def test_a_tag_that_timm_does_not_know_is_one_line(photos):
     given = [str(photos), str(photos.parent / "labels.csv"), "--out", "elsewhere", "--weights", "w.pth"]
     with pytest.raises(UserError, match=r"unknown model 'tf_efficientnet_lite0\.typo': did you mean"):
-        label.main(label.parse_args([*given, "-a", "tf_efficientnet_lite0.typo"]))
+        label.parse_args([*given, "-a", "tf_efficientnet_lite0.typo"])
 
 
 def test_minutes_in_the_place_of_the_list(photos):
@@ -284,8 +284,8 @@ def test_a_call_with_too_little_time_binds_nobody(photos, small, tmp_path, monke
 
 def test_with_little_time_the_labels_alone_are_trained(photos, small, tmp_path, monkeypatch, capsys):
     """One method is measured, since that took more than its share, and there is time for one training."""
-    monkeypatch.setattr(label, "SHARE", 0.0)
-    monkeypatch.setattr(planning, "LEAST", 10**6)
+    monkeypatch.setattr(label, "MEASURING_SHARE", 0.0)
+    monkeypatch.setattr(planning, "MIN_STEPS", 10**6)
     facts = call(photos, tmp_path / "out")
     runs = {str(file.parent.relative_to(tmp_path / "out" / "runs")) for file in tmp_path.rglob("result.json")}
     assert runs == {"speed/first", "speed/erm_1_steps", "speed/erm_2_steps", "final"}

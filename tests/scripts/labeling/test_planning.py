@@ -41,7 +41,7 @@ def test_too_little_time_says_how_much_is_needed():
     """One training of 12 steps takes 10 + 6 + 60 seconds: 1.4 minutes with a margin, and 1 that was used; half more."""
     with pytest.raises(UserError, match=r"^2 minutes are too short for 12 steps of erm on this .* give 5 or more"):
         planning.plan(60, 60, COSTS, 40)
-    assert planning.plan(60 * 4, 60, COSTS, 40).steps >= planning.LEAST
+    assert planning.plan(60 * 4, 60, COSTS, 40).steps >= planning.MIN_STEPS
 
 
 def test_the_last_training_takes_what_time_is_left_from_half_a_trial_to_two():

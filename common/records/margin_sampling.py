@@ -1,4 +1,4 @@
-"""Which images a person should label next."""
+"""Margin sampling: which images a person should label next (Scheffer et al., 2001, and spread over the classes)."""
 
 from collections.abc import Sequence
 
@@ -15,7 +15,7 @@ def margin(probabilities: np.ndarray) -> float:
     return float(first - second)
 
 
-def most(margins: Sequence[float], predicted: Sequence[int], number: int) -> list[int]:
+def select(margins: Sequence[float], predicted: Sequence[int], number: int) -> list[int]:
     """Choose images with small margins, spread over the predicted classes.
 
     The classes take turns: first the image with the smallest margin of each class, then the second of each, and so on.
