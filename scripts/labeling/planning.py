@@ -82,9 +82,9 @@ def plan(seconds: float, used: float, costs: Costs, labels: int) -> Plan:
     if steps < MIN_STEPS_ALONE:
         needed = alone.final(MIN_STEPS_ALONE) / SAFETY
         raise UserError(
-            f"{(seconds + used) / 60:.0f} minutes are too short for {MIN_STEPS_ALONE} steps of {next(iter(costs.step))} "
-            f"on this machine as busy as it is: give {(needed + used) / 60 * 1.5 + 1:.0f} or more, or a smaller "
-            "--image-size"
+            f"{(seconds + used) / 60:.0f} minutes are too short for {MIN_STEPS_ALONE} steps of "
+            f"{next(iter(costs.step))} on this machine as busy as it is: give {(needed + used) / 60 * 1.5 + 1:.0f} or "
+            "more, or a smaller --image-size"
         )
     return Plan(0, min(steps, MAX_STEPS), tuple(alone.step))
 
