@@ -125,5 +125,5 @@ def check_figures(rows: list[str], name: str) -> None:
     figures = published.accuracies()
     assert len(rows) in (0, 2)  # a new method has none
     for row, pretraining in zip(rows, published.PRETRAININGS.values(), strict=True) if rows else ():
-        values = [figures[published.Place(d, published.ARCH, pretraining, name)] for d in published.datasets()]
+        values = [figures[published.CellKey(d, published.ARCH, pretraining, name)] for d in published.datasets()]
         assert row.split(" | ") == [f"{value:.1f}" for value in [*values, sum(values) / len(values)]]
