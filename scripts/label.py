@@ -49,7 +49,7 @@ from scripts.results.runs import outcomes, read_runs
 METHODS = {
     "erm": "--lr 0.03",
     "debiasmatch": "--lr 0.01 --threshold 0.9 --tau 3",
-    "fixmatch": "--lr 0.01 --threshold 0.7",
+    "dst": "--lr 0.01 --threshold 0.7 --eta-prime 2 --trade-off-self-training 1",
 }
 FALLING = "--lr-scheduler cos"  # runs that end at a low rate differ less from each other
 ARCH = "tf_efficientnet_lite0"
@@ -364,7 +364,8 @@ def main(args):
     shared = common_flags(args, work.facts.setdefault("size", size))  # another device would have another size
     if work.facts.setdefault("data_sha256", data.fingerprint) != data.fingerprint:
         raise UserError(f"'{args.out}' was begun with other photos or labels than there are now: choose another --out")
-    if "reported" not in work.facts and "methods" not in work.facts.get("plan", {"methods": ()}):
+    planned = work.facts.get("plan", {"methods": ()}).get("methods")
+    if "reported" not in work.facts and (planned is None or not {*planned} <= METHODS.keys()):
         raise UserError(f"'{args.out}' was begun by an older version of this program: choose another --out")
     if "reported" not in work.facts:
         label(work, args, data, shared)

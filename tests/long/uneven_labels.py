@@ -28,7 +28,7 @@ from scripts.results import intervals
 from tests.long import labeling
 
 LABELS = (10, 8, 6, 4, 3, 3, 2, 2, 1, 1)
-METHODS = label.METHODS | {"softmatch": "--lr 0.01"}
+METHODS = label.METHODS | {"fixmatch": "--lr 0.01 --threshold 0.7", "softmatch": "--lr 0.01"}
 
 
 def parse_args(argv=None):

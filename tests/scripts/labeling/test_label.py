@@ -86,7 +86,7 @@ def labeled(photos, small, tmp_path_factory):
 
 def test_it_tries_chooses_trains_and_writes(labeled):
     out, facts = labeled
-    assert facts["plan"] == {"rounds": 2, "steps": 8, "methods": ["erm", "debiasmatch", "fixmatch"], "left_out": []}
+    assert facts["plan"] == {"rounds": 2, "steps": 8, "methods": ["erm", "debiasmatch", "dst"], "left_out": []}
     runs = sorted(str(file.parent.relative_to(out / "runs")) for file in (out / "runs").rglob("result.json"))
     trials = [f"trials/{method}/part{i}" for method in sorted(label.METHODS) for i in (1, 2)]
     measured = [f"speed/{method}_{steps}_steps" for method in label.METHODS for steps in (1, 2)]
@@ -298,7 +298,7 @@ def test_with_little_time_the_labels_alone_are_trained(photos, small, tmp_path, 
     ]
     assert "finished" not in out[: out.index("== 2 of 4")]  # the measuring is no training to look at
     assert facts["reported"][1:3] == [
-        "chosen: erm, not compared with others; there was no time for debiasmatch, fixmatch",
+        "chosen: erm, not compared with others; there was no time for debiasmatch, dst",
         "how good: not measured; look at predictions.csv, and give more minutes, and another --out",
     ]
     assert (tmp_path / "out" / "predictions.csv").is_file()
