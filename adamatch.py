@@ -20,7 +20,7 @@ Differences from the authors' code:
 Published errors from scratch are based on USB's form. It has neither the mixture of 1 nor the rise of 2. It has
 --window 0, --threshold 0.95 and no strong labeled views.
 
-Shell file: scripts/scratch.sh. Diff against: fixmatch.py.
+Cells: scripts/scratch.sh. Diff against: fixmatch.py.
 """
 
 import math

@@ -23,7 +23,7 @@ the authors' code:
 USB's form, on which published errors from scratch are based, has a ReLU in the projector and adds 1e-6 where q is
 divided.
 
-Shell file: scripts/scratch.sh. Diff against: fixmatch.py.
+Cells: scripts/scratch.sh. Diff against: fixmatch.py.
 """
 
 import torch

@@ -16,7 +16,7 @@ CIFAR-10. Differences from that code:
 As in that code, labeled images have a loss only as mixed rows. The student itself makes the guesses, in train mode. An
 average of the weights is tested.
 
-Shell file: scripts/scratch.sh. Diff against: pi_model.py.
+The papers' protocol: scripts/scratch.sh. Diff against: pi_model.py.
 """
 
 import torch

@@ -24,7 +24,7 @@ As there, the state is updated after the step that used it, and an average of th
 
 The script is longer than its neighbours because the method has four losses, a second head, and two kinds of state.
 
-Shell file: scripts/scratch.sh. Diff against: mixmatch.py.
+The papers' protocol: scripts/scratch.sh. Diff against: mixmatch.py.
 """
 
 import torch

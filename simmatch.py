@@ -23,7 +23,7 @@ published for this combination. Differences from the code of those settings:
     many unlabeled as labeled images (there 7 times as many). No Cutout.
  4. Targets are mixed once every image is in the bank (there after 1,024 steps).
 
-Shell file: scripts/scratch.sh. Diff against: comatch.py.
+Cells: scripts/scratch.sh. Diff against: comatch.py.
 """
 
 import torch

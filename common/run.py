@@ -77,7 +77,7 @@ class Run:
             overwrite=args.overwrite,
             tensorboard=args.tensorboard,
         )
-        self.initial_weights = InitialWeights(args, self.folder.path)
+        self.initial_weights = InitialWeights(args.pretrained_backbone, args.init_from, self.folder.path)
         if args.phase == "train" and self.resumable and not self.finished:
             self.initial_weights.refuse_missing()
         progress.log_to(self.folder.log_file)

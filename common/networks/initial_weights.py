@@ -1,6 +1,5 @@
 """The file that holds a run's initial weights, if they are not timm's: a backbone file, or a finished run's network."""
 
-import argparse
 import os
 from pathlib import Path
 
@@ -17,13 +16,13 @@ class InitialWeights:
     checkpoint lacks.
 
     Args:
-        args: all flags.
+        backbone: `--pretrained-backbone`.
+        run: `--init-from`, which goes before it.
         log: the run's folder, for messages.
     """
 
-    def __init__(self, args: argparse.Namespace, log: Path):
-        run: str | None = args.init_from
-        self.file: str | None = args.pretrained_backbone if run is None else str(warm_start.file(run))
+    def __init__(self, backbone: str | None, run: str | None, log: Path):
+        self.file = backbone if run is None else str(warm_start.file(run))
         self.log = log
 
     def refuse_missing(self) -> None:
