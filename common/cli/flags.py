@@ -77,8 +77,8 @@ def _add_held_out(g: _ArgumentGroup) -> None:
         type=non_negative_int,
         default=0,
         metavar="N",
-        help="labeled images per class, held out of the training to choose the epoch of best.pth (default: 0: the test "
-        "set chooses, or where there is none the last epoch is taken)",
+        help="labeled images per class, held out of the training to choose the epoch of best.pth (default: 0, the test "
+        "set chooses, if any)",
     )
     g.add_argument(
         "--val-fold",
