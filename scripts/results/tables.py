@@ -150,7 +150,7 @@ def _base(cell: Cell, against: str, cells: dict[CellKey, list[Cell]]) -> Cell | 
     """The method's cell for the same images, network and number of labels.
 
     The oracle has all labels. It is compared only if the method was run with a single number of labels. Without a seed
-    in common, or where the test images differ, nothing is compared.
+    in common, or where the test images differ or are missing, nothing is compared.
 
     Raises:
         UserError: the method has several settings there.
@@ -172,7 +172,7 @@ def _base(cell: Cell, against: str, cells: dict[CellKey, list[Cell]]) -> Cell | 
             f"one, or leave out --against"
         )
     has_pairs = {run.draw for run in bases[0].runs} & {run.draw for run in cell.runs}
-    return bases[0] if has_pairs else None
+    return bases[0] if has_pairs and bases[0].has("last_top1") and cell.has("last_top1") else None
 
 
 def text(table: Table) -> str:

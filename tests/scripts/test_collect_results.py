@@ -631,6 +631,13 @@ def test_the_difference_from_a_method_is_paired_by_seed(write_run, tmp_path, cap
     assert f"minus erm, fixmatch {where} the same labels, so the pairs differ by their draw, too: seed 1\n" in out
     assert out.count("minus erm, ") == 1
 
+    for name, own in (("untested", {"dataset": "Digits"}), ("untested_erm", of_erm)):
+        folder = write_run(name, 90.0, 99, "--num-samples-per-class", "9", **own)
+        result = json.loads((folder / "result.json").read_text()) | {"last_top1": None, "best_top1": None}
+        (folder / "result.json").write_text(json.dumps(result))
+    collect(tmp_path, "--against", "erm", "--markdown", table)
+    assert columns(table, "minus erm")["fixmatch 9"] == ["–"]
+
     write_run("slow0", 50.0, 90, "--lr", "0.9", **of_erm)
     with pytest.raises(UserError, match=r"erm, 4 labels on Digits .* with several settings \(lr 0.003; lr 0.9\)"):
         collect(tmp_path, "--against", "erm")
