@@ -13,7 +13,6 @@ from tests.conftest import assert_equal_states, final_state, train_small
 from tests.helpers import steps
 
 SHARED = {"vat": "random", "adamatch": "mixing", "mixmatch": "mixup", "remixmatch": "mixup"}
-RANDOM = [*steps.METHODS, "v_pet"]
 
 
 def started(method: str, *flags: str, log) -> dict:
