@@ -42,6 +42,10 @@ def photos(tmp_path_factory) -> Path:
     return root
 
 
+def common_flags(args, data) -> list[str]:
+    return label.common_flags(args, label.size_flags(args, data))
+
+
 def call(photos: Path, out: Path, *flags: str, minutes: float = 5) -> dict:
     words = [photos, photos.parent / "labels.csv", str(minutes), "--out", out, "-a", "test_resnet", "--scratch"]
     words += ["--image-size", "16", "-j", "0", "--device", "cpu", *flags]
@@ -360,7 +364,7 @@ def test_the_time_of_a_run_that_was_killed_counts(tmp_path):
 def test_a_file_of_weights_has_timms_statistics(photos):
     args = label.parse_args([str(photos), "l.csv", "--weights", "w.pth", "--out", "elsewhere"])
     data = label.datasets.load("ImageFolder", photos, labeled_list=photos.parent / "labels.csv")
-    words = " ".join(label.common_flags(args, label.size_flags(args, data)))
+    words = " ".join(common_flags(args, data))
     assert "-a tf_efficientnet_lite0 --no-bottleneck" in words
     assert "--pretrained-backbone w.pth --norm-mean 0.5 0.5 0.5 --norm-std 0.5 0.5 0.5" in words
     assert "--train-resizing cifar --val-resizing cifar --image-size 64" in words
@@ -411,9 +415,7 @@ def test_a_flag_is_that_of_the_trainings(photos, flag):
     data = label.datasets.load("ImageFolder", photos, labeled_list=photos.parent / "labels.csv")
     given = [str(photos), "l.csv", "--out", "elsewhere"]
     without, with_it = (label.parse_args(given + more) for more in ([], [flag]))
-    assert set(label.common_flags(with_it, label.size_flags(with_it, data))) - set(
-        label.common_flags(without, label.size_flags(without, data))
-    ) == {flag}
+    assert set(common_flags(with_it, data)) - set(common_flags(without, data)) == {flag}
     name = flag.removeprefix("--").replace("-", "_")
     assert label.arguments(with_it) == label.arguments(without) | {name: True}
 
@@ -422,9 +424,7 @@ def test_all_classes_are_drawn_equally_often_unless_one_says_no(photos, tmp_path
     data = label.datasets.load("ImageFolder", photos, labeled_list=photos.parent / "labels.csv")
     given = [str(photos), "l.csv", "--out", "elsewhere"]
     usual, other = (label.parse_args(given + more) for more in ([], ["--no-balanced-batches"]))
-    assert set(label.common_flags(usual, label.size_flags(usual, data))) - set(
-        label.common_flags(other, label.size_flags(other, data))
-    ) == {"--balanced-batches"}
+    assert set(common_flags(usual, data)) - set(common_flags(other, data)) == {"--balanced-batches"}
     Work(tmp_path / "out", {"seed": 0})  # as of a call before the flag was there
     with pytest.raises(UserError, match=r"begun with other arguments: balanced_batches True \(was False\); choose"):
         Work(tmp_path / "out", {"seed": 0, "exif_orientation": False, "balanced_batches": True})
