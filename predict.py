@@ -37,19 +37,19 @@ from typing import NamedTuple, TextIO
 import numpy as np
 import torch
 from PIL import Image
-from torch import Tensor, nn
 from tqdm import tqdm
 
 from common import cli, trained
 from common.datasets.images import ImageSet
 from common.datasets.walk import Skipped, images_in
 from common.errors import UserError
-from common.loading import augment
-from common.loading.loaders import FileBatch, FileLoader
-from common.records import correction_page, margin_sampling, progress
+from common.loading.loaders import FileLoader
+from common.records import correction_page, known_labels, margin_sampling, progress
+from common.records.known_labels import KnownLabels
 from common.system import limits
 from common.system.devices import find_device
 from common.system.files import writing
+from common.training.predict import Prediction, predict
 
 SHOWN = 10  # classes whose numbers of images are logged
 
@@ -140,64 +140,6 @@ class Images(ImageSet):
         return image
 
 
-class Prediction(NamedTuple):
-    """The prediction for one image, or why there is none.
-
-    Attributes:
-        index: the image's number.
-        ranking: int64 [C], the classes from the best to the worst.
-        probabilities: float32 [C], of the classes in the run's order.
-        error: why there is no prediction; then the ranking and the probabilities are None.
-    """
-
-    index: int
-    ranking: np.ndarray | None = None
-    probabilities: np.ndarray | None = None
-    error: str | None = None
-
-
-def predict(model: nn.Module, loader: FileLoader) -> Iterator[Prediction]:
-    """Yield the prediction for every image, in order.
-
-    A batch's results are read only when the next batch is on the device, so that the device need not wait.
-    """
-    previous = None
-    for batch in loader:
-        results = () if batch.images is None else classify(model, batch.images)
-        if previous is not None:
-            yield from _of_batch(*previous)
-        previous = batch, results
-    if previous is not None:
-        yield from _of_batch(*previous)
-
-
-@torch.no_grad()
-def classify(model: nn.Module, images: Tensor) -> tuple[Tensor, Tensor]:
-    """Classes from the best to the worst, int64 [B, C], and the probabilities of all classes, float32 [B, C].
-
-    Of classes with equal logits the first is the better one, as in the evaluation's argmax.
-    """
-    logits = model(images)
-    return logits.argsort(dim=1, descending=True, stable=True), logits.softmax(dim=1)
-
-
-def _of_batch(batch: FileBatch, results: tuple[Tensor, ...]) -> list[Prediction]:
-    """Wait for a batch's results. There are none where no image of the batch could be read.
-
-    Raises:
-        UserError: the network gives no numbers.
-    """
-    predictions = [Prediction(index, error=error) for index, error in batch.errors.items()]
-    if results:
-        rankings, probabilities = (result.cpu().numpy() for result in results)
-        if not np.isfinite(probabilities).all():
-            raise UserError(
-                "the network's outputs are NaN or infinite: choose another --checkpoint, or name another run"
-            )
-        predictions += map(Prediction, batch.indices.tolist(), rankings, probabilities)
-    return sorted(predictions, key=lambda prediction: prediction.index)
-
-
 def header(classes: Sequence[str], top: int, with_all: bool) -> list[str]:
     """The names of the columns."""
     names = ["path", "class", "confidence"]
@@ -246,7 +188,7 @@ class Table:
         args: of the command line.
     """
 
-    def __init__(self, run: trained.Trained, known: trained.Known, args: argparse.Namespace):
+    def __init__(self, run: trained.Trained, known: KnownLabels, args: argparse.Namespace):
         self.run, self.known, self.args = run, known, args
         self.errors: dict[str, str] = {}  # path -> why it could not be read
         self.counts = Counter()  # class -> images
@@ -369,9 +311,8 @@ def _loader(paths: list[str], run: trained.Trained, device: torch.device, args: 
     size = run.args.image_size if run.args.val_resizing == "native" else None
     return FileLoader(
         Images(paths, size, run.args.exif_orientation),
-        augment.test_transform(run.args.val_resizing, run.args.image_size),
+        **run.preprocessing,
         workers=limits.workers(sets=1) if args.workers is None else args.workers,
-        normalizer=augment.Normalizer(run.args.norm_mean, run.args.norm_std),
         device=device,
         batch_size=args.batch_size,
     )
@@ -411,7 +352,7 @@ def main(args):
     run = trained.load(Path(args.run_folder), args.checkpoint)
     if args.top > len(run.classes):
         raise UserError(f"--top {args.top} is more than the run's {len(run.classes)} classes: ask for fewer, or --all")
-    known = trained.known(Path(args.run_folder))
+    known = known_labels.load(Path(args.run_folder))
     if (args.page or args.uncertain) and known.are_gone:
         logger.warning(
             f"WARNING: none of the run's labeled images is below '{known.root}', so they are not recognised among the "

@@ -5,7 +5,7 @@ build      from flags to images, views, loaders' options, network, optimizer and
 run        one run: where it resumes, its steps and epochs, its end
 records/   what a run writes into its folder, and what a person sees of it
 cli/       the command line
-training/  the optimizer, evaluation, averages of metrics, and the guard against what is not finite
+training/  the optimizer, evaluation, predictions, averages of metrics, and the guard against what is not finite
 networks/  backbones, the classifier on them, adapters, BatchNorm, averages of weights
 loading/   augmentation and batches
 datasets/  what the datasets are, where their files come from, and which images are labeled

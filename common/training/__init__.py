@@ -1,1 +1,1 @@
-"""What training needs besides networks and batches: optimizer, evaluation, metrics, and the check for NaN."""
+"""What uses networks and batches: optimizer, evaluation, predictions, metrics, and the check for NaN."""

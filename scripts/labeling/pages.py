@@ -7,10 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-import predict
 from common import trained
 from common.datasets import Data
-from common.loading import augment
 from common.loading.loaders import FileLoader
 from common.records import estimates
 from common.records import report as report_page
@@ -18,6 +16,7 @@ from common.records.folder import read_json
 from common.system.devices import find_device
 from common.system.files import write_whole
 from common.training.confusion import MAX_KEPT, Misclassified
+from common.training.predict import predict
 from scripts.labeling import evidence, planning
 from scripts.labeling.work import Work, script_path
 
@@ -42,14 +41,13 @@ def report(parts: Sequence[Path], data: Data, file: Path, device: str | None, co
         held_out = read_json(folder / "labeled.json")["held_out"]
         loader = FileLoader(
             data.train.subset(np.array(held_out)),
-            augment.test_transform(run.args.val_resizing, run.args.image_size),
+            **run.preprocessing,
             workers=0,
-            normalizer=augment.Normalizer(run.args.norm_mean, run.args.norm_std),
             device=where,
         )
-        for prediction in predict.predict(run.model.to(where), loader):
+        for prediction in predict(run.model.to(where), loader):
             if prediction.ranking is not None and prediction.probabilities is not None:
-                index = held_out[prediction.index]
+                index = held_out[prediction.number]
                 true, found = int(data.train.labels[index]), int(prediction.ranking[0])
                 matrix[true, found] += 1
                 if true != found:

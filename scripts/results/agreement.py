@@ -9,7 +9,6 @@ from sklearn.metrics import adjusted_mutual_info_score
 
 from common import trained
 from common.datasets.images import ImageSet
-from common.loading import augment
 from common.loading.loaders import TestLoader
 
 HALVES = 40  # of the images, for the standard error
@@ -20,13 +19,7 @@ def features_and_predictions(
     run: trained.Trained, images: ImageSet, device: torch.device, workers: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """Of every image: the bottleneck's output scaled to length 1, float32 [N, D], and the class, int64 [N]."""
-    loader = TestLoader(
-        images,
-        augment.test_transform(run.args.val_resizing, run.args.image_size),
-        workers=workers,
-        normalizer=augment.Normalizer(run.args.norm_mean, run.args.norm_std),
-        device=device,
-    )
+    loader = TestLoader(images, **run.preprocessing, workers=workers, device=device)
     model = run.model.to(device)
     features = [model.features(batch) for batch, _ in loader]
     predictions = torch.cat([model.head(each).argmax(dim=1) for each in features])

@@ -16,9 +16,8 @@ from PIL import Image
 
 import erm
 import predict
-from common import trained
 from common.datasets.images import ORIENTATION, ImageSet
-from common.records import correction_page
+from common.records import correction_page, known_labels
 from tests.helpers import browser
 
 CLASSES = ["<img src=x onerror=document.title=1>", 'Größe "L", rot']
@@ -137,7 +136,7 @@ def test_from_another_folder_a_warning_says_that_labeled_images_are_not_known(wo
 
 
 def test_links_to_labeled_images_are_known_and_other_runs_know_none(world, tmp_path):
-    known = trained.known(world / "run")
+    known = known_labels.load(world / "run")
     (tmp_path / "link").symlink_to(world / "root")
     assert known.below(str(tmp_path / "link" / "l0.png")) == "l0.png"
     assert known.below(str(tmp_path / "elsewhere.png")) is None
