@@ -6,6 +6,8 @@
 
 def reason(error: Exception) -> str:
     """What another library's error says, in one line; its type if it says nothing."""
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror  # without the number and the file's name
     return " ".join(str(error).split()) or type(error).__name__
 
 

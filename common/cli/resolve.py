@@ -30,12 +30,11 @@ def resolve(args: argparse.Namespace) -> None:
     Raises:
         UserError: see `parsing.parse`.
     """
-    if args.data not in datasets.SPECS:
-        raise UserError(f"unknown dataset '{args.data}': choose from {', '.join(datasets.SPECS)}")
-    spec = datasets.SPECS[args.data]
+    listed = args.labeled_list is not None
+    spec = datasets.spec_of(args.data, generated_split=args.generated_split, listed=listed)
     _refuse_contradictions(args, spec)
     if args.num_samples_per_class is None:
-        args.num_samples_per_class = 4 if args.labeled_list is None else "all"
+        args.num_samples_per_class = "all" if listed else 4
     _resolve_views(args, spec)
     if args.no_bottleneck:
         if args.bottleneck_dim not in (0, BOTTLENECK_DIM):
@@ -51,13 +50,9 @@ def resolve(args: argparse.Namespace) -> None:
 
 
 def _refuse_contradictions(args: argparse.Namespace, spec: datasets.Spec) -> None:
-    if args.generated_split and spec.read_generated is None:
-        raise UserError(f"--generated-split is not for {args.data}: leave it out")
-    if args.labeled_list is not None and spec.read_listed is None:
-        raise UserError(f"--labeled-list is not for {args.data}, which has labels of its own: leave it out")
     if args.min_confidence is not None and args.labeled_list is None:
         raise UserError("--min-confidence is for --labeled-list: give a table of predict.py with it")
-    if args.exif_orientation and spec.counts is not None:
+    if args.exif_orientation and not spec.is_own:
         raise UserError("--exif-orientation is for ImageFolder: leave it out")
     if args.init_from is not None and os.path.realpath(args.init_from) == os.path.realpath(args.log):
         raise UserError("--init-from and --log name the same folder: choose another --log")
@@ -66,11 +61,10 @@ def _refuse_contradictions(args: argparse.Namespace, spec: datasets.Spec) -> Non
 
 
 def _resolve_views(args: argparse.Namespace, spec: datasets.Spec) -> None:
-    own = spec.counts is None  # then the images' size is looked up when they are read
     for flag in ("train_resizing", "val_resizing"):
         if getattr(args, flag) is None:
             setattr(args, flag, spec.resizing)
-        if getattr(args, flag) != "default" and spec.native_size is None and not own:
+        if getattr(args, flag) != "default" and spec.native_size is None and not spec.is_own:
             name = flag.replace("_", "-")
             raise UserError(
                 f"--{name} {getattr(args, flag)} needs images of one size, which {args.data} has not: use default"
@@ -78,11 +72,11 @@ def _resolve_views(args: argparse.Namespace, spec: datasets.Spec) -> None:
     native = args.train_resizing == "native"
     if native != (args.val_resizing == "native"):
         raise UserError("--train-resizing and --val-resizing must both be native, or neither")
-    if own and args.val_resizing == "cifar" and args.train_resizing != "cifar":
+    if spec.is_own and args.val_resizing == "cifar" and args.train_resizing != "cifar":
         raise UserError("--val-resizing cifar is for small images of one size: give --train-resizing cifar, too")
-    if native and args.image_size is None and own:
+    if native and args.image_size is None and spec.is_own:
         raise UserError("native resizing needs the size of your images: give it with --image-size PIXELS")
-    if native and args.image_size not in (None, spec.native_size) and not own:
+    if native and args.image_size not in (None, spec.native_size) and not spec.is_own:
         raise UserError(
             f"--image-size {args.image_size} contradicts native resizing, which leaves {args.data} at "
             f"{spec.native_size} pixels: leave it out, or choose --train-resizing cifar --val-resizing cifar"

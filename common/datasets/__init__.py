@@ -1,7 +1,7 @@
 """The datasets by name: `SPECS` says what is known without reading a file, and `load` reads.
 
 catalog         SPECS: every dataset, with its counts, source, files and reader
-spec            the types: what is known of a dataset before (`Spec`) and after (`Data`) it has been read
+spec            the types: what is known of a dataset before it has been read (`Spec`) and after (`Data`)
 from_torchvision, cub200, caltech101, sun397, digits   the readers of published datasets
 image_folder    the reader of your own images; labeled_list, walk and class_names help it
 images          `ImageSet`: images with labels, on disk or in memory
@@ -28,7 +28,7 @@ from common.datasets.spec import Counts, Data, Spec
 from common.errors import UserError
 from common.system import processes
 
-__all__ = ["SPECS", "Counts", "Data", "Spec", "load"]
+__all__ = ["SPECS", "Counts", "Data", "Spec", "load", "spec_of"]
 
 LOOKED_AT = 1000  # images whose EXIF orientation is looked up: on a network disk each takes a while
 
@@ -62,31 +62,48 @@ def load(
         UserError: the name is unknown; files are missing, broken or cannot be downloaded; the counts differ; the
             dataset has no generated split, or takes no list; or the images are not of one size.
     """
-    if name not in SPECS:
-        raise UserError(f"unknown dataset '{name}': choose from {', '.join(SPECS)}")
-    spec, root = SPECS[name], Path(root).expanduser()
-    read = spec.read_generated if generated_split else spec.read
-    if read is None:
-        raise UserError(f"--generated-split is not for {name}: leave it out")
+    spec = spec_of(name, generated_split=generated_split, listed=labeled_list is not None)
+    root = Path(root).expanduser()
     with processes.first_of_machine_first():
         _provide(name, spec, root)
-    if labeled_list is not None:
-        if spec.read_listed is None:
-            raise UserError(f"--labeled-list is not for {name}, which has labels of its own: leave it out")
-        data = Data(spec, **spec.read_listed(root, Path(labeled_list), min_confidence))
+    if labeled_list is not None and spec.read_listed is not None:
+        contents = spec.read_listed(root, Path(labeled_list), min_confidence)
+    elif generated_split and spec.read_generated is not None:
+        contents = spec.read_generated(root)
     else:
-        data = Data(spec, **read(root))
+        contents = spec.read(root)
+    data = Data(spec=spec, **vars(contents))
     if generated_split:
         logger.warning(f"{name}: the split is generated, NOT official; compare numbers only with others on this split")
     for images in (data.train, data.test):
         _check_files(images)
-    if spec.counts is None:  # published datasets are never turned: the tables were made so
+    if spec.is_own:  # published datasets are never turned: the tables were made so
         _log_turned([*data.train.images, *data.test.images], exif_orientation)
         data = replace(data, train=data.train.oriented(exif_orientation), test=data.test.oriented(exif_orientation))
     data = _with_fingerprints(_check_counts(name, data, any_counts), root)
     if resizing != "default" and spec.native_size is None:
         data = _with_size(data, resizing)
     return replace(data, spec=replace(data.spec, flip=data.spec.flip and flip))
+
+
+def spec_of(name: str, *, generated_split: bool = False, listed: bool = False) -> Spec:
+    """What is known of the dataset `name`.
+
+    Args:
+        generated_split: whether it is to be split without the official lists.
+        listed: whether its labels are to come from a list.
+
+    Raises:
+        UserError: the name is unknown, the dataset has no generated split, or it takes no list.
+    """
+    if name not in SPECS:
+        raise UserError(f"unknown dataset '{name}': choose from {', '.join(SPECS)}")
+    spec = SPECS[name]
+    if generated_split and spec.read_generated is None:
+        raise UserError(f"--generated-split is not for {name}: leave it out")
+    if listed and spec.read_listed is None:
+        raise UserError(f"--labeled-list is not for {name}, which has labels of its own: leave it out")
+    return spec
 
 
 def _log_turned(paths: Sequence[str], exif_orientation: bool) -> None:
@@ -144,9 +161,9 @@ def _check_files(images: ImageSet) -> None:
 
 
 def _check_counts(name: str, data: Data, any_counts: bool) -> Data:
-    if not len(data.train) or (data.spec.counts is not None and not len(data.test)):
+    if not len(data.train) or (not data.spec.is_own and not len(data.test)):
         raise UserError(f"{name} has {data.counts} here: restore its lists and images")
-    if data.spec.counts is None or data.counts == data.spec.counts:
+    if data.spec.is_own or data.counts == data.spec.counts:
         return data
     difference = f"{name} has {data.counts} here, but should have {data.spec.counts}"
     if not any_counts:

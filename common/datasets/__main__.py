@@ -57,7 +57,7 @@ def main(args: argparse.Namespace) -> None:
         generated_split=args.generated_split,
         labeled_list=args.labeled_list,
     )
-    split = "" if data.spec.counts is None else "; the official split" if data.official_split else "; no official split"
+    split = "" if data.spec.is_own else "; the official split" if data.official_split else "; no official split"
     print(f"{name}: {data.counts}{split}")
     if args.check:
         unreadable = [problem for images in (data.train, data.test) for problem in images.unreadable()]

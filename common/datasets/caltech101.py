@@ -12,11 +12,12 @@ from torchvision.datasets import ImageFolder
 
 from common.datasets.from_torchvision import construct, ordered
 from common.datasets.images import ImageSet
+from common.datasets.spec import Contents
 
 NUM_TRAIN = 30  # per class, as is customary
 
 
-def load(root: Path) -> dict:
+def load(root: Path) -> Contents:
     """102 classes, ordered by lower-cased name. The first 30 images of each, by `hash_order`, are for training.
 
     The smallest class has 31 images, and so only one test image: read the mean over classes with care.
@@ -34,7 +35,7 @@ def load(root: Path) -> dict:
         return ordered([path for path, _ in samples], [label for _, label in samples])
 
     train, test = part(slice(NUM_TRAIN)), part(slice(NUM_TRAIN, None))
-    return {"classes": classes, "train": train, "test": test, "official_split": False}
+    return Contents(classes, train, test, official_split=False)
 
 
 def hash_order(paths: list[str]) -> list[str]:

@@ -11,10 +11,11 @@ from pathlib import Path
 
 from common.datasets.from_torchvision import ordered
 from common.datasets.images import ImageSet
-from common.errors import UserError
+from common.datasets.spec import Contents
+from common.errors import UserError, reason
 
 
-def load(root: Path) -> dict:
+def load(root: Path) -> Contents:
     """5,994 training and 5,794 test images. The lists are joined by image id, not by line.
 
     Raises:
@@ -39,7 +40,7 @@ def load(root: Path) -> dict:
         ids = [image_id for image_id in paths if is_train[image_id] == flag]
         return ordered([folder / "images" / paths[i] for i in ids], [index[labels[i]] for i in ids])
 
-    return {"classes": [names[class_id] for class_id in classes], "train": part("1"), "test": part("0")}
+    return Contents([names[class_id] for class_id in classes], part("1"), part("0"))
 
 
 def _read_table(path: Path) -> dict[str, str]:
@@ -52,5 +53,5 @@ def _read_table(path: Path) -> dict[str, str]:
         return table
     except (OSError, ValueError) as error:
         raise UserError(
-            f"'{path}' cannot be read ({error}): restore it, or remove CUB_200_2011 and run again"
+            f"'{path}' cannot be read ({reason(error)}): restore it, or remove CUB_200_2011 and run again"
         ) from None

@@ -10,11 +10,12 @@ import numpy as np
 from PIL import Image
 
 from common.datasets.images import ImageSet
+from common.datasets.spec import Contents
 
 SIZE = 32
 
 
-def load(root: Path) -> dict:
+def load(root: Path) -> Contents:
     """Every third sample is a test image (2, 5, 8, ... in scikit-learn's order: 599); the other 1,198 are for training.
 
     The 8 x 8 images with 17 grey levels are enlarged to 32 x 32 pixels of 8 bits (bicubic), so that networks and
@@ -25,12 +26,12 @@ def load(root: Path) -> dict:
     digits = load_digits()
     images = np.stack([_enlarge(image) for image in digits.images])
     is_test = np.arange(len(images)) % 3 == 2
-    return {
-        "classes": [str(name) for name in digits.target_names],
-        "train": ImageSet(images[~is_test], digits.target[~is_test]),
-        "test": ImageSet(images[is_test], digits.target[is_test]),
-        "official_split": False,
-    }
+    return Contents(
+        [str(name) for name in digits.target_names],
+        ImageSet(images[~is_test], digits.target[~is_test]),
+        ImageSet(images[is_test], digits.target[is_test]),
+        official_split=False,
+    )
 
 
 def _enlarge(image: np.ndarray) -> np.ndarray:

@@ -4,6 +4,7 @@ Files are ordered by (label, relative path), arrays as in their source. So the o
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from scipy.io.matlab import MatReadError
 from torchvision import datasets as tv
 
 from common.datasets.images import ImageSet
+from common.datasets.spec import Contents
 from common.errors import UserError
 
 # What torchvision raises for missing or damaged files.
@@ -56,17 +58,17 @@ def concatenated(first: ImageSet, second: ImageSet) -> ImageSet:
 # Photographs
 
 
-def load_food101(root: Path) -> dict:
+def load_food101(root: Path) -> Contents:
     """750 training images per class, which the authors did not clean on purpose, and 250 test images."""
     return _files(*(construct(tv.Food101, root, split=split) for split in ("train", "test")))
 
 
-def load_aircraft(root: Path) -> dict:
+def load_aircraft(root: Path) -> Contents:
     """The 100 variants; training and validation images together are the training images."""
     return _files(*(construct(tv.FGVCAircraft, root, split=split) for split in ("trainval", "test")))
 
 
-def load_stanford_cars(root: Path) -> dict:
+def load_stanford_cars(root: Path) -> Contents:
     """196 makes, models and years."""
     train, test = (construct(tv.StanfordCars, root, split=split) for split in ("train", "test"))
     for part in (train, test):
@@ -74,96 +76,96 @@ def load_stanford_cars(root: Path) -> dict:
     return _files(train, test)
 
 
-def load_dtd(root: Path) -> dict:
+def load_dtd(root: Path) -> Contents:
     """Partition 1; the validation images are not used."""
     return _files(*(construct(tv.DTD, root, split=split, partition=1) for split in ("train", "test")))
 
 
-def load_pets(root: Path) -> dict:
+def load_pets(root: Path) -> Contents:
     """37 breeds; training and validation images together are the training images."""
     train, test = (construct(tv.OxfordIIITPet, root, split=split) for split in ("trainval", "test"))
     return _files(train, test, attribute="_images")
 
 
-def load_flowers(root: Path) -> dict:
+def load_flowers(root: Path) -> Contents:
     """Labels are drawn from the training images, 10 per class. The validation images are always unlabeled."""
     train, val, test = (construct(tv.Flowers102, root, split=split) for split in ("train", "val", "test"))
     candidates, extra = (ordered(part._image_files, part._labels) for part in (train, val))
     data = _files(train, test)
-    return data | {"train": concatenated(candidates, extra), "candidates": len(candidates)}
+    return replace(data, train=concatenated(candidates, extra), candidates=len(candidates))
 
 
-def _files(train: Any, test: Any, attribute: str = "_image_files") -> dict:
+def _files(train: Any, test: Any, attribute: str = "_image_files") -> Contents:
     if train.classes != test.classes:  # torchvision gathers some from the lists of images
         differing = sorted(set(train.classes) ^ set(test.classes))
         raise UserError(
             f"{type(train).__name__} under '{train.root}' has '{differing[0]}' in the list of one split only: "
             "restore its lists"
         )
-    return {
-        "classes": list(train.classes),
-        "train": ordered(getattr(train, attribute), train._labels),
-        "test": ordered(getattr(test, attribute), test._labels),
-    }
+    return Contents(
+        list(train.classes),
+        ordered(getattr(train, attribute), train._labels),
+        ordered(getattr(test, attribute), test._labels),
+    )
 
 
 # Small images
 
 
-def load_cifar10(root: Path) -> dict:
+def load_cifar10(root: Path) -> Contents:
     """In the order of the official files, whose MD5 torchvision checks."""
     return _arrays(*(construct(tv.CIFAR10, root, train=is_train) for is_train in (True, False)))
 
 
-def load_cifar100(root: Path) -> dict:
+def load_cifar100(root: Path) -> Contents:
     """In the order of the official files, whose MD5 torchvision checks."""
     return _arrays(*(construct(tv.CIFAR100, root, train=is_train) for is_train in (True, False)))
 
 
-def load_fashion_mnist(root: Path) -> dict:
+def load_fashion_mnist(root: Path) -> Contents:
     """Grey images of clothing, in the order of the official files."""
     train, test = (construct(tv.FashionMNIST, root, train=is_train) for is_train in (True, False))
-    return {
-        "classes": list(train.classes),
-        "train": ImageSet(train.data.numpy(), train.targets),
-        "test": ImageSet(test.data.numpy(), test.targets),
-    }
+    return Contents(
+        list(train.classes),
+        ImageSet(train.data.numpy(), train.targets),
+        ImageSet(test.data.numpy(), test.targets),
+    )
 
 
-def load_svhn(root: Path) -> dict:
+def load_svhn(root: Path) -> Contents:
     """House numbers without the easier `extra` images. The digit 0 has the label 0 (10 in the files)."""
     train, test = (construct(tv.SVHN, root, split=split) for split in ("train", "test"))
-    return {
-        "classes": [str(digit) for digit in range(10)],
-        "train": ImageSet(_channels_last(train.data), train.labels),
-        "test": ImageSet(_channels_last(test.data), test.labels),
-    }
+    return Contents(
+        [str(digit) for digit in range(10)],
+        ImageSet(_channels_last(train.data), train.labels),
+        ImageSet(_channels_last(test.data), test.labels),
+    )
 
 
-def load_svhn_extra(root: Path) -> dict:
+def load_svhn_extra(root: Path) -> Contents:
     """The house numbers of `load_svhn`, then the 531,131 easier `extra` images. Labels are drawn from all."""
     data, extra = load_svhn(root), construct(tv.SVHN, root, split="extra")
-    images = np.concatenate([data["train"].images, _channels_last(extra.data)])
-    return data | {"train": ImageSet(images, np.concatenate([data["train"].labels, extra.labels]))}
+    images = np.concatenate([data.train.images, _channels_last(extra.data)])
+    return replace(data, train=ImageSet(images, np.concatenate([data.train.labels, extra.labels])))
 
 
-def load_stl10(root: Path) -> dict:
+def load_stl10(root: Path) -> Contents:
     """5,000 training images that labels are drawn from, then 100,000 without labels."""
     train, test = (construct(tv.STL10, root, split=split) for split in ("train+unlabeled", "test"))
-    return {
-        "classes": ["airplane", "bird", "car", "cat", "deer", "dog", "horse", "monkey", "ship", "truck"],
-        "train": ImageSet(_channels_last(train.data), train.labels),
-        "test": ImageSet(_channels_last(test.data), test.labels),
-        "candidates": int(np.count_nonzero(train.labels >= 0)),
-    }
+    return Contents(
+        ["airplane", "bird", "car", "cat", "deer", "dog", "horse", "monkey", "ship", "truck"],
+        ImageSet(_channels_last(train.data), train.labels),
+        ImageSet(_channels_last(test.data), test.labels),
+        candidates=int(np.count_nonzero(train.labels >= 0)),
+    )
 
 
-def _arrays(train: Any, test: Any) -> dict:
-    return {
-        "classes": list(train.classes),
-        "train": ImageSet(train.data, train.targets),
-        "test": ImageSet(test.data, test.targets),
-    }
+def _arrays(train: Any, test: Any) -> Contents:
+    return Contents(
+        list(train.classes),
+        ImageSet(train.data, train.targets),
+        ImageSet(test.data, test.targets),
+    )
 
 
 def _channels_last(images: np.ndarray) -> np.ndarray:

@@ -16,6 +16,7 @@ from pathlib import Path
 from common.datasets import class_names, labeled_list
 from common.datasets.images import ImageSet
 from common.datasets.labeled_list import class_of
+from common.datasets.spec import Contents
 from common.datasets.walk import (
     EXTENSIONS,
     Skipped,
@@ -32,7 +33,7 @@ TEST_FOLDERS = ("test", "val")  # folders of ROOT with test images
 logger = logging.getLogger(__name__)
 
 
-def load(root: Path) -> dict:
+def load(root: Path) -> Contents:
     """Classes are the folders of `train` in alphabetical order; images are ordered by (class, relative path).
 
     Hidden files and folders are ignored. One warning names everything else that is not used.
@@ -62,10 +63,10 @@ def load(root: Path) -> dict:
     train = ImageSet(known + extra, [label for _, label in labeled] + [-1] * len(extra))
     test = ImageSet(test_paths, [label for _, label in tested])
     class_names.warn(classes, train.labels, test.labels)
-    return {"classes": classes, "train": train, "test": test, "candidates": len(labeled)}
+    return Contents(classes, train, test, candidates=len(labeled))
 
 
-def load_listed(root: Path, file: Path, min_confidence: float | None = None) -> dict:
+def load_listed(root: Path, file: Path, min_confidence: float | None = None) -> Contents:
     """Labels come from the list `file`; all other images below `root` are unlabeled.
 
     Classes are those of the list, in alphabetical order. The listed images come first, ordered by (class, path). The
@@ -101,8 +102,7 @@ def load_listed(root: Path, file: Path, min_confidence: float | None = None) -> 
     train = ImageSet(paths, [label for label, _ in labeled] + [label for _, label in others])
     test = ImageSet([path for path, _ in tested], [label for _, label in tested])
     class_names.warn(classes, train.labels[: len(labeled)], test.labels)
-    numbers = {"candidates": len(labeled), "predicted": frozenset(listed.predicted)}
-    return {"classes": classes, "train": train, "test": test, **numbers}
+    return Contents(classes, train, test, candidates=len(labeled), predicted=frozenset(listed.predicted))
 
 
 def list_problems(root: Path, file: Path) -> list[str]:

@@ -1,7 +1,7 @@
-"""The types for a dataset: `Spec`, what is known before it is read, and `Data`, what was read."""
+"""The types for a dataset: `Spec`, what is known before it is read, `Contents`, what its reader finds, and `Data`."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
@@ -31,12 +31,35 @@ class Counts(NamedTuple):
 
 
 @dataclass(frozen=True)
+class Contents:
+    """What a reader finds below a root.
+
+    Attributes:
+        classes: the class names; a label is an index into them.
+        train, test: the images. `train` holds all that a method may see, labeled or not.
+        candidates: labels are drawn from the first `candidates` images of `train`; None: from all of them.
+        official_split: whether the split is the one of the dataset's authors, or the customary one.
+        predicted: the images (paths below the root) whose labels in a list are predictions that nobody has checked.
+    """
+
+    classes: list[str]
+    train: ImageSet
+    test: ImageSet
+    candidates: int | None = None
+    official_split: bool = True
+    predicted: frozenset[str] = frozenset()
+
+
+Reader = Callable[[Path], Contents]  # from the root
+
+
+@dataclass(frozen=True)
 class Spec:
     """What is known of a dataset without reading a file.
 
     Attributes:
-        read: root -> the fields of `Data` after `spec`, as a dictionary.
-        counts: the known numbers, which are checked; None accepts any, and marks your own images.
+        read: its reader.
+        counts: the known numbers, which are checked; None accepts any, for your own images.
         source: URL of the page that describes the dataset.
         license: what that page says about use. No legal advice.
         size: of the download.
@@ -52,7 +75,7 @@ class Spec:
         flip: whether a mirrored image is still an image of its class.
     """
 
-    read: Callable[[Path], dict]
+    read: Reader
     counts: Counts | None = None
     source: str = ""
     license: str = ""
@@ -60,40 +83,34 @@ class Spec:
     paths: tuple[str, ...] = ()
     files: tuple[File, ...] = ()
     by_hand: str = ""
-    read_generated: Callable[[Path], dict] | None = None
-    read_listed: Callable[[Path, Path, float | None], dict] | None = None
+    read_generated: Reader | None = None
+    read_listed: Callable[[Path, Path, float | None], Contents] | None = None
     resizing: str = "default"
     mean: tuple[float, float, float] = IMAGENET_MEAN
     std: tuple[float, float, float] = IMAGENET_STD
     native_size: int | None = None
     flip: bool = True
 
+    @property
+    def is_own(self) -> bool:
+        """Whether these are a person's own images, of which nothing is known before they are read."""
+        return self.counts is None
+
 
 @dataclass(frozen=True)
-class Data:
-    """A dataset that has been read.
+class Data(Contents):
+    """A dataset that has been read and checked.
 
     Attributes:
         spec: what was known before.
-        classes: the class names; a label is an index into them.
-        train, test: the images. `train` holds all that a method may see, labeled or not.
-        candidates: labels are drawn from the first `candidates` images of `train`; None: from all of them.
-        official_split: whether the split is the one of the dataset's authors, or the customary one.
         any_counts: whether counts other than the known ones were accepted.
-        predicted: the images (paths below the root) whose labels in a list are predictions that nobody has checked.
         fingerprint: SHA-256 of class names, labels, and the images' paths below the root (their pixels, if they are in
             memory). The images' size is part of it if it was looked up.
         test_fingerprint: SHA-256 of the test images and their labels.
     """
 
-    spec: Spec
-    classes: list[str]
-    train: ImageSet
-    test: ImageSet
-    candidates: int | None = None
-    official_split: bool = True
+    spec: Spec = field(kw_only=True)
     any_counts: bool = False
-    predicted: frozenset[str] = frozenset()
     fingerprint: str = ""
     test_fingerprint: str = ""
 

@@ -73,7 +73,7 @@ def log_spare_labels(data: Data, labeled: np.ndarray, held_out: np.ndarray) -> N
         labeled, held_out: int64 indices that `split` and `hold_out` returned.
     """
     spare = int((data.train.labels[: data.candidates] >= 0).sum()) - len(labeled) - len(held_out)
-    if spare > 0 and data.spec.counts is None:
+    if spare > 0 and data.spec.is_own:
         logger.info(
             f"{len(labeled):,} labels are used, and {spare:,} are not: --num-samples-per-class all uses all of them"
         )

@@ -13,12 +13,13 @@ from pathlib import Path
 from common.datasets.caltech101 import hash_order
 from common.datasets.from_torchvision import ordered
 from common.datasets.images import ImageSet
-from common.errors import UserError
+from common.datasets.spec import Contents
+from common.errors import UserError, reason
 
 NUM_PER_CLASS = 50  # training and test images, each, as in the official partitions
 
 
-def load(root: Path) -> dict:
+def load(root: Path) -> Contents:
     """The official partition 1: 50 training and 50 test images per class.
 
     Raises:
@@ -26,10 +27,10 @@ def load(root: Path) -> dict:
     """
     partitions, names = _partitions(root), _class_names(root)
     train, test = (_read_lines(partitions / file) for file in ("Training_01.txt", "Testing_01.txt"))
-    return {"classes": _shown(names), "train": _images(root, train, names), "test": _images(root, test, names)}
+    return Contents(_shown(names), _images(root, train, names), _images(root, test, names))
 
 
-def load_generated(root: Path) -> dict:
+def load_generated(root: Path) -> Contents:
     """A split that is not official: of each class, in `hash_order`, 50 training images, then 50 test images.
 
     Raises:
@@ -42,12 +43,11 @@ def load_generated(root: Path) -> dict:
         try:
             files = os.listdir(root / "SUN397" / name)
         except OSError as error:
-            raise UserError(f"class '{name}' cannot be read ({error}): restore its folder") from None
+            raise UserError(f"class '{name}' cannot be read ({reason(error)}): restore its folder") from None
         paths = hash_order([f"{name}/{file}" for file in files if file.startswith("sun_") and file.endswith(".jpg")])
         train += paths[:NUM_PER_CLASS]
         test += paths[NUM_PER_CLASS : 2 * NUM_PER_CLASS]
-    images = {"train": _images(root, train, names), "test": _images(root, test, names)}
-    return {"classes": _shown(names), **images, "official_split": False}
+    return Contents(_shown(names), _images(root, train, names), _images(root, test, names), official_split=False)
 
 
 def _class_names(root: Path) -> list[str]:
@@ -75,7 +75,7 @@ def _read_lines(path: Path) -> list[str]:
     try:
         lines = path.read_text(encoding="utf-8").split()
     except (OSError, ValueError) as error:
-        raise UserError(f"'{path}' cannot be read ({error}): restore it from Partitions.zip") from None
+        raise UserError(f"'{path}' cannot be read ({reason(error)}): restore it from Partitions.zip") from None
     return [line.removeprefix("/") for line in lines]
 
 

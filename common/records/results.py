@@ -73,7 +73,7 @@ def result(
 
 def _origin(data: Data, root: str) -> dict[str, str | bool | None]:
     """For your own images the name of their folder; for other datasets, whether their split is the official one."""
-    if data.spec.counts is None:
+    if data.spec.is_own:
         return {"data_folder": os.path.basename(os.path.abspath(os.path.expanduser(root))), "official_split": None}
     return {"data_folder": None, "official_split": data.official_split}
 

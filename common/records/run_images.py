@@ -47,14 +47,14 @@ class RunImages:
         self.fingerprints = {"labeled_sha256": splits.fingerprint(labeled), "data_sha256": data.fingerprint}
         self.fingerprints |= {"test_sha256": data.test_fingerprint}
         self.files: inventory.Inventory = {}
-        if data.spec.counts is None:
+        if data.spec.is_own:
             self.files = take_inventory(data, root, log, known)
             self.fingerprints["content_sha256"] = inventory.fingerprint(self.files)
 
     @property
     def are_own(self) -> bool:
         """Whether they are your own files, and not a dataset that this project knows."""
-        return "content_sha256" in self.fingerprints
+        return self.data.spec.is_own
 
     def announce(self, name: str) -> None:
         """Log how many there are.

@@ -22,7 +22,7 @@ LABELS = np.random.default_rng(0).integers(0, 3, size=120)
 
 def data(labels: np.ndarray, candidates: int | None = None) -> Data:
     images = ImageSet(np.zeros((len(labels), 8, 8), dtype=np.uint8), labels)
-    return Data(datasets.SPECS["Digits"], list("abc"), images, images, candidates)
+    return Data(list("abc"), images, images, candidates, spec=datasets.SPECS["Digits"])
 
 
 def divide(labels, labels_per_class, number, seed=0, candidates=None):
@@ -236,3 +236,10 @@ def test_a_script_that_holds_none_out_is_refused(tmp_path):
     digits = datasets.load("Digits", "data")
     with pytest.raises(UserError, match="this script holds no images out"):
         run.describe(digits, splits.split(digits.train.labels, digits.classes, 4, 0)[0])
+
+
+def test_the_loss_of_the_held_out_images_is_their_own(scores, small_run, tmp_path):
+    small_run("erm", "--val-per-class", "3", "--epochs", "3", "--iters-per-epoch", "1")
+    rows = read_rows(tmp_path / "run")
+    found = [(row["top1"], row["val_top1"], row["test_loss"], row["val_loss"]) for row in rows]
+    assert found == [(50, 60, 0, 0.5), (90, 70, 0, 0.5), (80, 70, 0, 0.5)]

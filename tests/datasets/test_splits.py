@@ -123,12 +123,11 @@ def test_sha256_is_of_the_sorted_indices_joined_by_commas():
 )
 def test_labels_that_are_not_used_are_reported(number, reported, caplog):
     caplog.set_level("INFO")
-    data = SimpleNamespace(train=SimpleNamespace(labels=LABELS), candidates=None, spec=SimpleNamespace(counts=None))
+    data = SimpleNamespace(train=SimpleNamespace(labels=LABELS), candidates=None, spec=SimpleNamespace(is_own=True))
     labeled, _ = splits.split(LABELS, CLASSES, number, 0)
     splits.log_spare_labels(data, labeled, np.empty(0, dtype=np.int64))
-    splits.log_spare_labels(
-        SimpleNamespace(**vars(data) | {"spec": SimpleNamespace(counts=(5, 200, 9))}), labeled, np.empty(0)
-    )
+    known = SimpleNamespace(**vars(data) | {"spec": SimpleNamespace(is_own=False)})
+    splits.log_spare_labels(known, labeled, np.empty(0, dtype=np.int64))
     assert [line for line in caplog.messages if "are not" in line] == (
         [f"{reported} uses all of them"] if reported else []
     )

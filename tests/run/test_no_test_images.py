@@ -129,7 +129,9 @@ def test_a_fold_measures_and_does_not_choose(train, tmp_path, capsys):
 
 def test_folds_hold_every_label_out_once_and_spread_the_classes():
     labels = np.random.default_rng(0).permutation(np.repeat([0, 1, 2, 3], [1, 2, 7, 10]))
-    data = Data(SPECS["ImageFolder"], list("abcd"), ImageSet([""] * 30, np.r_[labels, [-1] * 10]), ImageSet([], []))
+    data = Data(
+        list("abcd"), ImageSet([""] * 30, np.r_[labels, [-1] * 10]), ImageSet([], []), spec=SPECS["ImageFolder"]
+    )
     labeled, unlabeled = np.arange(20), np.arange(20, 30)
     parts = [splits.hold_out_fold(labeled, unlabeled, data, i, 4, seed=0) for i in (1, 2, 3, 4)]
     single = int(np.flatnonzero(labels == 0)[0])
@@ -156,6 +158,6 @@ def test_classes_that_no_fold_holds_out_are_named_unless_test_images_measure_the
     ):
         log.clear()
         splits.hold_out_fold(
-            np.arange(6), np.arange(0), Data(SPECS["ImageFolder"], classes, images, test), 1, 2, seed=0
+            np.arange(6), np.arange(0), Data(classes, images, test, spec=SPECS["ImageFolder"]), 1, 2, seed=0
         )
         assert [message.removesuffix(" it is learned") for message in log.messages] == reported
