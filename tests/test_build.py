@@ -6,11 +6,13 @@ from unittest import mock
 
 import pytest
 import torch
+from timm.layers import DropPath
 
 import fixmatch
 from common import build
 from common.datasets import SPECS
 from common.loading import augment
+from common.networks.classifier import ImageClassifier
 
 
 def arguments(*flags: str):
@@ -66,3 +68,10 @@ def test_loaders_have_the_runs_seed_and_device():
         **{"seed": 7, "workers": 2, "cache": 5},
         "device": run.device,
     }
+
+
+def test_the_last_residual_branch_is_dropped_at_the_flags_rate():
+    args = arguments("-a", "resnet18", "--scratch", "--image-size", "32", "--drop-path", "0.14")
+    model = build.classifier(ImageClassifier, 10, args)
+    rates = [module.drop_prob for module in model.backbone.modules() if isinstance(module, DropPath)]
+    assert [rate for rate in rates if rate] == pytest.approx([0.02 * i for i in range(1, 8)])

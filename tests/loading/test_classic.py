@@ -191,3 +191,13 @@ def test_cutouts_sides_are_drawn_evenly():
     sides = [(np.asarray(cutout(black))[..., 0] > 0).any(0).sum() for _ in range(1500)]
     assert max(sides) in (32, 33)  # half the width, and the pixel at its end
     assert np.mean(sides) == pytest.approx(15.2, rel=0.1)  # 16 and the pixel, less what the edges cut
+
+
+def test_cutouts_centre_is_anywhere():
+    """Squares of a pixel, in an image that is wider than high."""
+    random.seed(0)
+    cutout, black = classic.Cutout(1e-6, (255, 255, 255)), Image.new("RGB", (40, 20))
+    places = np.array([np.argwhere(np.asarray(cutout(black))[..., 0])[0] for _ in range(4000)])
+    for axis, length in enumerate((20, 40)):
+        counts, _ = np.histogram(places[:, axis], bins=4, range=(0, length))
+        assert counts.min() > 880  # of 1,000

@@ -73,3 +73,40 @@ def test_the_trained_network_is_tested_and_kept(method, tmp_path):
     latest = final_state(tmp_path / "run")
     assert latest["evaluated"] == "model"
     assert_equal_states(checkpoint.load(tmp_path / "run" / "checkpoints" / "best.pth")["model"], dict(latest["model"]))
+
+
+STATE = [  # flags, the part of the state that `main` makes of them, and what that part holds
+    ("mean_teacher", "--alpha 0.8", "teacher", {"alpha": 0.8}),
+    ("self_tuning", "--m 0.8", "key_encoder", {"m": 0.8}),
+    ("self_tuning", "--lr-gamma 0.3", "scheduler", {"gamma": 0.3}),
+    ("debiasmatch", "--momentum 0.8", "q_hat", {"momentum": 0.8}),
+    ("freematch", "--momentum 0.8 --max-tau 0.6", "curriculum", {"momentum": 0.8, "max_tau": 0.6}),
+    ("softmatch", "--momentum 0.8 --n-sigma 3", "gaussian", {"momentum": 0.8, "n_sigma": 3}),
+    ("adamatch", "--momentum 0.8 --window 3", "alignment", {"momentum": 0.8, "forget": 1}),
+    ("adamatch", "--momentum 0.8 --window 0", "alignment", {"momentum": 0.8, "forget": pytest.approx(0.2)}),
+    ("simmatch", "--bank-momentum 0.8", "bank", {"momentum": 0.8}),
+    ("mixmatch", "--beta 0.3", "mixup", {"beta": 0.3, "one_lambda": False}),
+    ("remixmatch", "--beta 0.3 --one-lambda", "mixup", {"beta": 0.3, "one_lambda": True}),
+    ("remixmatch", "--momentum 0.8", "alignment", {"momentum": 0.8}),
+]
+
+
+@pytest.mark.parametrize(("method", "flags", "part", "values"), STATE)
+def test_the_methods_state_has_the_flags_numbers(method, flags, part, values, tmp_path):
+    made = started(method, *flags.split(), log=tmp_path / "run")[part]
+    assert {name: getattr(made, name) for name in values} == values
+
+
+@pytest.mark.parametrize(
+    ("method", "flags", "part", "name", "shape"),
+    [
+        ("adamatch", "--window 3", "alignment", "window", (3, 10)),
+        ("remixmatch", "--window 3", "alignment", "window", (3, 10)),
+        ("comatch", "--window 3", "window", "means", (3, 10)),
+        ("simmatch", "--window 3", "window", "means", (3, 10)),
+        ("simmatch", "--projection-dim 5", "bank", "embeddings", (40, 5)),
+        ("self_tuning", "--K 3 --projection-dim 5", "queue", "keys", (10, 3, 5)),
+    ],
+)
+def test_the_methods_state_is_as_large_as_the_flags_say(method, flags, part, name, shape, tmp_path):
+    assert getattr(started(method, *flags.split(), log=tmp_path / "run")[part], name).shape == shape

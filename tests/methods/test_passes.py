@@ -254,3 +254,23 @@ def test_dst_passes_64_weak_views_together():
     steps.train_step(setup, args, *steps.batches("dst", size=16))
     assert [len(p.x) for p in setup.model.backbone.passes] == [16, 32, 16]
     assert args.batch_size + args.unlabeled_batch_size == 64
+
+
+WEIGHTS = {  # flags of weights, and the losses that they are for
+    "uda": {"--trade-off-con": "loss_u"},
+    **{name: {"--trade-off-self-training": "loss_u"} for name in ("flexmatch", "debiasmatch", "softmatch", "dst")},
+    "freematch": {"--trade-off-self-training": "loss_u", "--trade-off-fairness": "loss_f"},
+}
+
+
+@pytest.mark.parametrize("method", WEIGHTS)
+def test_each_loss_has_its_own_weight(method):
+    weights = dict(zip(WEIGHTS[method], (3, 5), strict=False))
+    flags = ["--threshold", "0.4"] if method in WITH_THRESHOLD else []
+    args = steps.arguments(method, *flags, *(f"{flag}={weight}" for flag, weight in weights.items()))
+    metrics = steps.train_step(steps.build(method, args), args)
+    expected = metrics["loss_l"] + metrics.get("loss_worst", 0)
+    for flag, weight in weights.items():
+        assert metrics[WEIGHTS[method][flag]].abs() > 1e-3
+        expected = expected + weight * metrics[WEIGHTS[method][flag]]
+    torch.testing.assert_close(metrics["loss"], expected)

@@ -160,3 +160,16 @@ def test_rate_falls_after_epochs():
         rates.append(scheduler.get_last_lr()[0])
         self_tuning.train_one_epoch(run, None, None, setup.model, *setup.state, setup.optimizer, scheduler, args)
     assert rates == pytest.approx([0.003, 0.0003, 0.0003, 0.00003])
+
+
+def test_the_accuracy_of_pseudo_labels_is_over_the_unlabeled_images():
+    args = steps.arguments("self_tuning", *FLAGS)
+    setup = steps.build("self_tuning", args, dropout=0.0)
+    labeled, unlabeled = steps.batches("self_tuning")
+    with torch.no_grad():
+        predicted = copy.deepcopy(setup.model).train()(unlabeled.views[0]).argmax(dim=1)
+    wrong = (predicted + 1) % steps.CLASSES
+    known = torch.cat([wrong[:3], predicted[3:]])
+    data = labeled._replace(labels=wrong), unlabeled._replace(labels=known)
+    metrics = steps.train_step(setup, args, *data)
+    assert [value.item() for value in metrics["pseudo_label_accuracy"]] == [500, 8]

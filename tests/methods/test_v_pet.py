@@ -307,3 +307,41 @@ def test_a_resumption_needs_no_sources(sources, tmp_path, monkeypatch):
     conftest.assert_same_run(tmp_path / "run", tmp_path / "whole")
     with pytest.raises(UserError, match="holds no finished run"):
         train_small("v_pet", *flags, "--overwrite", log=tmp_path / "run")
+
+
+def test_a_source_votes_on_the_weak_views_of_its_own_training():
+    own = SimpleNamespace(
+        train_resizing="default", val_resizing="cifar", image_size=24, flip=True, norm_mean=[0.1, 0.2, 0.3]
+    )
+    own.norm_std, own.exif_orientation = [0.4, 0.5, 0.6], False
+    data, options = datasets.load("Digits", "data"), {"workers": 0, "device": torch.device("cpu")}
+    args = SimpleNamespace(passes=2)
+    loaders = list(v_pet.views_for(SimpleNamespace(args=own), "folder", data.test, data.spec, args, options))
+    assert len(loaders) == 2
+    for loader in loaders:
+        assert "RandomResizedCrop(size=(24, 24)" in repr(loader.transform)
+        assert (loader.normalizer.mean, loader.normalizer.std) == ((0.1, 0.2, 0.3), (0.4, 0.5, 0.6))
+
+
+def test_the_network_of_the_last_epoch_votes(sources, tmp_path):
+    """That of the best one is not looked at."""
+    shutil.copytree(sources / "a", tmp_path / "source")
+    (tmp_path / "source" / "checkpoints" / "best.pth").unlink()
+    args = v_pet.parse_args([*conftest.SMALL, "--sources", "none", "--passes", "1"])
+    data, options = datasets.load("Digits", "data"), {"workers": 0, "device": torch.device("cpu")}
+    votes = v_pet.Votes(len(data.test), 1, 10, "mean")
+    found = v_pet.make_votes(votes, data.test, data.spec, [tmp_path / "source"], args, options)
+    assert len(found["sources"]) == 1
+
+
+def test_the_accuracies_of_a_step_by_hand():
+    """The views are the logits. The last unlabeled image's label is not known."""
+    model, rows, votes = nn.Linear(3, 3, bias=False), torch.eye(3), cast([2, 2], [1, 1], [0, 0], [1, 1])
+    nn.init.eye_(model.weight)
+    batch_u = Batch((rows[[2, 0, 1, 1]], rows[[0, 1, 2, 0]]), torch.tensor([2, 0, 1, -1]), torch.arange(4))
+    batch_l = Batch((rows[[0, 1]], rows[[2, 2]]), torch.tensor([0, 0]), torch.arange(2))
+    args, optimizer = SimpleNamespace(trade_off_cls_strong=0.1), torch.optim.SGD(model.parameters(), lr=0.1)
+    metrics = v_pet.train_step(model, votes, optimizer, batch_l, batch_u, args)
+    assert [value.item() for value in metrics["pseudo_label_accuracy"]] == [100, 3]  # votes 2 1 0, labels 2 0 1
+    assert [value.item() for value in metrics["accuracy_u"]] == [300, 3]  # of the weak view; the strong one has none
+    assert metrics["accuracy_l"] == 50

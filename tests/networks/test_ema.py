@@ -8,6 +8,7 @@ import torch
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+import erm
 from common.networks.ema import ModelEma, copy_buffers
 from tests.conftest import assert_equal_states, final_state, read_rows, train_small
 
@@ -103,3 +104,24 @@ def test_it_is_what_is_kept_and_tested_again(runs):
     latest = train_small("erm", *flags, log=folder / "with")
     assert latest == {name: rows[-1][name] for name in latest}
     assert "raw_top1" in latest
+
+
+def test_a_run_averages_after_every_step(tmp_path, monkeypatch):
+    """By hand, over six steps in two epochs, from the first weights on."""
+    weights, train_step = [], erm.train_step
+
+    def noting(model, *args):
+        if not weights:
+            weights.append(model.head.weight.detach().double().numpy())
+        metrics = train_step(model, *args)
+        weights.append(model.head.weight.detach().double().numpy())
+        return metrics
+
+    monkeypatch.setattr(erm, "train_step", noting)
+    train_small("erm", "--lr", "0.1", "--ema", "0.7", log=tmp_path / "run")
+    expected, *later = weights
+    for weight in later:
+        expected = 0.7 * expected + 0.3 * weight
+    assert len(later) == 6
+    found = final_state(tmp_path / "run")["ema"]["network.head.weight"]
+    np.testing.assert_allclose(found.numpy(), expected, rtol=1e-5, atol=1e-7)

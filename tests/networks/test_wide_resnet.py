@@ -71,3 +71,30 @@ def test_it_is_imported_by_its_name_from_a_folder_of_its_own(tmp_path):
     ended = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True)
     assert ended.stdout == "common.wide_resnet\n"
     assert wide_resnet.__doc__.startswith("Wide ResNets")
+
+
+@pytest.mark.parametrize(
+    ("arch", "size", "side"),
+    [
+        *(("wrn_28_2", 32, 8), ("wrn_10_1", 32, 8), ("wrn_28_8", 16, 4), ("wrn_28_2_leaky", 32, 8)),
+        *(("wrn_28_8_leaky", 16, 4), ("wrn_37_2_leaky", 96, 6)),
+        *(("wrn_10_1_half", 32, 4), ("wrn_10_1_half_leaky", 32, 4)),
+    ],
+)
+def test_the_last_maps_have_the_papers_size(arch, size, side):
+    """A quarter of the image's; an eighth with a stem of stride 2; a sixteenth with four stages of stride 2."""
+    model = timm.create_model(arch, num_classes=0).eval()
+    with torch.no_grad():
+        maps = model.layers(model.conv1(torch.zeros(1, 3, size, size)))
+    assert maps.shape[2:] == (side, side)
+
+
+@pytest.mark.parametrize("arch", ["wrn_28_2", "wrn_28_2_leaky"])
+def test_convolutions_begin_with_hes_deviation_by_their_outputs(arch):
+    model, seen = timm.create_model(arch, num_classes=0), 0
+    for module in model.modules():
+        if isinstance(module, torch.nn.Conv2d) and module.weight.numel() > 4000:
+            outputs, inputs, side, _ = module.weight.shape
+            assert module.weight.std().item() == pytest.approx((2 / (side * side * outputs)) ** 0.5, rel=0.06)
+            seen += inputs != outputs
+    assert seen >= 2  # where inputs would give another number

@@ -35,3 +35,15 @@ def test_the_set_with_the_fewest_images_says_how_many_rows_there_are(tmp_path):
     parts = [sheet.Part({"a 1: weak": many}, ["x"] * 8), sheet.Part({"b 1: weak": few}, ["y"] * 2)]
     sheet.save(tmp_path / "sheet.png", parts)
     assert Image.open(tmp_path / "sheet.png").height == TOP + 2 * (14 + 98)
+
+
+def test_views_are_upright_and_have_their_colors(tmp_path):
+    view = torch.zeros(1, 3, 32, 32, dtype=torch.uint8)
+    view[0, 0, :8] = 255  # red at the top
+    view[0, 2, :, 24:] = 255  # blue at the right
+    sheet.save(tmp_path / "sheet.png", [sheet.Part({"labeled 1: weak": view}, ["x"])])
+    found = np.asarray(Image.open(tmp_path / "sheet.png"))[TOP + 14 : TOP + 14 + 96, 2 : 2 + 96]
+    expected = np.zeros((96, 96, 3), dtype=np.uint8)
+    expected[:24, :, 0] = 255
+    expected[:, 72:, 2] = 255
+    assert np.array_equal(found, expected)

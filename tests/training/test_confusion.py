@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageDraw
 from sklearn import metrics
 
 from common.datasets import SPECS, Data
@@ -105,7 +105,7 @@ def test_the_area_under_the_curve_of_two_classes_is_scikit_learns():
 
 def test_the_report_of_two_classes_has_the_area():
     images, found = ImageSet(np.zeros((4, 8, 8), dtype=np.uint8), [0, 0, 1, 1]), []
-    evaluation = Evaluation(Data(SPECS["ImageFolder"], ["ant", "bee"], images, images), np.empty(0, dtype=int))
+    evaluation = Evaluation(Data(["ant", "bee"], images, images, spec=SPECS["ImageFolder"]), np.empty(0, dtype=int))
     evaluation._confusion = Confusion(2, torch.arange(4), CPU)
     evaluation._confusion.update(
         torch.tensor([[0.0, -2.0], [0.0, 1.0], [0.0, 0.5], [0.0, 3.0]]), torch.tensor(images.labels)
@@ -207,7 +207,7 @@ def test_where_nothing_may_be_written_a_test_still_tells_its_scores(small_run, t
     monkeypatch.setattr(Folder, "save_report", refuse)
     scores = small_run("erm", "--phase", "test", "--checkpoint", "latest")
     assert scores["top1"] == result["last_top1"]
-    assert capsys.readouterr().out.splitlines()[-1].startswith("cannot save 'report.png'")
+    assert capsys.readouterr().out.splitlines()[-1].startswith("WARNING: cannot save 'report.png'")
 
 
 def test_the_report_changes_no_number(small_run, tmp_path, monkeypatch):
@@ -216,3 +216,24 @@ def test_the_report_changes_no_number(small_run, tmp_path, monkeypatch):
     small_run("fixmatch", log=tmp_path / "without")
     assert read_rows(tmp_path / "with") == read_rows(tmp_path / "without")
     assert json.loads((tmp_path / "with" / "result.json").read_text())["labeled_sha256"]
+
+
+def test_the_true_class_is_named_first(monkeypatch):
+    assert report._confused(MATRIX, NAMES) == ["4 of 8   bee > ant", "3 of 8   ant > cat"]
+    texts, images = [], ImageSet(np.zeros((5, 8, 8), dtype=np.uint8), np.zeros(5))
+    monkeypatch.setattr(ImageDraw.ImageDraw, "text", lambda self, place, text, **_: texts.append(text))
+    report._tile(Misclassified(3, 0, 2, 0.9), NAMES, images)
+    assert texts == ["ant", "> cat", "90.0 %", "#3"]
+
+
+def test_the_figures_of_a_report_by_hand(monkeypatch):
+    """3 of 6 ants and 2 of 2 bees are right, 2 ants are taken for bees, and there is no cat."""
+    lines, images = [], ImageSet(np.zeros((8, 8, 8), dtype=np.uint8), [0] * 6 + [1] * 2)
+    monkeypatch.setattr(report, "draw", lambda *args: lines.extend(args[-1]))
+    evaluation = Evaluation(Data(NAMES, images, images, spec=SPECS["ImageFolder"]), np.empty(0, dtype=int))
+    evaluation._confusion = Confusion(3, torch.arange(8), CPU)
+    logits = torch.eye(3)[[0, 0, 0, 1, 1, 2, 1, 1]]
+    evaluation._confusion.update(logits, torch.tensor(images.labels))
+    evaluation.report(SimpleNamespace(save_report=lambda page, rows: None), "title")
+    # F1: 2 * 3 / (6 + 3) and 2 * 2 / (2 + 4)
+    assert lines == ["title", "top-1 62.50 %, mean per class 75.00 %, mean F1 66.67 %; 8 images"]

@@ -206,3 +206,17 @@ def test_other_optimizers_and_networks_without_layers_are_refused():
         optim.create("adam", Two(), 0.1, 0.1)
     with pytest.raises(UserError, match="--layer-decay: Linear does not tell its layers: leave it out"):
         optim.create("sgd", Two(), 0.1, 0.1, layer_decay=0.5)
+
+
+def test_five_steps_of_adamw():
+    """The first step alone does not depend on the betas."""
+    model = Two()
+    optimizer = optim.create("adamw", model, lr=0.5, wd=0.0)
+    expected, m, v = 2.0, 0.0, 0.0
+    for t, g in enumerate((3.0, 0.1, 0.1, 0.1, 0.1), start=1):
+        for p in model.parameters():
+            p.grad = torch.full_like(p, g)
+        optimizer.step()
+        m, v = 0.9 * m + 0.1 * g, 0.999 * v + 0.001 * g * g
+        expected -= 0.5 * (m / (1 - 0.9**t)) / (v / (1 - 0.999**t)) ** 0.5
+    assert values(model)[0] == pytest.approx(expected, rel=1e-4)
