@@ -48,8 +48,7 @@ from common import cli, trained
 from common.errors import UserError
 from common.loading import augment
 from common.networks import adapters, backbones
-from common.records import progress
-from common.system import memory
+from common.system import log, memory
 from common.system.files import write_whole
 from common.wide_resnet import WideResNet
 
@@ -268,7 +267,7 @@ def make_folder(folder: Path) -> None:
 
 
 def main(args):
-    progress.log_to(None)
+    log.send_to(None)
     out = Path(args.out)
     if args.timm and out.suffix == ".safetensors":
         raise UserError(f"--timm writes a folder, and '{out}' has a file's ending: name it without .safetensors")

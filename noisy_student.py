@@ -73,7 +73,7 @@ class PseudoLabels(nn.Module):
             numbers = weights.new_zeros(self.logits.shape[1]).index_add(0, classes, weights)
             weights = weights / numbers[classes].clamp(min=1)
         if not weights.any():
-            logger.warning("WARNING: no pseudo-label is above --threshold: this round learns from the labels alone")
+            logger.warning("no pseudo-label is above --threshold: this round learns from the labels alone")
         self.weights.copy_(weights / weights.mean().clamp(min=1e-12))
 
 
@@ -150,7 +150,7 @@ def main(args):
         if run.round > 0 and run.at_round_start:
             view, stream = test if args.clean_teacher else weak, f"pseudo-labels of round {run.round}"
             loader = TestLoader(images.unlabeled, view, stream=stream, **options | {"cache": 0})
-            pseudo_labels.make(run.tested, loader, args.threshold, args.balance)
+            pseudo_labels.make(run.evaluated, loader, args.threshold, args.balance)
             del loader  # and with it its processes
             run.start_anew("model", "optimizer", "scheduler")
         train_one_epoch(run, loader_l, loader_u, model, pseudo_labels, optimizer, scheduler, args)

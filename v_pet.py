@@ -34,9 +34,9 @@ from common.errors import UserError
 from common.loading import augment
 from common.loading.loaders import TestLoader, TrainLoader
 from common.networks import ImageClassifier, precision_of_its_own
-from common.records.folder import read_json
 from common.run import Run
 from common.system import processes, seeding
+from common.system.files import read_json
 from common.training.evaluate import accuracy, masked_accuracy
 
 logger = logging.getLogger("common")

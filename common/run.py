@@ -25,7 +25,7 @@ from common.records import best_epoch, progress, results, session, sheet
 from common.records.evaluation import Evaluation
 from common.records.folder import Folder
 from common.records.run_images import RunImages, take_inventory
-from common.system import checkpoint, processes, seeding
+from common.system import checkpoint, log, processes, seeding
 from common.system.devices import find_device
 from common.system.signals import Signals, Stopped
 from common.training.guard import Guard
@@ -80,7 +80,7 @@ class Run:
         self.initial_weights = InitialWeights(args.pretrained_backbone, args.init_from, self.folder.path)
         if args.phase == "train" and self.resumable and not self.finished:
             self.initial_weights.refuse_missing()
-        progress.log_to(self.folder.log_file)
+        log.send_to(self.folder.log_file)
         self.device = find_device(args.device)
         processes.use(self.device)
         self.generators = seeding.Generators(self.device)
@@ -97,7 +97,7 @@ class Run:
         # Set by `start`:
         self.state: dict[str, Any] = {}
         self.ema: ModelEma | None = None
-        self._evaluated: nn.Module | None = None
+        self._network: nn.Module | None = None
         self._beginning: dict[str, Any] = {}  # the state before the first of several rounds
         self._started = 0.0  # the time at which an uninterrupted training would have begun
         self._streams: list[Iterator[Batch]] = []  # made in the first step
@@ -180,7 +180,7 @@ class Run:
             UserError: the checkpoint does not fit; it and the previous one are damaged, or all are gone; or the images
                 differ from the run's.
         """
-        self.state, self._evaluated = state, evaluated
+        self.state, self._network = state, evaluated
         if self.args.ema:
             self.ema = ModelEma(evaluated, self.args.ema)
             self.state = state | {"ema": self.ema}
@@ -226,7 +226,7 @@ class Run:
         self.folder.settle_best(self._best_epoch)
         if path.name == "previous.pth" and (self.folder.best_epoch() or 0) > self.epoch:
             logger.warning(
-                f"WARNING: best.pth is of epoch {self.folder.best_epoch()}, which is repeated now: where it scores "
+                f"best.pth is of epoch {self.folder.best_epoch()}, which is repeated now: where it scores "
                 "otherwise, best.pth may be of another epoch than the result says"
             )
         logger.info(f"resuming '{self.folder.path}' at step {self.step}, epoch {self.epoch + 1}")
@@ -239,8 +239,7 @@ class Run:
             others = session.differences(self.sessions[-1], self._conditions())
             if others:
                 logger.warning(
-                    f"WARNING: the run goes on with {', '.join(others)}: its numbers may not be those of a run without "
-                    "a stop"
+                    f"the run goes on with {', '.join(others)}: its numbers may not be those of a run without a stop"
                 )
 
     def _conditions(self) -> dict[str, Any]:
@@ -264,7 +263,7 @@ class Run:
         self.guard.check_weights(content, self.step)
         content |= {"step": self.step, "history": self.history, "seconds": self.seconds, "args": vars(self.args)}
         content |= {"sessions": self.sessions, "pretraining_sha256": self.pretraining_sha256}
-        content |= {"classes": self.data.classes, "evaluated": checkpoint.name_of(self.tested, self.state)}
+        content |= {"classes": self.data.classes, "evaluated": checkpoint.name_of(self.evaluated, self.state)}
         content |= {"meters": self.meters.state_dict(), "rng": self.generators.state_dict()}
         self.folder.save_latest(content)
         self.guard.saved_step = self.step
@@ -330,7 +329,7 @@ class Run:
                 done += 1
                 self.step += 1
                 if self.ema is not None:
-                    self.ema.update(self.evaluated)
+                    self.ema.update(self.network)
                 shown.advance()
                 if done % self.args.print_freq == 0 or done == per_epoch:
                     self.guard.check_metrics(self.step)
@@ -368,16 +367,16 @@ class Run:
         self.meters.update(metrics, self.step + 1)
 
     @property
-    def evaluated(self) -> nn.Module:
+    def network(self) -> nn.Module:
         """The network that `start` was given to evaluate."""
-        if self._evaluated is None:
+        if self._network is None:
             raise RuntimeError("the run knows no network: call run.start first")
-        return self._evaluated
+        return self._network
 
     @property
-    def tested(self) -> nn.Module:
-        """The network that is scored and kept: the evaluated one, or with `--ema` the average of its weights."""
-        return self.evaluated if self.ema is None else self.ema.network
+    def evaluated(self) -> nn.Module:
+        """The network that is scored and kept: that of `start`, or with `--ema` the average of its weights."""
+        return self.network if self.ema is None else self.ema.network
 
     def evaluate(self, loader: TestLoader, **others: nn.Module) -> dict[str, float]:
         """The scores of the evaluated network; see `evaluate.evaluate`. The last evaluation also counts confusions.
@@ -401,8 +400,8 @@ class Run:
         failure = None
         try:
             with self.signals.ending_waits() if may_stop else contextlib.nullcontext():
-                others |= {} if self.ema is None else {"raw": self.evaluated}
-                return self.evaluation.scores(loader, self.tested, others, count=last)
+                others |= {} if self.ema is None else {"raw": self.network}
+                return self.evaluation.scores(loader, self.evaluated, others, count=last)
         except Stopped:
             pass
         except UserError as error:
@@ -427,7 +426,7 @@ class Run:
         self.meters.reset()
         is_best = self._best_epoch == epoch
         if is_best:
-            content: dict[str, Any] = {"model": Merged(self.tested).state_dict()}
+            content: dict[str, Any] = {"model": Merged(self.evaluated).state_dict()}
             self.guard.check_weights(content, self.step)
             content |= {"classes": self.data.classes, "args": vars(self.args), "epoch": epoch}
             content |= {"chosen_by": self.chosen_by}
@@ -508,7 +507,7 @@ class Run:
         Raises:
             UserError: your own images, or the backbone file, have changed since.
         """
-        if datasets.SPECS[self.args.data].counts is None:
+        if datasets.SPECS[self.args.data].is_own:
             known = self.folder.read_files()
             # The inventory tells more than the images' size. An older run has none.
             data = load_as(self.args, resizing="default" if known else None)
@@ -520,7 +519,7 @@ class Run:
             self.initial_weights.refuse_other(result.get("pretraining_sha256"), self.initial_weights.sha256())
         if session.is_other_script(result, session.script_sha256(self.script)):
             logger.warning(
-                f"WARNING: {self.script.name} has changed since this run: the result is that of the older script; "
+                f"{self.script.name} has changed since this run: the result is that of the older script; "
                 "--overwrite trains anew"
             )
         return self._show()
@@ -534,9 +533,9 @@ class Run:
         logger.info(summary)
         return result
 
-    def _tested_parts(self) -> dict[str, Any]:
+    def _evaluated_parts(self) -> dict[str, Any]:
         """The parts of the state that are a network which is tested, or hold a part of one."""
-        wanted = {id(x) for network in (self.evaluated, self.tested) for x in network.modules()}
+        wanted = {id(x) for network in (self.network, self.evaluated) for x in network.modules()}
         modules = {name: item for name, item in self.state.items() if isinstance(item, nn.Module)}
         return {name: item for name, item in modules.items() if any(id(x) in wanted for x in item.modules())}
 
@@ -545,10 +544,10 @@ class Run:
         content, path = self.folder.load(self.args.checkpoint)
         self.folder.compare_tested(content, path, self.images)
         # Other parts may have a row for each training image, and this root may hold others.
-        networks = self._tested_parts()
+        networks = self._evaluated_parts()
         if self.args.checkpoint == "best":
             # best.pth holds the tested network only, not the raw one.
-            networks, self._evaluated, self.ema = {"model": Merged(self.tested)}, self.tested, None
+            networks, self._network, self.ema = {"model": Merged(self.evaluated)}, self.evaluated, None
         checkpoint.restore(networks, content, path)
         scores = self.evaluate(loader)
         self.guard.check_scores(scores, self.step)

@@ -14,8 +14,8 @@ from common.loading import augment
 from common.networks import adapters
 from common.networks.classifier import PRECISIONS, ImageClassifier
 from common.records import best_epoch
-from common.records.folder import read_json
 from common.system import checkpoint
+from common.system.files import read_json
 
 NEUTRAL = {"no_pool": False, "drop_path": None}  # flags that have no effect in eval mode
 PARTS = ("backbone.", "bottleneck.", "head.")  # of the tested network; a method may train others besides

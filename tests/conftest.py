@@ -21,7 +21,7 @@ import torch
 from PIL import Image
 
 from common import cli, datasets
-from common.records import progress
+from common.system import log as logs
 from tests.helpers import leftovers
 from tests.helpers.few_images import few_images
 
@@ -84,7 +84,7 @@ def _console_of_each_test():
     """What logged to a test's own stderr is not left to log there when pytest has closed it."""
     yield
     for handler in logging.getLogger("common").handlers:
-        if isinstance(handler, progress._Console):
+        if isinstance(handler, logs._Console):
             handler.stream = None
 
 

@@ -16,7 +16,7 @@ def launch(parse_args: Callable[[], Any], main: Callable[[Any], Any]) -> None:
     """Run a script. Bad input ends with one line on stderr and exit code 2, a signal with 128 + its number.
 
     If nobody reads a program's output any more, as after `| head -1`, it ends silently with SIGPIPE's code. (A training
-    goes on; see `progress.log_to`.) Characters that the terminal cannot encode are printed as numbers.
+    goes on; see `log.send_to`.) Characters that the terminal cannot encode are printed as numbers.
 
     Args:
         parse_args: makes the arguments from `sys.argv`.

@@ -117,7 +117,7 @@ def _locked(path: Path, name: str) -> Iterator[None]:
             if error.errno not in NO_LOCKS:
                 raise
             logger.warning(
-                f"WARNING: the disk of '{path.parent}' knows no locks ({error.strerror}): see to it yourself that no "
+                f"the disk of '{path.parent}' knows no locks ({error.strerror}): see to it yourself that no "
                 f"other job downloads {name} there"
             )
         yield

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from common.datasets.images import ImageSet
-from common.errors import UserError
+from common.errors import UserError, reason
 
 PIECE = 4096
 COLUMNS = ("path", "set", "class", "bytes", "modified", "content")
@@ -122,6 +122,23 @@ def differences(before: Inventory, now: Inventory) -> list[str]:
     ]
 
 
+def replaced(inventory: Inventory, root: Path) -> list[str]:
+    """The names below a root of files that are others than they were. Files that are gone are not among them.
+
+    Args:
+        inventory: what they were.
+        root: where they are now.
+    """
+    jobs = [(str(root / name), entry) for name, entry in inventory.items()]
+    with ThreadPoolExecutor(16) as pool:
+        now = list(pool.map(lambda job: _look(*job), jobs))
+    return [
+        name
+        for (name, entry), (path, _), (size, _, content) in zip(inventory.items(), jobs, now, strict=True)
+        if (size, content) != (entry.size, entry.content) and os.path.lexists(path)
+    ]
+
+
 def to_csv(inventory: Inventory) -> bytes:
     """The inventory as a CSV table, which people can read, too."""
     text = io.StringIO()
@@ -149,4 +166,4 @@ def from_csv(file: Path) -> Inventory:
             for name, part, label, size, modified, content in rows
         }
     except (OSError, ValueError, StopIteration, csv.Error) as error:
-        raise UserError(f"'{file}' cannot be read ({error}): remove it, or choose another --log") from None
+        raise UserError(f"'{file}' cannot be read ({reason(error)}): remove it, or choose another --log") from None

@@ -24,6 +24,18 @@ from common.networks import backbone_files
 from common.system import checkpoint, memory, processes
 
 
+class DownloadError(UserError):
+    """timm's weights could not be downloaded.
+
+    Attributes:
+        problem: what is wrong and how to put that right, without the flags that do without a download.
+    """
+
+    def __init__(self, problem: str):
+        super().__init__(f"{problem}, or give --pretrained-backbone FILE or --scratch")
+        self.problem = problem
+
+
 def _http_errors() -> tuple[type[Exception], ...]:
     """The errors of the library that the hub's client uses: requests, httpx or a later one, by version."""
     library = importlib.import_module(HfHubHTTPError.__bases__[0].__module__.partition(".")[0])
@@ -92,10 +104,7 @@ def _explain(error: Exception, name: str) -> NoReturn:
     if not os.path.exists(os.environ.get("SSL_CERT_FILE", os.devnull)):
         present.append("SSL_CERT_FILE")
     remedy = f"check or unset {', '.join(present)}" if present else "connect to the internet once"
-    raise UserError(
-        f"the weights of '{name}' could not be downloaded ({reason}): {remedy}, "
-        "or give --pretrained-backbone FILE or --scratch"
-    ) from None
+    raise DownloadError(f"the weights of '{name}' could not be downloaded ({reason}): {remedy}") from None
 
 
 def _cached(name: str) -> list[Path]:

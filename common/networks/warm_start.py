@@ -90,7 +90,7 @@ class WarmStart(NamedTuple):
         own = [self.flags.get(flag) for flag in ("norm_mean", "norm_std")]
         if own != [list(normalizer.mean), list(normalizer.std)]:
             logger.warning(
-                f"WARNING: the images of '{self.run}' were normalised otherwise, with mean and deviation {own[0]} "
+                f"the images of '{self.run}' were normalised otherwise, with mean and deviation {own[0]} "
                 f"{own[1]}: see --norm-mean and --norm-std"
             )
 

@@ -49,7 +49,7 @@ def announce(by: str, held_out: int, per_class: int, tested: int) -> None:
         logger.info(f"best.pth is of the epoch that is best on the {held_out:,} held-out images")
         if per_class < MIN_PER_CLASS:
             logger.warning(
-                f"WARNING: {per_class} held-out images of a class tell epochs apart hardly better than chance: take "
+                f"{per_class} held-out images of a class tell epochs apart hardly better than chance: take "
                 f"{MIN_PER_CLASS} or more, or use --checkpoint latest"
             )
     elif by == TEST:

@@ -17,7 +17,6 @@ result.json         written last: its presence means that the run is finished
 
 import contextlib
 import csv
-import fcntl
 import io
 import json
 import logging
@@ -36,7 +35,7 @@ from common.records import sheet
 from common.records.run_images import RunImages
 from common.records.tensorboard import EVENTS, Events
 from common.system import checkpoint, processes
-from common.system.files import NO_LOCKS, refuse_special, write_whole
+from common.system.files import make_and_lock, read_json, write_json, write_whole
 
 logger = logging.getLogger("common")
 
@@ -134,23 +133,8 @@ class Folder:
             raise UserError(f"'{self.path}' holds a run with other arguments: {', '.join(differences)}; {remedy}")
 
     def _make_and_lock(self) -> None:
-        try:
-            self.path.mkdir(parents=True, exist_ok=True)
-            refuse_special(self.path / ".lock")
-            lock = open(self.path / ".lock", "w")  # noqa: SIM115 (held open during the run)
-            weakref.finalize(self, lock.close)
-            # A POSIX lock: it ends with the process, however that ends, and forked workers do not inherit it.
-            fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UserError(f"another process is using '{self.path}': wait for it, or choose another --log") from None
-        except OSError as error:
-            if error.errno in NO_LOCKS:
-                logger.warning(
-                    f"WARNING: the disk of '{self.path}' knows no locks ({error.strerror}): see to it yourself that no "
-                    "other process trains there"
-                )
-                return
-            raise UserError(f"cannot write to '{self.path}' ({error.strerror}): choose another --log") from None
+        lock = make_and_lock(self.path, "--log")
+        weakref.finalize(self, lock.close)
 
     @property
     def log_file(self) -> Path | None:
@@ -177,11 +161,11 @@ class Folder:
             pretraining_sha256: of the file that holds the initial weights.
         """
         file = {} if pretraining_sha256 is None else {"pretraining_sha256": pretraining_sha256}
-        _write_json(self.path / "args.json", {"method": self.method, "args": self.arguments} | file)
+        write_json(self.path / "args.json", {"method": self.method, "args": self.arguments} | file)
         indices = {"indices": np.sort(images.labeled).tolist()}
         if len(images.held_out):
             indices["held_out"] = np.sort(images.held_out).tolist()
-        _write_json(self.path / "labeled.json", images.fingerprints | indices | images.names())
+        write_json(self.path / "labeled.json", images.fingerprints | indices | images.names())
         if images.are_own:
             write_whole(self.path / "images.csv", inventory.to_csv(images.files))
         try:
@@ -248,7 +232,7 @@ class Folder:
         details = f" ({', '.join(changed)})" if changed else ""
         if changed or before not in (None, images.fingerprints["test_sha256"]):
             logger.warning(
-                f"WARNING: the test images in '{root}' are others than those that '{self.path}' was tested on in "
+                f"the test images in '{root}' are others than those that '{self.path}' was tested on in "
                 f"training{details}: its scores there and these do not compare"
             )
 
@@ -324,7 +308,7 @@ class Folder:
         checkpoint.save(latest, content, previous)
         file = self.path / "args.json"
         if not previous.is_file() and file.is_file():  # the first one: note it here, so that its loss is noticed
-            _write_json(file, read_json(file) | {"saved": True})
+            write_json(file, read_json(file) | {"saved": True})
 
     @processes.by_first
     def save_best(self, content: dict[str, Any]) -> None:
@@ -380,7 +364,7 @@ class Folder:
     @processes.by_first
     def write_sources(self, summary: dict[str, Any]) -> None:
         """Write `sources.json`: the runs that this one learns from."""
-        _write_json(self.path / "sources.json", summary)
+        write_json(self.path / "sources.json", summary)
 
     @processes.by_first
     def write_history(self, history: list[dict[str, Any]]) -> None:
@@ -401,33 +385,10 @@ class Folder:
     @processes.by_first
     def write_result(self, result: dict[str, Any]) -> None:
         """Write `result.json`, and delete previous.pth, which only resuming needs."""
-        _write_json(self.path / "result.json", result)
+        write_json(self.path / "result.json", result)
         (self.checkpoints / "previous.pth").unlink(missing_ok=True)
 
     @processes.by_first
     def read_result(self) -> dict[str, Any]:
         """A finished run's `result.json`."""
         return read_json(self.path / "result.json")
-
-
-def _write_json(path: Path, content: dict[str, Any]) -> None:
-    write_whole(path, (json.dumps(content, indent=2, allow_nan=False) + "\n").encode())
-
-
-def read_json(path: Path, remedy: str = "remove it, or choose another --log") -> dict[str, Any]:
-    """Read a JSON object from a file.
-
-    Args:
-        path: of the file.
-        remedy: what to do if that fails, for the message.
-
-    Raises:
-        UserError: the file cannot be read, or holds no object.
-    """
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        if not isinstance(content, dict):
-            raise ValueError("not an object")
-        return content
-    except (OSError, ValueError, RecursionError) as error:
-        raise UserError(f"'{path}' cannot be read ({error}): {remedy}") from None

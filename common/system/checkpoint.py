@@ -27,7 +27,15 @@ UNREADABLE = (
 
 
 class DamagedError(UserError):
-    """The file is not what `save` wrote, or is damaged."""
+    """The file is not what `save` wrote, or is damaged.
+
+    Attributes:
+        problem: what is wrong, without what to do about it.
+    """
+
+    def __init__(self, problem: str, remedy: str):
+        super().__init__(f"{problem}: {remedy}")
+        self.problem = problem
 
 
 def name_of(network: nn.Module, state: dict[str, Any]) -> str | None:
@@ -71,7 +79,7 @@ def load(path: Path) -> dict[str, Any]:
         if memory.shortage(error):
             raise
         raise DamagedError(
-            f"checkpoint '{path}' is damaged ({why(error)}): remove it, or start anew with --overwrite"
+            f"checkpoint '{path}' is damaged ({why(error)})", "remove it, or start anew with --overwrite"
         ) from None
 
 
@@ -107,8 +115,7 @@ def load_newest(latest: Path, previous: Path) -> tuple[dict[str, Any], Path] | N
         content = load(previous)
         aside = latest.with_name("damaged.pth")
         os.replace(latest, aside)
-        reason = str(error).rpartition(": ")[0]
-        logger.warning(f"WARNING: {reason}: moved to '{aside}'; taking '{previous}' instead")
+        logger.warning(f"{error.problem}: moved to '{aside}'; taking '{previous}' instead")
         return content, previous
 
 

@@ -1,18 +1,58 @@
-"""Files: written whole or not at all, and their SHA-256."""
+"""Files: written whole or not at all, JSON objects, and SHA-256."""
 
 import contextlib
 import errno
+import fcntl
 import hashlib
+import json
+import logging
 import os
 import stat
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TextIO
+from typing import Any, TextIO
 
-from common.errors import UserError
+from common.errors import UserError, reason
 
 FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP}  # on network disks that do not support locks
+LOCK = ".lock"
+
+logger = logging.getLogger(__name__)
+
+
+def make_and_lock(folder: Path, flag: str) -> TextIO:
+    """Make a folder, and lock it against other processes for as long as the file that is returned is open.
+
+    A POSIX lock: it ends with the process, however that ends, and forked workers do not inherit it.
+
+    Args:
+        folder: may exist.
+        flag: names it on the command line.
+
+    Raises:
+        UserError: another process holds the lock, or the folder cannot be written to.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        refuse_special(folder / LOCK)
+        lock = open(folder / LOCK, "w")  # noqa: SIM115 (the caller keeps it open)
+    except OSError as error:
+        raise UserError(f"cannot write to '{folder}' ({error.strerror}): choose another {flag}") from None
+    try:
+        fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        lock.close()
+        raise UserError(f"another process is using '{folder}': wait for it, or choose another {flag}") from None
+    except OSError as error:
+        if error.errno not in NO_LOCKS:
+            lock.close()
+            raise UserError(f"cannot write to '{folder}' ({error.strerror}): choose another {flag}") from None
+        logger.warning(
+            f"the disk of '{folder}' knows no locks ({error.strerror}): see to it yourself that no other process works "
+            "there"
+        )
+    return lock
 
 
 def write_whole(path: Path, content: bytes | memoryview, previous: Path | None = None) -> None:
@@ -46,6 +86,30 @@ def writing(path: Path) -> Iterator[TextIO]:
         yield stream
         stream.flush()
         os.fsync(stream.fileno())
+
+
+def write_json(path: Path, content: dict[str, Any]) -> None:
+    """Write a JSON object, readable for people. Raises as `write_whole`, and a `ValueError` for NaN and infinity."""
+    write_whole(path, (json.dumps(content, indent=2, allow_nan=False) + "\n").encode())
+
+
+def read_json(path: Path, remedy: str = "remove it, or choose another --log") -> dict[str, Any]:
+    """Read a JSON object from a file.
+
+    Args:
+        path: of the file.
+        remedy: what to do if that fails, for the message.
+
+    Raises:
+        UserError: the file cannot be read, or holds no object.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(content, dict):
+            raise ValueError("not an object")
+        return content
+    except (OSError, ValueError, RecursionError) as error:
+        raise UserError(f"'{path}' cannot be read ({reason(error)}): {remedy}") from None
 
 
 def sha256(file: str | Path) -> str:

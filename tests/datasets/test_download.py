@@ -152,7 +152,7 @@ def test_a_disk_without_locks_is_reported_and_used(server, packed, tmp_path, mon
     monkeypatch.setattr(fcntl, "flock", flock)
     fetch("Set", tmp_path, [packed], ["set"])
     assert tree(tmp_path) == WHOLE
-    assert f"WARNING: the disk of '{tmp_path}' knows no locks ({os.strerror(number)}): see to it" in log.text
+    assert f"the disk of '{tmp_path}' knows no locks ({os.strerror(number)}): see to it" in log.text
 
 
 def test_formats_and_folders(server, tmp_path):

@@ -75,7 +75,7 @@ def test_a_threshold_that_no_image_reaches_is_reported(log):
     pseudo_labels([0.55, 0.45], [0.4, 0.6], threshold=0.5)
     assert not log.messages
     pseudo_labels([0.55, 0.45], [0.4, 0.6], threshold=1.0)
-    assert log.messages == ["WARNING: no pseudo-label is above --threshold: this round learns from the labels alone"]
+    assert log.messages == ["no pseudo-label is above --threshold: this round learns from the labels alone"]
 
 
 def test_balance_gives_every_class_that_is_there_the_same_weight():

@@ -17,7 +17,7 @@ import erm
 from common.errors import Interrupted, UserError
 from common.records import folder, results, session
 from common.run import Run
-from common.system import checkpoint
+from common.system import checkpoint, files
 from common.training import evaluate
 from tests.conftest import ROOT, SMALL, assert_same_run, final_state, read_rows, train_small
 from tests.helpers.stops import Killed, at_call, kill
@@ -86,7 +86,7 @@ def test_a_disk_without_locks_is_reported_and_used(tmp_path, monkeypatch, log, n
 
     monkeypatch.setattr(fcntl, "lockf", lockf)
     train_small("erm", "--epochs", "1", "-i", "1", log=tmp_path / "run")
-    reported = f"WARNING: the disk of '{tmp_path}/run' knows no locks ({os.strerror(number)}): see to it yourself"
+    reported = f"the disk of '{tmp_path}/run' knows no locks ({os.strerror(number)}): see to it yourself"
     assert any(message.startswith(reported) for message in log.messages)
 
 
@@ -295,5 +295,5 @@ def test_scores_that_are_no_numbers_end_the_run(tmp_path, monkeypatch):
 def test_no_json_of_a_run_holds_what_is_no_json(tmp_path):
     for value in (float("nan"), float("inf")):
         with pytest.raises(ValueError, match="not JSON compliant"):
-            folder._write_json(tmp_path / "x.json", {"value": value})
+            files.write_json(tmp_path / "x.json", {"value": value})
     assert not list(tmp_path.iterdir())

@@ -100,12 +100,12 @@ def test_a_run_knows_how_long_it_is_and_has_all_its_attributes_from_the_beginnin
     run = Run("mine", args, rounds=3)
     assert run.total_epochs == 6
     before = set(vars(run))
-    for name, call in (("data", "describe"), ("evaluation", "describe"), ("evaluated", "start"), ("tested", "start")):
+    for name, call in (("data", "describe"), ("evaluation", "describe"), ("network", "start"), ("evaluated", "start")):
         with pytest.raises(RuntimeError, match=f"call run.{call}"):
             getattr(run, name)
     data = datasets.load("Digits", ".")
     run.describe(data, splits.split(data.train.labels, data.classes, 4, 0)[0])
     network = ImageClassifier(steps.Backbone(), len(data.classes), 8)
     run.start({"network": network, "optimizer": SGD(network.parameters(), 0.1)}, evaluated=network)
-    assert run.evaluated is run.tested is network
+    assert run.network is run.evaluated is network
     assert set(vars(run)) == before
