@@ -27,7 +27,6 @@ import csv
 import glob
 import logging
 import os
-import signal
 import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -44,9 +43,9 @@ from common.datasets.images import ImageSet
 from common.datasets.walk import Skipped, images_in
 from common.errors import UserError
 from common.loading.loaders import FileLoader
-from common.records import correction_page, known_labels, margin_sampling, progress
+from common.records import correction_page, known_labels, margin_sampling
 from common.records.known_labels import KnownLabels
-from common.system import limits
+from common.system import limits, log
 from common.system.devices import find_device
 from common.system.files import writing
 from common.training.predict import Prediction, predict
@@ -67,6 +66,9 @@ def parse_args(argv=None):
     )
     parser.add_argument(
         "--page", type=cli.path, default=None, metavar="FILE.html", help="write a page to correct the predictions on"
+    )
+    parser.add_argument(
+        "--root", type=cli.path, default=None, metavar="FOLDER", help="where the run's images are now, if they moved"
     )
     more = parser.add_mutually_exclusive_group()
     more.add_argument(
@@ -278,6 +280,11 @@ class Table:
             )
         if self.args.uncertain is not None:
             logger.info(f"to label next: {len(self.scored):,} of the others, the least certain first")
+            if self.known.labels and (self.args.out is not None or self.args.page is None):
+                logger.warning(
+                    f"the table lacks the {len(self.known.labels):,} labels that the run had: add their lines before "
+                    "you train with it. A --page saves them, too"
+                )
 
 
 def write_page(table: Table, run_folder: str, file: Path) -> list[str]:
@@ -299,6 +306,12 @@ def write_page(table: Table, run_folder: str, file: Path) -> list[str]:
     run = table.run
     title = f"{os.path.basename(os.path.abspath(run_folder))}, {run.method}, epoch {run.epoch}"
     size = correction_page.write(file, images, items, run.classes, list(table.known.labels.items()), title)
+    outside = sum(one.inner is None for one in shown)
+    if table.known.root is not None and outside:
+        logger.warning(
+            f"{outside:,} images of the page are not below '{table.known.root}': put them there before you train with "
+            "the list"
+        )
     earlier = f" and the {len(table.known.labels):,} labels from before" if table.known.labels else ""
     return [
         f"'{file}': {len(shown):,} images ({max(size // 1000, 1):,} kB) to correct in a browser",
@@ -327,36 +340,29 @@ def output(args: argparse.Namespace) -> contextlib.AbstractContextManager[TextIO
 
 @contextlib.contextmanager
 def standard_output() -> Iterator[TextIO]:
-    """The standard output, encoded as files are: in UTF-8, with the bytes of file names that are no UTF-8.
-
-    A reader that closes it early ends the program, as in `predict.py ... | head`.
-
-    Raises:
-        UserError: it cannot be written to; its disk is full, say.
-    """
-    try:
-        sys.stdout.reconfigure(encoding="utf-8", errors="surrogateescape")
-        yield sys.stdout
-        sys.stdout.flush()
-    except OSError as error:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes once more when it ends
-        if isinstance(error, BrokenPipeError):
-            sys.exit(128 + signal.SIGPIPE)
-        raise UserError(f"cannot write the table ({error.strerror}): give another place with --out FILE") from None
+    """The standard output, encoded as files are: in UTF-8, with the bytes of file names that are no UTF-8."""
+    sys.stdout.reconfigure(encoding="utf-8", errors="surrogateescape")
+    yield sys.stdout
+    sys.stdout.flush()
 
 
 def main(args):
-    progress.log_to(None, sys.stderr)
+    log.send_to(None, sys.stderr)
     if args.page is not None and not Path(args.page).absolute().parent.is_dir():
         raise UserError(f"--page '{args.page}': there is no such folder: make it, or name another")
     run = trained.load(Path(args.run_folder), args.checkpoint)
     if args.top > len(run.classes):
         raise UserError(f"--top {args.top} is more than the run's {len(run.classes)} classes: ask for fewer, or --all")
-    known = known_labels.load(Path(args.run_folder))
+    known = known_labels.load(Path(args.run_folder), args.root)
     if (args.page or args.uncertain) and known.are_gone:
         logger.warning(
-            f"WARNING: none of the run's labeled images is below '{known.root}', so they are not recognised among the "
-            "others: call this in the folder where the run was trained"
+            f"none of the run's labeled images is below '{known.root}', so they are not recognised among the "
+            "others: say with --root where they are now"
+        )
+    if known.replaced:
+        logger.warning(
+            f"{len(known.replaced):,} of the run's labeled images are other files now ('{known.replaced[0]}' for one): "
+            "their labels are not used"
         )
     table = Table(run, known, args)
     with output(args) as stream:

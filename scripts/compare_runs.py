@@ -21,7 +21,7 @@ from common.errors import UserError
 from scripts.results import tables
 from scripts.results.cells import Cell, cells, differing
 from scripts.results.paired import compare, in_words, left_out, with_other_labels
-from scripts.results.runs import read_runs
+from scripts.results.runs import held_out, read_runs
 
 
 def parse_args(argv=None):
@@ -60,6 +60,13 @@ def were_tested_alike(base: Cell, other: Cell) -> bool:
     return all(len({run.result.get(key) for run in runs} - {None}) < 2 for key in ("dataset", "test_sha256"))
 
 
+def held_out_alike(base: Cell, other: Cell) -> bool:
+    """Whether the two runs of each pair held the same images out, as far as they record it."""
+    pairs = [(a, b) for a in base.runs for b in other.runs if a.draw == b.draw]
+    same_files = all(len({run.result.get("content_sha256") for run in pair} - {None}) < 2 for pair in pairs)
+    return same_files and all(held_out(a) == held_out(b) for a, b in pairs)
+
+
 def main(args):
     base, notes = setting(args.base), []
     rows = [["setting", "seeds", args.score, f"{args.base.name}'s", "difference, 95 %", "time"]]
@@ -69,6 +76,8 @@ def main(args):
             raise UserError(
                 f"'{args.base}' and '{folder}' were tested on different images: compare runs on the same images"
             )
+        if args.score.startswith("val_") and not held_out_alike(base, other):
+            raise UserError(f"'{args.base}' and '{folder}' held other images out: compare runs on the same images")
         found = compare(base, other, args.score)
         means = [f"{found.mean:.1f}", f"{found.base:.1f}", in_words(found.difference, found.half_width)]
         rows.append([folder.name, found.seeds, *means, f"{found.time:.2f}"])

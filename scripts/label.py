@@ -33,13 +33,14 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 
 import export
 from common import cli, datasets, trained
-from common.datasets import Data
+from common.datasets import Data, inventory
 from common.datasets.images import sizes
 from common.errors import UserError
 from common.networks.backbones import timm_name
-from common.records import progress
-from common.records.folder import read_json
+from common.networks.pretrained import DownloadError
+from common.system import log, memory
 from common.system.devices import find_device
+from common.system.files import read_json
 from scripts.labeling import evidence, pages, planning
 from scripts.labeling.work import Work
 from scripts.results.runs import outcomes, read_runs
@@ -235,9 +236,16 @@ def make_plan(work: Work, minutes: float, shared: list[str], data: Data) -> plan
     except UserError as error:
         if "plan" not in work.facts:
             work.discard()
-        if "could not be downloaded" not in str(error):
+        if not isinstance(error, DownloadError):
             raise
-        raise UserError(f"{str(error).partition(', or give')[0]}, or give {_offline(shared)}") from None
+        raise UserError(f"{error.problem}, or give {_offline(shared)}") from None
+    except (RuntimeError, MemoryError) as error:
+        shortage = memory.shortage(error)
+        if shortage is None:
+            raise
+        if "plan" not in work.facts:
+            work.discard()
+        raise UserError(f"{shortage}: give a smaller --image-size and another --out, or --device cpu") from None
 
 
 def _offline(shared: list[str]) -> str:
@@ -302,12 +310,18 @@ def train_on_all(
     return method
 
 
+def written(work: Work, args) -> list[Path]:
+    """Where the predictions, the network, and, where the labels were held out in trials, the report go."""
+    table, model = work.folder / "predictions.csv", work.folder / f"{args.photos.resolve().name}_model"
+    return [table, model, *([work.folder / "report.png"] if work.facts["done"] else [])]
+
+
 def write(work: Work, args, data: Data, method: str) -> Path:
     """Predictions, report and network; the folder of the last."""
-    final, model = work.folder / "runs" / "final", work.folder / f"{args.photos.resolve().name}_model"
+    final, (table, model, *_) = work.folder / "runs" / "final", written(work, args)
     more = ["--device", args.device] if args.device else []
     more += ["-j", str(args.workers)] if args.workers is not None else []
-    work.run("predict", final, args.photos, "--out", work.folder / "predictions.csv", *more)
+    work.run("predict", final, args.photos, "--out", table, *more)
     work.run("export", final, model, "--timm")
     if trials(work, method):
         compared = len(work.facts["plan"]["methods"]) > 1
@@ -357,18 +371,22 @@ def read(args) -> Data:
 
 
 def main(args):
-    progress.log_to(None)
+    log.send_to(None)
     data = read(args)
     size = size_flags(args, data)  # before there is a folder: it reads all photos' headers
     work = Work(args.out, arguments(args))
     shared = common_flags(args, work.facts.setdefault("size", size))  # another device would have another size
-    if work.facts.setdefault("data_sha256", data.fingerprint) != data.fingerprint:
+    files = inventory.read({"train": data.train, "test": data.test}, data.classes, args.photos, {})
+    now = {"data_sha256": data.fingerprint, "content_sha256": inventory.fingerprint(files)}
+    if any(work.facts.setdefault(name, value) != value for name, value in now.items()):
         raise UserError(f"'{args.out}' was begun with other photos or labels than there are now: choose another --out")
     planned = work.facts.get("plan", {"methods": ()}).get("methods")
     if "reported" not in work.facts and (planned is None or not {*planned} <= METHODS.keys()):
         raise UserError(f"'{args.out}' was begun by an older version of this program: choose another --out")
     if "reported" not in work.facts:
         label(work, args, data, shared)
+    elif not all(path.exists() for path in written(work, args)):
+        write(work, args, data, work.facts["chosen"])
     print("\n" + "\n".join(work.facts["reported"]))
     return work.facts
 

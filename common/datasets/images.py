@@ -37,15 +37,17 @@ class ImageSet:
         images: N file paths, or a uint8 array [N, H, W] (grey) or [N, H, W, 3] (RGB).
         labels: N class indices; -1 if unknown.
         upright: turn images as their EXIF orientation says.
-
-    Attributes:
-        balanced: whether training batches are drawn evenly over the classes; see `evenly`.
+        balanced: training batches are drawn evenly over the classes; see `evenly`.
     """
 
     def __init__(
-        self, images: Sequence[str | Path] | np.ndarray, labels: Sequence[int] | np.ndarray, upright: bool = False
+        self,
+        images: Sequence[str | Path] | np.ndarray,
+        labels: Sequence[int] | np.ndarray,
+        upright: bool = False,
+        balanced: bool = False,
     ):
-        self.images, self.upright, self.balanced = images, upright, False
+        self.images, self.upright, self.balanced = images, upright, balanced
         self.labels = np.asarray(labels, dtype=np.int64)
         if len(self.images) != len(self.labels):
             raise ValueError(f"{len(self.images)} images, but {len(self.labels)} labels")
@@ -123,19 +125,16 @@ class ImageSet:
 
     def oriented(self, upright: bool) -> "ImageSet":
         """The same images, turned as their EXIF orientation says, or as they are stored."""
-        return ImageSet(self.images, self.labels, upright)
+        return ImageSet(self.images, self.labels, upright, self.balanced)
 
     def evenly(self) -> "ImageSet":
         """The same images, from which a `TrainLoader` draws all classes equally often. Each must have a label."""
-        even = ImageSet(self.images, self.labels, self.upright)
-        even.balanced = True
-        return even
+        return ImageSet(self.images, self.labels, self.upright, balanced=True)
 
     def subset(self, indices: np.ndarray) -> "ImageSet":
         """The images at `indices` (int [M]), in that order."""
-        if isinstance(self.images, np.ndarray):
-            return ImageSet(self.images[indices], self.labels[indices], self.upright)
-        return ImageSet([self.images[i] for i in indices], self.labels[indices], self.upright)
+        chosen = self.images[indices] if isinstance(self.images, np.ndarray) else [self.images[i] for i in indices]
+        return ImageSet(chosen, self.labels[indices], self.upright, self.balanced)
 
 
 def sizes(paths: Sequence[str | Path]) -> list[tuple[int, int]]:
@@ -182,7 +181,7 @@ def turned(paths: Sequence[str | Path]) -> list[str | Path]:
 def _is_turned(path: str | Path) -> bool:
     try:
         with Image.open(path) as image:
-            return image.format != "TIFF" and image.getexif().get(ORIENTATION) in UPRIGHT
+            return image.format != "TIFF" and _orientation(image) in UPRIGHT
     except UNREADABLE:
         return False  # reported when it is loaded
 
@@ -195,9 +194,17 @@ def _size(path: str | Path) -> tuple[int, int]:
         raise UserError(f"image '{path}' cannot be read ({reason(error)}): replace or remove it") from None
 
 
+def _orientation(image: Image.Image) -> int:
+    """The EXIF orientation; 1, upright, if there is none, or if the EXIF is damaged, which leaves the pixels whole."""
+    try:
+        return image.getexif().get(ORIENTATION, 1)
+    except UNREADABLE:
+        return 1
+
+
 def _to_upright_rgb(image: Image.Image) -> Image.Image:
     image.load()  # Pillow turns a TIFF itself, and drops its tag
-    method = UPRIGHT.get(image.getexif().get(ORIENTATION, 1))
+    method = UPRIGHT.get(_orientation(image))
     rgb = _to_rgb(image)
     return rgb if method is None else rgb.transpose(method)
 

@@ -2,12 +2,13 @@
 
 import csv
 import difflib
+import functools
 import io
 import logging
 import os
 import re
 import unicodedata
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NoReturn
@@ -18,6 +19,7 @@ from common.errors import UserError
 
 COLUMNS = ("path", "class", "confidence", "given")  # the columns that are read; only `path` is required
 SEPARATORS = (",", ";", "\t")
+MOST_COMPARED = 100  # paths that are looked for among all others letter by letter
 ERROR = "error:"  # predict.py writes this into the confidence of an unreadable image
 
 logger = logging.getLogger(__name__)
@@ -86,7 +88,7 @@ def read(
     gone = sorted(reader.unsure_classes - {"", *listed.labels.values()})
     if gone:
         logger.warning(
-            f"WARNING: '{file}': these classes have no row that reaches --min-confidence {min_confidence}, so the "
+            f"'{file}': these classes have no row that reaches --min-confidence {min_confidence}, so the "
             f"network will not know them: {', '.join(map(repr, gone))}"
         )
     if listed.predicted:
@@ -106,7 +108,7 @@ class _Table:
     """
 
     def __init__(self, file: Path):
-        text = _text(file)
+        text, is_whole = _text(file)
         first = next((line for line in text.splitlines() if line.strip()), "")
         separator, header = ",", None
         for candidate in SEPARATORS:
@@ -116,6 +118,8 @@ class _Table:
         self.has_header, self.header = header is not None, header or ["path", "class"]
         self.separator = separator
         self.columns = {name: self.header.index(name) for name in COLUMNS if name in self.header}
+        if not is_whole and "confidence" not in self.columns:
+            raise UserError(f"'{file}' is not UTF-8: save it as 'CSV UTF-8', or name another --labeled-list")
         if "class" not in self.columns and len(self.header) > 1:
             raise UserError(
                 f"'{file}', line 1: no column is called 'class', but {', '.join(map(repr, self.header))}: name the "
@@ -131,13 +135,15 @@ class _Table:
                 yield self.reader.line_num, words
 
 
-def _text(file: Path) -> str:
+def _text(file: Path) -> tuple[str, bool]:
+    """A file's text, and whether it is UTF-8. predict.py writes a file name that is not with the bytes that it has."""
     try:
-        return file.expanduser().read_text(encoding="utf-8-sig")  # spreadsheets write a byte order mark
-    except UnicodeDecodeError:
-        raise UserError(f"'{file}' is not UTF-8: save it as 'CSV UTF-8', or name another --labeled-list") from None
+        content = file.expanduser().read_bytes()
     except OSError as error:
         raise UserError(f"'{file}' cannot be read ({error.strerror}): name another --labeled-list") from None
+    text = content.decode("utf-8-sig", "surrogateescape")  # spreadsheets write a byte order mark
+    is_whole = not any("\udc80" <= letter <= "\udcff" for letter in text)
+    return text.replace("\r\n", "\n").replace("\r", "\n"), is_whole
 
 
 def _words(row: Sequence[str], fold: bool = False) -> list[str]:
@@ -166,6 +172,7 @@ class _Reader:
         self.unsure = self.unread = self.test_images = 0
         self.unsure_classes: set[str] = set()
         self.first_line: int | None = None
+        self.compared: set[str] = set()  # the paths that were compared with all others letter by letter, which is slow
 
     def left_out(self) -> str:
         """How many rows gave no label and why, as text."""
@@ -298,14 +305,27 @@ class _Reader:
     def _near(self, name: str) -> list[str]:
         """Images that may have been meant: another case, folder or ending, or a typing error."""
         base = os.path.basename(name)
-        for key in (_plain, lambda path: _plain(os.path.basename(path)), _stem):
-            near = [path for path in self.found if key(path) == key(name)]
-            if near:
-                return near
+        for key, paths in self._by_keys:
+            if key(name) in paths:
+                return paths[key(name)]
+        if len(self.compared) >= MOST_COMPARED:
+            return []
+        self.compared.add(name)
         folder = os.path.dirname(os.path.normpath(name))
         siblings = {os.path.basename(path): path for path in self.found if os.path.dirname(path) == folder}
         close = difflib.get_close_matches(base, list(siblings)[:10_000], n=1, cutoff=0.8)
         return [siblings[other] for other in close if _letters(other) != _letters(base)]
+
+    @functools.cached_property
+    def _by_keys(self) -> list[tuple[Callable[[str], str], dict[str, list[str]]]]:
+        """The images by path without case, by name, and by name without ending. A long list may have no good line."""
+        found = []
+        for key in (_plain, lambda path: _plain(os.path.basename(path)), _stem):
+            paths: dict[str, list[str]] = {}
+            for path in self.found:
+                paths.setdefault(key(path), []).append(path)
+            found.append((key, paths))
+        return found
 
     def _present(self, name: str) -> list[str]:
         return [path for path in (os.path.join(self.root, name), name) if os.path.lexists(path)]

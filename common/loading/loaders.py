@@ -95,7 +95,9 @@ class TrainLoader:
         device: torch.device,
     ):
         if len(images) == 0:
-            raise UserError(f"the {stream} set is empty: ask for fewer --num-samples-per-class, or add images")
+            raise UserError(
+                f"the {stream} set is empty: ask for fewer --num-samples-per-class, or for all, or add images"
+            )
         if min(batch_size, len(images)) == 1:
             raise UserError(f"a {stream} batch of one image cannot pass BatchNorm: two images or more are needed")
         if len(images) < batch_size:
@@ -179,8 +181,11 @@ class TestLoader:
             "cache": cache,
             "normalizer": self.normalizer,
             "device": device,
+            "batch_size": batch_size,
+            "seed": seed,
+            "stream": stream,
         }
-        self.transform, self.batch_size = transform, batch_size
+        self.transform = transform
         self.number, self.room = len(images), cache * 2**20 // processes.local_count() * processes.count()
         views = _Views(images, [transform], seed, stream)
         self.keys = SequentialBatches(len(images), batch_size)
@@ -189,7 +194,7 @@ class TestLoader:
 
     def of(self, images: ImageSet) -> "TestLoader":
         """The same loader for other images."""
-        return TestLoader(images, self.transform, batch_size=self.batch_size, **self.options)
+        return TestLoader(images, self.transform, **self.options)
 
     @property
     def order(self) -> Tensor:

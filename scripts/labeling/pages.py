@@ -2,19 +2,20 @@
 
 import csv
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from common import trained
 from common.datasets import Data
+from common.errors import UserError
 from common.loading.loaders import FileLoader
 from common.records import estimates
 from common.records import report as report_page
-from common.records.folder import read_json
 from common.system.devices import find_device
-from common.system.files import write_whole
+from common.system.files import read_json, write_whole
 from common.training.confusion import MAX_KEPT, Misclassified
 from common.training.predict import predict
 from scripts.labeling import evidence, planning
@@ -32,34 +33,38 @@ def report(parts: Sequence[Path], data: Data, file: Path, device: str | None, co
         compared: whether the method was chosen by these images.
 
     Raises:
-        UserError: it cannot be written.
+        UserError: an image cannot be read, or the page cannot be written.
     """
     matrix = np.zeros((len(data.classes),) * 2, dtype=np.int64)
-    errors, where = [], find_device(device)
-    for folder in parts:
-        run = trained.load(folder, "best")
-        held_out = read_json(folder / "labeled.json")["held_out"]
-        loader = FileLoader(
-            data.train.subset(np.array(held_out)),
-            **run.preprocessing,
-            workers=0,
-            device=where,
-        )
-        for prediction in predict(run.model.to(where), loader):
-            if prediction.ranking is not None and prediction.probabilities is not None:
-                index = held_out[prediction.number]
-                true, found = int(data.train.labels[index]), int(prediction.ranking[0])
-                matrix[true, found] += 1
-                if true != found:
-                    errors.append(Misclassified(index, true, found, float(prediction.probabilities[found])))
+    errors: list[Misclassified] = []
+    runs = [trained.load(folder, "best") for folder in parts]
+    for folder, run in zip(parts, runs, strict=True):
+        for index, found, confidence in _held_out_predictions(folder, run, data, find_device(device)):
+            true = int(data.train.labels[index])
+            matrix[true, found] += 1
+            if true != found:
+                errors.append(Misclassified(index, true, found, confidence))
     errors.sort(key=lambda error: -error.confidence)
     bias = "; they also chose the method, so this is a little too high" if compared else ""
     title = [
-        f"{run.method}, {run.args.arch}: labels that were held out",
+        f"{runs[0].method}, {runs[0].args.arch}: labels that were held out",
         f"top-1 {100 * np.trace(matrix) / matrix.sum():.2f} % of {matrix.sum():,}, each by a network that was not "
         f"trained on it{bias}",
     ]
     write_whole(file, report_page.draw(matrix, errors[:MAX_KEPT], data.classes, data.train, title))
+
+
+def _held_out_predictions(
+    folder: Path, run: trained.Trained, data: Data, device: torch.device
+) -> Iterator[tuple[int, int, float]]:
+    """For each image that a run held out: its index in `data.train`, the predicted class, and its confidence."""
+    held_out = read_json(folder / "labeled.json")["held_out"]
+    loader = FileLoader(data.train.subset(np.array(held_out)), **run.preprocessing, workers=0, device=device)
+    for prediction in predict(run.model.to(device), loader):
+        if prediction.ranking is None or prediction.probabilities is None:
+            raise UserError(str(prediction.error))
+        found = int(prediction.ranking[0])
+        yield held_out[prediction.number], found, float(prediction.probabilities[found])
 
 
 def lines(work: Work, photos: Path, data: Data, right: Mapping[str, Mapping[int, bool]], model: Path) -> list[str]:
@@ -82,9 +87,17 @@ def lines(work: Work, photos: Path, data: Data, right: Mapping[str, Mapping[int,
         f"how good: {_quality(right, data.train.labels, work.facts['plan']['left_out'])}",
         f"written: '{table}' ({_rows(table):,} photos){page}, and the network: "
         f'timm.create_model("local-dir:{model}", pretrained=True)',
-        f"next: label those that it is least sure of, and call this again with the longer list and another --out: "
-        f"python {command} --uncertain 20 --page correct.html",
+        f"next: {_next(data, command)}",
     ]
+
+
+def _next(data: Data, command: str) -> str:
+    if data.candidates == len(data.train):
+        return f"all photos have labels; this predicts others, in place of these: python {command}"
+    return (
+        "label those that it is least sure of, and call this again with the longer list and another --out: "
+        f"python {command} --uncertain 20 --page correct.html"
+    )
 
 
 def _steps(work: Work) -> str:

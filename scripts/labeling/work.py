@@ -3,7 +3,6 @@
 import contextlib
 import importlib
 import io
-import json
 import os
 import shlex
 import shutil
@@ -14,8 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from common.errors import UserError
-from common.records.folder import read_json
-from common.system.files import write_whole
+from common.system.files import LOCK, make_and_lock, read_json, write_json
 
 STATE = "label.json"
 ROOT = Path(__file__).parent.parent.parent
@@ -37,16 +35,13 @@ class Work:
         facts: what was measured, planned and found: names -> JSON.
 
     Raises:
-        UserError: the folder cannot be made, holds other files, or was begun with other arguments.
+        UserError: the folder cannot be made, is another call's, holds other files, or was begun with other arguments.
     """
 
     def __init__(self, folder: Path, arguments: dict[str, Any]):
         self.folder, self.file = folder, folder / STATE
         self._started = time.monotonic()
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise UserError(f"cannot make '{folder}' ({error.strerror}): choose another --out") from None
+        self._lock = make_and_lock(folder, "--out")
         self.facts: dict[str, Any] = {"arguments": arguments, "seconds": 0.0}
         if self.file.is_file():
             self.facts = read_json(self.file, "remove it, or choose another --out")
@@ -54,8 +49,9 @@ class Work:
             if "told" in self.facts:  # the name in older folders
                 self.facts["reported"] = self.facts.pop("told")
             self._before = float(self.facts["seconds"]) + self._of_a_killed_run()
+            self.save()  # the next call looks for what was lost from now on
             return
-        if any(folder.iterdir()):
+        if any(file.name != LOCK for file in folder.iterdir()):
             raise UserError(f"'{folder}' holds files, but no {STATE} of a call of this program: choose another --out")
         self._before = 0.0
         self.save()
@@ -87,12 +83,13 @@ class Work:
     def save(self, **facts: Any) -> None:
         """Note some facts, and the time."""
         self.facts |= facts | {"seconds": self.seconds}
-        write_whole(self.file, (json.dumps(self.facts, indent=2, allow_nan=False) + "\n").encode())
+        write_json(self.file, self.facts)
 
     def discard(self) -> None:
         """Remove what was measured: a call that failed before its first trial binds nobody."""
         shutil.rmtree(self.folder / "runs", ignore_errors=True)
         self.file.unlink(missing_ok=True)
+        (self.folder / LOCK).unlink(missing_ok=True)
 
     def run(self, program: str, *words: str | Path, quiet: bool = False) -> Any:
         """Run `python PROGRAM.py WORDS` in this process, print it as a command, and note the time.

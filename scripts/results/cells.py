@@ -102,9 +102,12 @@ def cells(runs: Iterable[Run]) -> tuple[dict[CellKey, list[Cell]], list[str]]:
         by_key[run.key._replace(dataset=name)].append(run)
     table = {}
     for key, members in by_key.items():
-        groups = defaultdict(list)
+        alike, groups = defaultdict(list), defaultdict(list)
         for run in members:
-            groups[_frozen(run.settings), _split(run, members)].append(run)
+            alike[_frozen(run.settings)].append(run)
+        for settings, runs_alike in alike.items():
+            for run in runs_alike:
+                groups[settings, _split(run, runs_alike)].append(run)
         table[key] = [Cell(key, _one_per_seed(group, notes)) for group in groups.values()]
         table[key].sort(key=lambda cell: -len(cell.runs))
         notes += [note for cell in table[key] for note in _of_several_scripts(cell)]
@@ -127,7 +130,11 @@ def _with_known_contents(runs: list[Run]) -> list[Run]:
 
 def differing(cells: list[Cell]) -> list[str]:
     """What tells the cells of one key apart: for each, `epochs 60, lr 0.01`."""
-    settings = [cell.runs[0].settings | {"split_seed": _split(cell.runs[0], _all(cells))} for cell in cells]
+    settings = [
+        # One run alone does not tell whether it would draw other labels with another seed.
+        cell.runs[0].settings | {"split_seed": _split(cell.runs[0], cell.runs if cell.runs[1:] else _all(cells))}
+        for cell in cells
+    ]
     keys = sorted(set().union(*settings))
     keys = [key for key in keys if len({_frozen(each.get(key)) for each in settings}) > 1]
     if {"train_resizing", "data_sha256"} <= {*keys}:

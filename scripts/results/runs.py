@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from common import cli
 from common.datasets.walk import is_run
-from common.errors import UserError
+from common.errors import UserError, reason
 
 ROOT = Path(__file__).parent.parent.parent
 
@@ -221,4 +221,4 @@ def _read(file: Path, parse: Callable[[str], Any]) -> Any:
     try:
         return parse(file.read_text(encoding="utf-8"))
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-        raise UserError(f"'{file}' is damaged ({error}): run its command again, or remove it") from None
+        raise UserError(f"'{file}' is damaged ({reason(error)}): run its command again, or remove it") from None

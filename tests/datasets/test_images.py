@@ -221,3 +221,20 @@ def test_the_fingerprint_is_of_images_and_labels_in_their_order(tmp_path):
         assert ImageSet(images, np.array([0, 1])).fingerprint(tmp_path) == fingerprint
     moved = ImageSet([tmp_path / "x" / "a.png", tmp_path / "x" / "b.png"], [0, 1])
     assert moved.fingerprint(tmp_path / "x") == ImageSet(files, [0, 1]).fingerprint(tmp_path)
+
+
+@pytest.mark.parametrize("ending", ["png", "webp"])
+def test_damaged_exif_leaves_the_pixels_whole(tmp_path, ending):
+    file = tmp_path / f"x.{ending}"
+    Image.new("RGB", (8, 6), (9, 9, 9)).save(file, exif=b"garbage garbage")
+    with pytest.raises(SyntaxError):
+        Image.open(file).getexif()
+    images = ImageSet([file], [0], upright=True)
+    assert images.load(0).size == images.thumbnail(0, 32).size == (8, 6)
+
+
+def test_copies_of_a_set_keep_all_that_it_is():
+    even = ImageSet(np.zeros((3, 8, 8), dtype=np.uint8), [0, 1, 1], upright=True).evenly()
+    assert (even.upright, even.balanced) == (True, True)
+    assert (even.subset(np.array([0])).upright, even.subset(np.array([0])).balanced) == (True, True)
+    assert (even.oriented(False).upright, even.oriented(False).balanced) == (False, True)

@@ -2,12 +2,14 @@
 
 import csv
 import logging
+import os
+from collections import Counter
 
 import pytest
 
 from common import datasets
 from common.datasets import __main__ as program
-from common.datasets import image_folder
+from common.datasets import image_folder, labeled_list
 from common.errors import UserError
 from tests.datasets.test_image_folder import relative, save
 
@@ -93,9 +95,9 @@ def test_a_class_without_a_confident_row_is_named(root, log):
     """The network would not know it, and nothing else would say so."""
     lines = [HEADER, "photos/a.png,cat,0.9,dog,0.1", "photos/b.png,dog,0.8,cat,0.1", "photos/c.png,ox,0.7,cat,"]
     read(root, *lines, "photos/deep/d.png,dog,0.95,cat,", min_confidence=0.9)
-    warned = [message for message in log.messages if "WARNING" in message]
+    warned = [message for message in log.messages if "no row" in message]
     assert warned == [
-        f"WARNING: '{root.parent}/list.csv': these classes have no row that reaches --min-confidence 0.9, so the "
+        f"'{root.parent}/list.csv': these classes have no row that reaches --min-confidence 0.9, so the "
         "network will not know them: 'ox'"
     ]
 
@@ -218,3 +220,35 @@ def test_checking_names_broken_lines_and_unreadable_images_at_once(root, capsys)
         "image 'photos/a.png'",
         "image 'photos/deep/d.png'",
     ]
+
+
+def test_a_photo_whose_name_is_not_utf8_comes_back_from_the_table(root):
+    """predict.py writes the bytes of the name. A person's own list is refused: its letters are another encoding's."""
+    name = os.fsdecode(b"M\xfcller.png")
+    save(root / name)
+    file = root.parent / "table.csv"
+    file.write_bytes(b"path,class,confidence\nM\xfcller.png,cat,0.9\na.png,dog,0.9\n")
+    data = datasets.load("ImageFolder", "photos", labeled_list=file)
+    assert data.predicted == {name, "a.png"}
+    file.write_bytes(b"path,class\nM\xfcller.png,cat\na.png,dog\n")
+    with pytest.raises(UserError, match="is not UTF-8: save it as 'CSV UTF-8'"):
+        datasets.load("ImageFolder", "photos", labeled_list=file)
+
+
+def test_a_long_list_of_a_moved_folder_is_explained_in_linear_time(root, monkeypatch):
+    """Every path is looked at a few times, not once for each line; a few lines alone are compared letter by letter."""
+    number, calls, compared = 300, Counter(), Counter()
+    plain, close = labeled_list._plain, labeled_list.difflib.get_close_matches
+    monkeypatch.setattr(labeled_list, "_plain", lambda text: calls.update(["plain"]) or plain(text))
+    monkeypatch.setattr(
+        labeled_list.difflib,
+        "get_close_matches",
+        lambda *args, **how: compared.update(["close"]) or close(*args, **how),
+    )
+    found = {f"{i}.png": "" for i in range(number)}
+    table = root.parent / "table.csv"
+    table.write_text("path,class\n" + "".join(f"gone/x{i}.png,cat\n" for i in range(number)))
+    listed = labeled_list.read(table, root, found, (), None)
+    assert len(listed.problems) == number
+    assert calls["plain"] <= 6 * number + 6
+    assert compared["close"] == labeled_list.MOST_COMPARED

@@ -252,7 +252,7 @@ def test_a_full_standard_output_is_one_line(run, images):
     command = [sys.executable, ROOT / "predict.py", run, "a.png", "--device", "cpu", "-j", "0"]
     with open("/dev/full", "w") as full:
         ended = subprocess.run(command, check=False, stdout=full, stderr=subprocess.PIPE, text=True)
-    line = "error: cannot write the table (No space left on device): give another place with --out FILE\n"
+    line = "error: cannot write to the standard output (No space left on device): send it elsewhere\n"
     assert (ended.returncode, ended.stderr) == (2, line)
 
 

@@ -99,8 +99,11 @@ def test_the_table_of_the_least_certain(world, tmp_path, capsys):
         assert float(row["margin"]) == pytest.approx(expected, abs=1e-5)
     of_first = [float(row["margin"]) for row in rows if row["class"] == rows[0]["class"]]
     assert of_first == sorted(of_first)
-    assert "to label next: 5 of the others" in capsys.readouterr().err
+    reported = capsys.readouterr().err
+    assert "to label next: 5 of the others" in reported
+    assert "WARNING: the table lacks the 4 labels that the run had: add their lines before you train" in reported
     run_predict(world, "--uncertain", "3", "--page", tmp_path / "three.html")
+    assert "WARNING" not in capsys.readouterr().err
     names = {item["path"] for item in data_of(tmp_path / "three.html")["items"]}
     assert {os.path.normpath(name) for name in names} == {
         os.path.relpath(row["path"], world / "root") for row in rows[:3]
@@ -132,6 +135,34 @@ def test_from_another_folder_a_warning_says_that_labeled_images_are_not_known(wo
     monkeypatch.chdir(tmp_path)
     run_predict(world, "--page", tmp_path / "page.html", run=tmp_path / "run")
     warned = f"WARNING: none of the run's labeled images is below '{tmp_path / 'root'}', so they are not recognised"
+    assert warned in capsys.readouterr().err
+    run_predict(world, "--page", tmp_path / "moved.html", "--root", world / "root", run=tmp_path / "run")
+    assert "WARNING" not in capsys.readouterr().err
+    assert len(data_of(tmp_path / "moved.html")["items"]) == len(FILES)
+
+
+def test_a_label_is_not_that_of_another_file_with_the_same_name(world, tmp_path, capsys):
+    """As where the folder was filled with the next photographs of a camera that counts from 1 again."""
+    shutil.copytree(world / "root", tmp_path / "root")
+    Image.effect_noise((16, 16), 99).convert("RGB").save(tmp_path / "root" / "l0.png")
+    flags = ("--root", tmp_path / "root", "--device", "cpu", "-j", "0")
+    files = ("--page", tmp_path / "page.html", "--out", tmp_path / "all.csv")
+    predict.main(predict.parse_args([str(word) for word in (world / "run", tmp_path / "root", *flags, *files)]))
+    data = data_of(tmp_path / "page.html")
+    assert "l0.png" in {item["path"] for item in data["items"]}
+    assert sorted(path for path, _ in data["labels"]) == sorted(LABELED[1:])
+    given = {Path(row["path"]).name: row["given"] for row in csv.DictReader(open(tmp_path / "all.csv"))}  # noqa: SIM115
+    assert (given["l0.png"], given["l 1.png"]) == ("", CLASSES[1])
+    reported = capsys.readouterr().err
+    assert "WARNING: 1 of the run's labeled images are other files now ('l0.png' for one)" in reported
+    assert "below" not in reported
+
+
+def test_images_that_the_list_will_not_find_are_named(world, tmp_path, capsys):
+    shutil.copy(world / "root" / "5.png", tmp_path / "elsewhere.png")
+    words = [world / "run", tmp_path / "elsewhere.png", "--page", tmp_path / "page.html", "--device", "cpu", "-j", "0"]
+    predict.main(predict.parse_args([str(word) for word in words]))
+    warned = f"WARNING: 1 images of the page are not below '{world / 'root'}': put them there before you train"
     assert warned in capsys.readouterr().err
 
 

@@ -112,3 +112,19 @@ def test_what_cannot_be_compared_is_refused(write_runs, tmp_path):
     ]:
         with pytest.raises(UserError, match=message):
             compared(*argv)
+
+
+def test_held_out_scores_of_other_images_are_not_compared(write_runs, tmp_path):
+    """Of folders without test images, whose fingerprint is that of an empty set in each."""
+    facts = {"val_top1": 50.0, "test_sha256": "e" * 64}
+    flags = ("--val-per-class", "2")
+    base = write_runs("base", {0: 0.0}, *flags, **facts, content_sha256="a" * 64)
+    other = write_runs("other", {0: 0.0}, *flags, **facts, content_sha256="b" * 64)
+    same = write_runs("same", {0: 0.0}, *flags, **facts, content_sha256="a" * 64)
+    elsewhere = write_runs("elsewhere", {0: 0.0}, *flags, **facts, content_sha256="a" * 64)
+    for folder, held_out in ((base, [1, 2]), (other, [1, 2]), (same, [1, 2]), (elsewhere, [1, 3])):
+        (folder / "seed0" / "labeled.json").write_text(json.dumps({"indices": [0], "held_out": held_out}))
+    compared(base, same, "--score", "val_top1")
+    for folder in (other, elsewhere):
+        with pytest.raises(UserError, match=r"held other images out: compare runs on the same images$"):
+            compared(base, folder, "--score", "val_top1")

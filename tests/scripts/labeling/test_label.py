@@ -7,8 +7,10 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from unittest import mock
 
 import numpy as np
@@ -17,7 +19,9 @@ import timm
 import torch
 from PIL import Image
 
+from common.datasets.images import ImageSet
 from common.errors import Interrupted, UserError
+from common.networks.pretrained import DownloadError
 from common.records import estimates
 from scripts import label
 from scripts.labeling import evidence, pages, planning
@@ -167,6 +171,12 @@ def test_photos_or_labels_that_changed_are_refused(photos, small, tmp_path):
     with pytest.raises(UserError, match=changed):
         call(root, tmp_path / "out")
     labels.write_text((photos.parent / "labels.csv").read_text())
+    whole = (root / "b9.png").read_bytes()
+    shutil.copy(root / "b8.png", root / "b9.png")
+    with pytest.raises(UserError, match=changed):
+        call(root, tmp_path / "out")
+    (root / "b9.png").write_bytes(whole)
+    assert call(root, tmp_path / "out")["reported"]
     (root / "b9.png").unlink()
     with pytest.raises(UserError, match=changed):
         call(root, tmp_path / "out")
@@ -234,7 +244,7 @@ def test_a_file_that_is_no_image_does_not_make_photographs_of_small_images(photo
 
 def test_without_a_connection_it_says_how_to_make_a_file_of_weights(photos, tmp_path, monkeypatch):
     def fail(*args, **kwargs):
-        raise UserError("the weights could not be downloaded (x): connect once, or give --pretrained-backbone FILE")
+        raise DownloadError("the weights could not be downloaded (x): connect once")
 
     monkeypatch.setattr(Work, "run", fail)
     words = [str(photos), str(photos.parent / "labels.csv"), "--out", str(tmp_path / "out"), "--device", "cpu"]
@@ -359,6 +369,52 @@ def test_the_time_of_a_run_that_was_killed_counts(tmp_path):
     noted = work.file.stat().st_mtime
     os.utime(log, (noted + 100, noted + 100))
     assert 100 <= Work(tmp_path / "out", {}).seconds < 110
+    assert json.loads(work.file.read_text())["seconds"] >= 100
+    os.utime(work.file, (noted + 90_000, noted + 90_000))  # killed again a day later, in the same run
+    os.utime(log, (noted + 90_005, noted + 90_005))
+    assert 105 <= Work(tmp_path / "out", {}).seconds < 120
+
+
+def test_a_second_call_does_not_touch_the_first(photos, small, tmp_path):
+    """While that one measures, there is no plan yet, and a call that fails then removes what it measured."""
+    hold = f"import fcntl; file = open('{tmp_path}/.lock', 'w'); fcntl.lockf(file, fcntl.LOCK_EX); print(1); input()"
+    words = [sys.executable, "-uc", hold]
+    first = subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert first.stdout.readline() == "1\n"
+    (tmp_path / "label.json").write_text("{}")
+    with pytest.raises(UserError, match=r"another process is using '.*': wait for it, or choose another --out$"):
+        call(photos, tmp_path)
+    first.communicate("\n")
+    assert (tmp_path / "label.json").read_text() == "{}"
+
+
+def test_a_file_that_was_deleted_is_written_again(labeled, photos, small, tmp_path, monkeypatch):
+    out, called = tmp_path / "out", []
+    shutil.copytree(labeled[0], out)
+    (out / "predictions.csv").unlink()
+    run = Work.run
+    monkeypatch.setattr(Work, "run", lambda work, *words, **how: called.append(words[0]) or run(work, *words, **how))
+    call(photos, out)
+    assert called == ["predict", "export"]
+    assert (out / "predictions.csv").read_bytes() == (labeled[0] / "predictions.csv").read_bytes()
+
+
+def test_a_device_with_too_little_memory_is_one_line_and_binds_nobody(photos, small, tmp_path, monkeypatch):
+    def fail(*args, **kwargs):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB. x")
+
+    monkeypatch.setattr(Work, "run", fail)
+    with pytest.raises(UserError, match=r"^CUDA out of memory.*: give a smaller --image-size and another --out, or"):
+        call(photos, tmp_path / "out")
+    assert os.listdir(tmp_path / "out") == []
+
+
+def test_when_all_photos_have_labels_nobody_is_asked_for_more(labeled, photos):
+    work = SimpleNamespace(folder=labeled[0], facts=labeled[1], seconds=60)
+    for number, asks in ((3, False), (4, True)):
+        data = SimpleNamespace(candidates=3, train=ImageSet([""] * number, [0] * number))
+        line = pages.lines(work, photos, data, {}, Path("model"))[-1]
+        assert ("--uncertain" in line) is asks
 
 
 def test_a_file_of_weights_has_timms_statistics(photos):

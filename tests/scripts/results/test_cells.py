@@ -207,3 +207,12 @@ def test_one_note_says_that_seeds_are_of_several_commits(write_run, tmp_path, ca
     collect(tmp_path)
     shown = "the seeds of 2 rows are of several versions of this suite: git commits aaaaaaa, bbbbbbb, bbbbbbb-dirty\n"
     assert shown in capsys.readouterr().out
+
+
+def test_another_settings_split_seed_does_not_divide_a_cell(write_run, tmp_path):
+    """Three seeds on the split of seed 0, beside three that draw their own labels."""
+    for seed in range(3):
+        write_run(f"fixed{seed}", 60, 70, "--lr", "0.01", "--split-seed", "0", "--seed", str(seed), **DIGITS)
+        write_run(f"own{seed}", 60, 70, "--lr", "0.03", "--seed", str(seed), **DIGITS)
+    (several,) = cells(read_runs([tmp_path]))[0].values()
+    assert [cell.seeds for cell in several] == [[0, 1, 2], [0, 1, 2]]
