@@ -82,7 +82,7 @@ class Run:
             self.initial_weights.refuse_missing()
         log.send_to(self.folder.log_file)
         self.device = find_device(args.device)
-        processes.use(self.device)
+        processes.choose_group(self.device)
         self.generators = seeding.Generators(self.device)
         self.meters = Meters(self.device)
         self.guard = Guard(self.meters)

@@ -146,15 +146,15 @@ def hold_out_fold(
         UserError: there are too few labels for so many parts.
     """
     rng = np.random.default_rng(seeding.derive(seed, "folds"))
-    labels, part, met = data.train.labels[labeled], np.full(len(labeled), -1), 0
+    labels, part, placed = data.train.labels[labeled], np.full(len(labeled), -1), 0
     for c in range(len(data.classes)):
         own = rng.permutation(np.flatnonzero(labels == c))
         if len(own) > 1:
-            part[own] = (met + np.arange(len(own))) % folds
-            met += len(own)
-    if met < folds:
+            part[own] = (placed + np.arange(len(own))) % folds
+            placed += len(own)
+    if placed < folds:
         raise UserError(
-            f"--val-fold {number}/{folds}: {met} labels of classes with two or more are too few for {folds} parts: "
+            f"--val-fold {number}/{folds}: {placed} labels of classes with two or more are too few for {folds} parts: "
             "ask for fewer"
         )
     if not len(data.test):  # with test images, the classes without one are named instead

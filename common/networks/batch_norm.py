@@ -28,7 +28,7 @@ def over_processes(model: nn.Module) -> None:
     """
     if processes.count() == 1:
         return
-    kinds = KINDS if processes.on_gpus() is None else KINDS_ON_GPUS
+    kinds = KINDS if processes.nccl_group() is None else KINDS_ON_GPUS
     for name, module in model.named_modules():
         if isinstance(module, _BatchNorm) and module.training:
             if type(module) not in kinds:
@@ -81,7 +81,7 @@ class _OnGpus:
 
     @property
     def process_group(self) -> dist.ProcessGroup | None:
-        return processes.on_gpus()
+        return processes.nccl_group()
 
 
 class GpuBatchNorm(_OnGpus, nn.SyncBatchNorm):  # type: ignore[override]

@@ -58,9 +58,9 @@ class Evaluation:
             if count:
                 number, order = len(self.held_out), self._val_loader.order
                 self._predictions = confusion.Predictions(number, order, loader.device)
-            noting = [] if self._predictions is None else [self._predictions]
-            counting = self._counting(self._val_loader, count and not len(self.data.test))
-            held_out = evaluate.evaluate(tested, self._val_loader, classes, *noting, *counting)
+            counters = self._counting(self._val_loader, count and not len(self.data.test))
+            predictions = [] if self._predictions is None else [self._predictions]
+            held_out = evaluate.evaluate(tested, self._val_loader, classes, *counters, *predictions)
             scores |= {"val_top1": held_out["top1"], "val_loss": held_out["test_loss"]}
         return scores
 

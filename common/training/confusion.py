@@ -39,7 +39,7 @@ class Confusion:
 
     def __init__(self, num_classes: int, order: Tensor, device: torch.device, number: int | None = None):
         self.num_classes = num_classes
-        self.order, self.met = order.to(device), 0
+        self.order, self.seen = order.to(device), 0
         # With two classes, for each image: logit of the second class minus that of the first, and the label.
         size = (len(order) if number is None else number) if num_classes == 2 else 0
         self.margins = torch.zeros(size, 2, dtype=torch.float64, device=device)
@@ -57,8 +57,8 @@ class Confusion:
         predicted = logits.argmax(dim=1)
         self.matrix.index_add_(0, labels * self.num_classes + predicted, torch.ones_like(labels))
         confidence = F.softmax(logits, dim=1).amax(dim=1).masked_fill(predicted == labels, -1)
-        indices = self.order[self.met : self.met + len(labels)]
-        self.met += len(labels)
+        indices = self.order[self.seen : self.seen + len(labels)]
+        self.seen += len(labels)
         rows = torch.stack([column.double() for column in (confidence, indices, labels, predicted)], dim=1)
         self.errors = _largest(torch.cat([self.errors, rows]))
         if self.num_classes == 2:
@@ -96,13 +96,13 @@ class Predictions:
     """
 
     def __init__(self, number: int, order: Tensor, device: torch.device):
-        self.order, self.met = order.to(device), 0
+        self.order, self.seen = order.to(device), 0
         self.predicted = torch.zeros(number, dtype=torch.int64, device=device)
 
     def update(self, logits: Tensor, labels: Tensor) -> None:
         """Note the predictions of the next batch: logits [B, C], labels int64 [B] (not used)."""
-        self.predicted[self.order[self.met : self.met + len(labels)]] = logits.argmax(dim=1)
-        self.met += len(labels)
+        self.predicted[self.order[self.seen : self.seen + len(labels)]] = logits.argmax(dim=1)
+        self.seen += len(labels)
 
     def read(self) -> np.ndarray:
         """int64 [N], the predicted classes of all images, in the set's order."""

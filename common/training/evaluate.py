@@ -36,7 +36,7 @@ def masked_accuracy(predictions: Tensor, labels: Tensor, mask: Tensor) -> tuple[
 
 @torch.no_grad()
 def evaluate(
-    model: nn.Module, loader: TestLoader, num_classes: int, *noting: Confusion | Predictions
+    model: nn.Module, loader: TestLoader, num_classes: int, *counters: Confusion | Predictions
 ) -> dict[str, float]:
     """Test the model in eval mode, and restore its mode. Each process tests its share of the batches.
 
@@ -44,7 +44,7 @@ def evaluate(
         model: images -> logits [B, num_classes].
         loader: of the images to test on.
         num_classes: C.
-        noting: counters that get the logits and labels of every batch.
+        counters: they get the logits and labels of every batch.
 
     Returns:
         In percent `top1`, `top5` (with five classes or more) and `mean_per_class` (recall, averaged over the classes
@@ -63,8 +63,8 @@ def evaluate(
         hits.index_add_(0, labels, correct)
         hits5 += (logits.topk(min(5, num_classes), dim=1).indices == labels[:, None]).sum()
         loss += F.cross_entropy(logits, labels, reduction="sum")
-        for each in noting:
-            each.update(logits, labels)
+        for counter in counters:
+            counter.update(logits, labels)
     model.train(was_training)
     totals, hits, hits5, loss = map(processes.sum, (totals, hits, hits5, loss))
 

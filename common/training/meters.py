@@ -52,7 +52,9 @@ class Meters:
         """The sum and the weight that a metric adds."""
         if isinstance(metric, tuple):
             return tuple(self._on_device(value) for value in metric)
-        return processes.parts(self._on_device(metric), torch.ones((), device=self.device))
+        # Divided, so that the sum over the processes is their mean.
+        value, one, count = self._on_device(metric), torch.ones((), device=self.device), processes.count()
+        return (value / count, one / count) if count > 1 else (value, one)
 
     def _on_device(self, value: Value) -> Tensor:
         if isinstance(value, Tensor):

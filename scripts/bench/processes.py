@@ -23,7 +23,7 @@ from scripts.bench import measures
 
 
 def main(repeats: int, rounds: int, argv: list[str]) -> None:
-    args, count = fixmatch.parse_args(argv), max(1, processes.launched())
+    args, count = fixmatch.parse_args(argv), max(1, processes.launched_count())
     own_batch = ["--batch-size", args.batch_size // count, "--unlabeled-batch-size", args.unlabeled_batch_size // count]
     with tempfile.TemporaryDirectory() as folder:
         if torch.cuda.is_available():  # `share` counts as a single process, which would take the first GPU

@@ -74,7 +74,7 @@ class Cell:
 
     def show(self, field: str) -> str:
         """`93.2`, or with several seeds `93.2 ± 0.8`."""
-        return shown([run.result[field] for run in self.runs]) if self.has(field) else NOT_MEASURED
+        return mean_and_deviation([run.result[field] for run in self.runs]) if self.has(field) else NOT_MEASURED
 
 
 def number_of_seeds(runs: Sequence[Run]) -> str:
@@ -83,9 +83,10 @@ def number_of_seeds(runs: Sequence[Run]) -> str:
     return str(seeds) if len(runs) == seeds else f"{seeds} ({len(runs)} parts)"
 
 
-def shown(values: Sequence[float]) -> str:
+def mean_and_deviation(values: Sequence[float], digits: int = 1) -> str:
     """The mean of values over seeds, and where there are several their sample standard deviation."""
-    return f"{statistics.fmean(values):.1f}" + (f" ± {statistics.stdev(values):.1f}" if len(values) > 1 else "")
+    deviation = f" ± {statistics.stdev(values):.{digits}f}" if len(values) > 1 else ""
+    return f"{statistics.fmean(values):.{digits}f}{deviation}"
 
 
 def cells(runs: Iterable[Run]) -> tuple[dict[CellKey, list[Cell]], list[str]]:

@@ -5,7 +5,7 @@ import statistics
 from typing import Any, NamedTuple
 
 from scripts.results import tables
-from scripts.results.cells import Cell
+from scripts.results.cells import Cell, mean_and_deviation
 from scripts.results.published import arguments, commands, differences, read_figures
 from scripts.results.runs import CellKey, Run
 
@@ -80,9 +80,9 @@ def table(cells: dict[CellKey, list[Cell]], notes: list[str]) -> tables.Table:
             rows.append(
                 [
                     *(dataset, label, method + ("*" if departed else ""), str(len(cell.runs))),
-                    _shown([100 - run.result["best_top1"] for run in cell.runs]),
-                    _shown([statistics.median(_last_errors(run)) for run in cell.runs]),
-                    _shown([100 - run.result["last_top1"] for run in cell.runs]),
+                    mean_and_deviation([100 - run.result["best_top1"] for run in cell.runs], 2),
+                    mean_and_deviation([statistics.median(_last_errors(run)) for run in cell.runs], 2),
+                    mean_and_deviation([100 - run.result["last_top1"] for run in cell.runs], 2),
                     f"{theirs.error:.2f} ± {theirs.deviation:.2f}",
                 ]
             )
@@ -97,8 +97,3 @@ def _position(run: Run, order: list[tuple[str, str, int]]) -> tuple[int, int, in
 
 def _last_errors(run: Run) -> list[float]:
     return [100 - row["top1"] for row in run.history[-LAST:]]
-
-
-def _shown(values: list[float]) -> str:
-    mean = f"{statistics.fmean(values):.2f}"
-    return mean if len(values) == 1 else f"{mean} ± {statistics.stdev(values):.2f}"

@@ -141,10 +141,10 @@ def _number(labels: str) -> float:
 def _looks(rows: Iterable[dict[str, Cell]]) -> dict[str, dict[str, str]]:
     """name -> look: the color is the method's; lines and markers tell its settings apart."""
     methods = {name: cell.method for cells in rows for name, cell in cells.items()}
-    looks, met = {}, defaultdict(int)
+    looks, seen = {}, defaultdict(int)
     for name, method in methods.items():
-        number = met[method]
-        met[method] += 1
+        number = seen[method]
+        seen[method] += 1
         marker = MARKERS[number // len(LINES) % len(MARKERS)]
         looks[name] = {"color": color(method), "linestyle": LINES[number % len(LINES)], "marker": marker}
     return looks

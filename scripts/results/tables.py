@@ -6,7 +6,7 @@ from typing import Any
 
 from common.errors import UserError
 from scripts.results import published
-from scripts.results.cells import Cell, differing, marked, shown
+from scripts.results.cells import Cell, differing, marked, mean_and_deviation
 from scripts.results.paired import differences, half_width, in_words, left_out, with_other_labels
 from scripts.results.runs import CellKey
 
@@ -32,12 +32,12 @@ def published_table(pretraining: str, cells: dict[CellKey, Cell], departed: set[
         best = [cell and cell.mean("best_top1") for cell in ours]
         if any(ours):
             marks = ["*" if key in departed else "" for key in keys]
-            shown = [MISSING if cell is None else cell.show("best_top1") for cell in ours]
+            own_best = [MISSING if cell is None else cell.show("best_top1") for cell in ours]
             last = [MISSING if cell is None else cell.show("last_top1") for cell in ours]
-            differences = [None if None in pair else pair[0] - pair[1] for pair in zip(best, theirs, strict=True)]
-            table.append([row, "best on test", *map(str.__add__, shown, marks), _average(best)])
+            less = [None if None in pair else pair[0] - pair[1] for pair in zip(best, theirs, strict=True)]
+            table.append([row, "best on test", *map(str.__add__, own_best, marks), _average(best)])
             table.append(["", "published", *map(_show, theirs), _average(theirs)])
-            table.append(["", "difference", *(_show(x, "+.1f") for x in differences), _average(differences, "+.1f")])
+            table.append(["", "difference", *(_show(x, "+.1f") for x in less), _average(less, "+.1f")])
             table.append(["", "last epoch", *last, _average([cell and cell.mean("last_top1") for cell in ours])])
             if any(cell and cell.has("val_best_top1") for cell in ours):
                 table.append(["", "chosen on val", *(_show_val(cell) for cell in ours), MISSING])
@@ -108,7 +108,7 @@ def other_table(
 
 
 def _measured(values: list[float]) -> str:
-    return shown(values) if values else MISSING
+    return mean_and_deviation(values) if values else MISSING
 
 
 def _difference(cell: Cell, against: str, cells: dict[CellKey, list[Cell]]) -> str:

@@ -111,7 +111,7 @@ class Mobile(nn.Module):
 def converted(lora: bool) -> list:
     """Over two processes that take their group for one of GPUs; the network, and a copy of it, with its state."""
     processes.join()
-    groups._State.on_gpus = dist.group.WORLD
+    groups._State.nccl_group = dist.group.WORLD
     torch.manual_seed(0)
     backbone = Mobile()
     if lora:
@@ -120,7 +120,7 @@ def converted(lora: bool) -> list:
     batch_norm.over_processes(backbone)
     network = ModelEma(backbone, 0.9).network
     after = dict((*network.named_parameters(), *network.named_buffers()))
-    groups._State.on_gpus = None
+    groups._State.nccl_group = None
     assert before.keys() == after.keys()
     assert all(torch.equal(before[name], after[name]) for name in before)
     return [type(norm).__name__ for norm in (network.norm, network.act)]
@@ -137,5 +137,5 @@ def test_on_several_gpus_a_network_can_be_copied_and_what_is_frozen_stays(lora):
 @pytest.mark.parametrize("kind", ["torch's for several GPUs", "timm's for several GPUs"])
 def test_on_gpus_it_talks_over_their_group(monkeypatch, kind):
     """Over the default one, which goes through the host, a pass would fail."""
-    monkeypatch.setattr(groups._State, "on_gpus", "their group")
+    monkeypatch.setattr(groups._State, "nccl_group", "their group")
     assert KINDS[kind]().process_group == "their group"

@@ -429,7 +429,7 @@ def test_a_death_is_reported_in_a_line_where_the_error_that_it_makes_comes_first
 def test_a_death_while_another_gives_its_gpu_back_ends_that_one():
     def work():
         processes.join()
-        groups._State.on_gpus = dist.new_group(backend="gloo")
+        groups._State.nccl_group = dist.new_group(backend="gloo")
         if processes.rank() == 1:
             groups.store().wait(["leaving"])
             os.kill(os.getpid(), signal.SIGKILL)

@@ -98,8 +98,8 @@ def on_one_gpu() -> list:
     processes.join()
     with gpu():
         device = find_device("cuda")
-        processes.use(device)
-        assert processes.on_gpus() is None
+        processes.choose_group(device)
+        assert processes.nccl_group() is None
         x = torch.arange(4.0, device=device)[processes.share(4)]
         found = [processes.gather(x), processes.sum(x), processes.mean(x)]
         processes.broadcast([x])
@@ -112,11 +112,11 @@ def on_own_gpus() -> None:
     processes.join()
     with gpu(processes.rank(), number=2):
         device = find_device("cuda")
-        processes.use(device)
+        processes.choose_group(device)
         assert processes.gather(torch.ones(1, device=device)).is_cuda
         assert processes.maximum(processes.rank()) == 1
         with pytest.raises(RuntimeError, match="a tensor of the host over NCCL"):
-            dist.all_reduce(torch.ones(1), group=processes.on_gpus())
+            dist.all_reduce(torch.ones(1), group=processes.nccl_group())
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU is there")

@@ -13,7 +13,7 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.optim import Optimizer
 
-from common.system.processes.groups import count, is_first, local_rank, on_gpus, rank
+from common.system.processes.groups import count, is_first, local_rank, nccl_group, rank
 
 # For methods
 
@@ -28,11 +28,6 @@ def mean(tensor: Tensor) -> Tensor:
     return sum(tensor) / count() if count() > 1 else tensor
 
 
-def parts(*tensors: Tensor) -> tuple[Tensor, ...]:
-    """Divide each tensor by the number of processes: a `sum` of the results is then their `mean`."""
-    return tuple(tensor / count() for tensor in tensors) if count() > 1 else tensors
-
-
 @torch.no_grad()
 def gather(tensor: Tensor) -> Tensor:
     """All shares [B / count, ...] of a batch, in its order: [B, ...]. No gradient flows back.
@@ -43,7 +38,7 @@ def gather(tensor: Tensor) -> Tensor:
         return tensor
     local = _travelling(tensor.contiguous())
     shares = [torch.empty_like(local) for _ in range(count())]
-    dist.all_gather(shares, local, group=on_gpus())
+    dist.all_gather(shares, local, group=nccl_group())
     return torch.cat(shares).to(tensor.device)
 
 
@@ -85,12 +80,12 @@ class _Gather(torch.autograd.Function):
 
 def _sum(tensor: Tensor) -> Tensor:
     travelling = _travelling(tensor.clone(memory_format=torch.contiguous_format))
-    dist.all_reduce(travelling, group=on_gpus())
+    dist.all_reduce(travelling, group=nccl_group())
     return travelling.to(tensor.device)
 
 
 def _travelling(tensor: Tensor) -> Tensor:
-    return tensor if on_gpus() is not None else tensor.cpu()
+    return tensor if nccl_group() is not None else tensor.cpu()
 
 
 # To keep the processes in step
@@ -119,7 +114,7 @@ def broadcast(tensors: list[Tensor]) -> None:
     if count() > 1:
         for tensor in tensors:
             travelling = _travelling(tensor.contiguous())
-            dist.broadcast(travelling, 0, group=on_gpus())
+            dist.broadcast(travelling, 0, group=nccl_group())
             tensor.copy_(travelling)
 
 

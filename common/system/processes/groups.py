@@ -16,13 +16,13 @@ FOREVER = timedelta(days=365)
 
 
 class _State:
-    """What `connect` and `use` made."""
+    """What `connect` and `choose_group` made."""
 
     store: dist.Store | None = None
-    on_gpus: dist.ProcessGroup | None = None
+    nccl_group: dist.ProcessGroup | None = None
 
 
-def launched() -> int:
+def launched_count() -> int:
     """How many processes `torchrun` started, including this one; 0 without torchrun or with a single process."""
     number = int(os.environ["WORLD_SIZE"]) if dist.is_torchelastic_launched() else 0
     return number if number > 1 else 0
@@ -39,14 +39,14 @@ def store() -> dist.Store | None:
     return _State.store
 
 
-def use(device: torch.device) -> None:
+def choose_group(device: torch.device) -> None:
     """Choose the group that exchanges tensors; every process must call this, with the device that it trains on."""
-    if count() == 1 or _State.on_gpus is not None:
+    if count() == 1 or _State.nccl_group is not None:
         return
     devices: list[tuple[str, str] | None] = [None] * count()
     dist.all_gather_object(devices, (os.environ["GROUP_RANK"], str(device)))
     if device.type == "cuda" and len(set(devices)) == len(devices):
-        _State.on_gpus = new_group("nccl")
+        _State.nccl_group = new_group("nccl")
 
 
 def new_group(backend: str) -> dist.ProcessGroup:
@@ -56,8 +56,8 @@ def new_group(backend: str) -> dist.ProcessGroup:
 
 def leave_gpus() -> None:
     """Release NCCL's resources; every process must call this."""
-    if _State.on_gpus is not None:
-        group, _State.on_gpus = _State.on_gpus, None
+    if _State.nccl_group is not None:
+        group, _State.nccl_group = _State.nccl_group, None
         dist.destroy_process_group(group)
 
 
@@ -71,9 +71,9 @@ def rank() -> int:
     return dist.get_rank() if dist.is_initialized() else 0
 
 
-def on_gpus() -> dist.ProcessGroup | None:
+def nccl_group() -> dist.ProcessGroup | None:
     """The NCCL group; None unless each process has a GPU of its own."""
-    return _State.on_gpus
+    return _State.nccl_group
 
 
 def local_count() -> int:

@@ -50,7 +50,7 @@ class _State:
 
 def join() -> None:
     """Join the process group; every process must call this. Does nothing in a single process, or if called again."""
-    if not groups.launched() or dist.is_initialized():
+    if not groups.launched_count() or dist.is_initialized():
         return
     groups.connect()
     _State.lifeline = _Lifeline()
@@ -112,7 +112,7 @@ def _say_once(line: str) -> None:
 
 
 def _is_the_first_to_speak() -> bool:
-    if not groups.launched():
+    if not groups.launched_count():
         return True
     store = groups.store()
     if store is None:  # before `join`: an error such as a bad flag occurs in all processes of a machine

@@ -40,13 +40,13 @@ def run_backward(loss: Tensor, leaves: tuple[Tensor, ...] = ()) -> tuple[Tensor,
 
 def _numbers_of_gradients(root: Any) -> Counter:
     """node -> how many gradients it gets from the nodes that lie between it and the root."""
-    numbers, met, waiting = Counter(), {root}, [root]
+    numbers, seen, waiting = Counter(), {root}, [root]
     while waiting:
         for following, _ in waiting.pop().next_functions:
             if following is not None:
                 numbers[following] += 1
-                if following not in met:
-                    met.add(following)
+                if following not in seen:
+                    seen.add(following)
                     waiting.append(following)
     return numbers
 
