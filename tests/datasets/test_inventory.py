@@ -44,3 +44,16 @@ def test_a_damaged_inventory_is_refused_in_a_line(tmp_path, text):
     (tmp_path / "images.csv").write_text(text)
     with pytest.raises(UserError, match=r"images.csv' cannot be read \(.*\): remove it, or choose another --log"):
         inventory.from_csv(tmp_path / "images.csv")
+
+
+def test_a_file_in_anothers_place_is_found_by_its_size_or_its_content(tmp_path):
+    """A copy with another time is the same file, and one that is gone is in nobody's place."""
+    for name in ("same", "longer", "other", "gone"):
+        (tmp_path / name).write_bytes(b"12345")
+    images = ImageSet([str(tmp_path / name) for name in ("same", "longer", "other", "gone")], [0] * 4)
+    before = inventory.read({"train": images}, ["a"], tmp_path, {})
+    os.utime(tmp_path / "same", (1, 1))
+    (tmp_path / "longer").write_bytes(b"123456")
+    (tmp_path / "other").write_bytes(b"54321")
+    (tmp_path / "gone").unlink()
+    assert inventory.replaced(before, tmp_path) == ["longer", "other"]
