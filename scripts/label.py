@@ -20,6 +20,7 @@ Interrupted, the same command continues, with more minutes if you like.
 """
 
 import argparse
+import dataclasses
 import re
 import statistics
 import sys
@@ -174,7 +175,7 @@ def measure(work: Work, minutes: float, shared: list[str], images: int) -> plann
         first = next(iter(METHODS))
         run(first, short, "first")
         refuse_unexportable(work.folder / "runs" / "speed" / "first")
-    for method in METHODS if "plan" not in work.facts else ():
+    for method in METHODS if work.plan is None else ():
         if method in speeds or (
             speeds and work.seconds - work.facts.get("decoding", 0.0) > MEASURING_SHARE * 60 * minutes
         ):
@@ -223,18 +224,17 @@ def check_photos(work: Work, data: Data) -> None:
 def make_plan(work: Work, minutes: float, shared: list[str], data: Data) -> planning.Costs:
     """Measure, and note a plan. If that fails, nothing is left in the folder."""
     try:
-        if "plan" not in work.facts:
+        if work.plan is None:
             check_photos(work, data)
         costs = measure(work, minutes, shared, len(data.train) + len(data.test))
-        if "plan" not in work.facts:
+        if work.plan is None:
             found = planning.plan(60 * minutes - work.seconds, work.seconds, costs, usable(data))
             left_out = [method for method in METHODS if method not in found.methods]
             left_out = left_out if usable(data) >= planning.FOLDS else []  # nothing was to be compared
-            plan = {"rounds": found.rounds, "steps": found.steps, "methods": found.methods, "left_out": left_out}
-            work.save(plan=plan, done=0)
-        return costs.of(len(work.facts["plan"]["methods"]))
+            work.save(plan=dataclasses.asdict(dataclasses.replace(found, left_out=tuple(left_out))), done=0)
+        return costs.of(len(work.plan.methods))
     except UserError as error:
-        if "plan" not in work.facts:
+        if work.plan is None:
             work.discard()
         if not isinstance(error, DownloadError):
             raise
@@ -243,7 +243,7 @@ def make_plan(work: Work, minutes: float, shared: list[str], data: Data) -> plan
         shortage = memory.shortage(error)
         if shortage is None:
             raise
-        if "plan" not in work.facts:
+        if work.plan is None:
             work.discard()
         raise UserError(f"{shortage}: give a smaller --image-size and another --out, or --device cpu") from None
 
@@ -263,15 +263,15 @@ def by_trials(work: Work, costs: planning.Costs) -> planning.Costs:
     if not work.facts["done"]:
         return costs
     step = {}
-    for method in work.facts["plan"]["methods"]:
+    for method in work.plan.methods:
         seconds = [read_json(folder / "result.json")["seconds"] for folder in trials(work, method)]
-        step[method] = statistics.fmean(seconds) / work.facts["plan"]["steps"]
+        step[method] = statistics.fmean(seconds) / work.plan.steps
     return costs.corrected(step)
 
 
 def try_methods(work: Work, minutes: float, shared: list[str], costs: planning.Costs, most: int) -> None:
     """Every method on one part of the labels after the other, `most` rounds, as long as there is time."""
-    rounds, steps, methods = (work.facts["plan"][key] for key in ("rounds", "steps", "methods"))
+    rounds, steps, methods = work.plan.rounds, work.plan.steps, work.plan.methods
     for number in range(work.facts["done"] + 1, (most if rounds else 0) + 1):
         begun = trial(work, methods[0], number).exists()
         costs = by_trials(work, costs)
@@ -289,7 +289,7 @@ def try_methods(work: Work, minutes: float, shared: list[str], costs: planning.C
 def recognized(work: Work) -> dict[str, dict[int, bool]]:
     """method -> held-out image of any trial -> whether it was recognised; empty where there was no trial."""
     right: dict[str, dict[int, bool]] = {}
-    for method in work.facts["plan"]["methods"] if work.facts["done"] else ():
+    for method in work.plan.methods if work.facts["done"] else ():
         found = [outcomes(run) or {} for folder in trials(work, method) for run in read_runs([folder])]
         right[method] = {image: is_right for each in found for image, is_right in each.items()}
     return right
@@ -300,9 +300,9 @@ def train_on_all(
 ) -> str:
     """The chosen method on all labels; its name."""
     if "chosen" not in work.facts:
-        method = ranked[0].method if ranked else work.facts["plan"]["methods"][0]
+        method = ranked[0].method if ranked else work.plan.methods[0]
         left = 60 * minutes - work.seconds
-        steps = planning.final_steps(left, by_trials(work, costs), method, work.facts["plan"]["steps"])
+        steps = planning.final_steps(left, by_trials(work, costs), method, work.plan.steps)
         work.save(chosen=method, final_steps=steps)
     method = work.facts["chosen"]
     words = training(shared, method, planning.EPOCHS, work.facts["final_steps"])
@@ -324,7 +324,7 @@ def write(work: Work, args, data: Data, method: str) -> Path:
     work.run("predict", final, args.photos, "--out", table, *more)
     work.run("export", final, model, "--timm")
     if trials(work, method):
-        compared = len(work.facts["plan"]["methods"]) > 1
+        compared = len(work.plan.methods) > 1
         pages.report(trials(work, method), data, work.folder / "report.png", args.device, compared)
     return model
 
@@ -338,16 +338,16 @@ def label(work: Work, args, data: Data, shared: list[str]) -> None:
 
     heading(1, "how long does a step take?")
     costs = make_plan(work, args.minutes, shared, data)
-    plan = work.facts["plan"]
+    plan = work.plan
     most = planning.most_rounds(usable(data))
-    more = ", more if there is time" if plan["rounds"] < most else ""
-    names = f"{', '.join(plan['methods'])} on {plan['rounds']} of {planning.FOLDS} parts of the labels{more}"
-    heading(2, f"{names}; {plan['steps']:,} steps each" if plan["rounds"] else "nothing is compared")
+    more = ", more if there is time" if plan.rounds < most else ""
+    names = f"{', '.join(plan.methods)} on {plan.rounds} of {planning.FOLDS} parts of the labels{more}"
+    heading(2, f"{names}; {plan.steps:,} steps each" if plan.rounds else "nothing is compared")
     if "chosen" not in work.facts:
         try_methods(work, args.minutes, shared, costs, most)
     right = recognized(work)
     ranked = evidence.ranking(right)
-    heading(3, f"{ranked[0].method if ranked else plan['methods'][0]} on all labels")
+    heading(3, f"{ranked[0].method if ranked else plan.methods[0]} on all labels")
     method = train_on_all(work, args.minutes, shared, costs, ranked)
     heading(4, "predictions, report and network")
     model = write(work, args, data, method)
@@ -380,8 +380,8 @@ def main(args):
     now = {"data_sha256": data.fingerprint, "content_sha256": inventory.fingerprint(files)}
     if any(work.facts.setdefault(name, value) != value for name, value in now.items()):
         raise UserError(f"'{args.out}' was begun with other photos or labels than there are now: choose another --out")
-    planned = work.facts.get("plan", {"methods": ()}).get("methods")
-    if "reported" not in work.facts and (planned is None or not {*planned} <= METHODS.keys()):
+    is_older = work.plan is not None and not (work.plan.methods and {*work.plan.methods} <= METHODS.keys())
+    if is_older and "reported" not in work.facts:
         raise UserError(f"'{args.out}' was begun by an older version of this program: choose another --out")
     if "reported" not in work.facts:
         label(work, args, data, shared)

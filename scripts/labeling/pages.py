@@ -83,8 +83,8 @@ def lines(work: Work, photos: Path, data: Data, right: Mapping[str, Mapping[int,
     return [
         f"done: {tried if right else ''}{method} on all {data.candidates:,} labels, {_steps(work)}; in {minutes:.0f} "
         "minutes",
-        f"chosen: {_choice(evidence.ranking(right), method, work.facts['plan']['left_out'])}",
-        f"how good: {_quality(right, data.train.labels, work.facts['plan']['left_out'])}",
+        f"chosen: {_choice(evidence.ranking(right), method, work.plan.left_out)}",
+        f"how good: {_quality(right, data.train.labels, work.plan.left_out)}",
         f"written: '{table}' ({_rows(table):,} photos){page}, and the network: "
         f'timm.create_model("local-dir:{model}", pretrained=True)',
         f"next: {_next(data, command)}",
@@ -101,7 +101,7 @@ def _next(data: Data, command: str) -> str:
 
 
 def _steps(work: Work) -> str:
-    final, trial = work.facts["final_steps"], work.facts["plan"]["steps"]
+    final, trial = work.facts["final_steps"], work.plan.steps
     trials = f" (in the trials {trial:,})" if work.facts["done"] and trial != final else ""
     return f"{final:,} steps{trials}"
 

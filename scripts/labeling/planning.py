@@ -46,11 +46,19 @@ class Costs:
 
 @dataclass(frozen=True)
 class Plan:
-    """How many rounds of trials there are, each on another part of the labels; a run's steps; and the methods."""
+    """What is to be trained.
+
+    Attributes:
+        rounds: of trials, each on another part of the labels.
+        steps: of a trial.
+        methods: those that are tried.
+        left_out: those that there is no time to try.
+    """
 
     rounds: int
     steps: int
-    methods: tuple[str, ...]
+    methods: tuple[str, ...] = ()  # older folders do not say it
+    left_out: tuple[str, ...] = ()
 
 
 def most_rounds(labels: int) -> int:

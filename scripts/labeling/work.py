@@ -14,6 +14,7 @@ from typing import Any
 
 from common.errors import UserError
 from common.system.files import LOCK, make_and_lock, read_json, write_json
+from scripts.labeling import planning
 
 STATE = "label.json"
 ROOT = Path(__file__).parent.parent.parent
@@ -32,7 +33,10 @@ class Work:
         arguments: what the result depends on. A folder that was begun with others is refused.
 
     Attributes:
-        facts: what was measured, planned and found: names -> JSON.
+        facts: what is kept in label.json, as JSON: `arguments`; `seconds` worked so far; `size`, the flags of the
+            image size; `data_sha256` and `content_sha256` of the images; `speeds`, what a step of each method took;
+            `decoding`, the seconds to look at all photos; `plan`, see there; `done`, the rounds of trials that are
+            finished; `chosen`, the method, and `final_steps` of its training; `reported`, the lines at the end.
 
     Raises:
         UserError: the folder cannot be made, is another call's, holds other files, or was begun with other arguments.
@@ -76,6 +80,12 @@ class Work:
         return max([0.0, *(each - noted for each in logs)])
 
     @property
+    def plan(self) -> planning.Plan | None:
+        """None before anything was measured."""
+        kept = self.facts.get("plan")
+        return None if kept is None else planning.Plan(**{key: _frozen(value) for key, value in kept.items()})
+
+    @property
     def seconds(self) -> float:
         """Worked so far, all resumptions together."""
         return self._before + time.monotonic() - self._started
@@ -110,6 +120,10 @@ class Work:
         finally:
             if os.path.isdir(self.folder):
                 self.save()
+
+
+def _frozen(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
 
 
 @contextlib.contextmanager

@@ -410,7 +410,7 @@ def test_a_device_with_too_little_memory_is_one_line_and_binds_nobody(photos, sm
 
 
 def test_when_all_photos_have_labels_nobody_is_asked_for_more(labeled, photos):
-    work = SimpleNamespace(folder=labeled[0], facts=labeled[1], seconds=60)
+    work = SimpleNamespace(folder=labeled[0], facts=labeled[1], seconds=60, plan=planning.Plan(2, 8))
     for number, asks in ((3, False), (4, True)):
         data = SimpleNamespace(candidates=3, train=ImageSet([""] * number, [0] * number))
         line = pages.lines(work, photos, data, {}, Path("model"))[-1]
@@ -439,7 +439,7 @@ def test_test_images_of_another_size_make_photographs(photos, tmp_path):
 def test_the_time_that_decoding_takes_is_planned_for(photos, tmp_path):
     """The labeled photos of a trial are decoded once. The predictions at the end decode them all."""
     work = Work(tmp_path / "out", {})
-    work.save(speeds={"erm": [0.1, 1.0]}, plan={"methods": ["erm"]})
+    work.save(speeds={"erm": [0.1, 1.0]}, plan={"rounds": 1, "steps": 8, "methods": ["erm"]})
     without = label.measure(work, 1.0, [], 45)
     data = label.datasets.load("ImageFolder", photos, labeled_list=photos.parent / "labels.csv")
     with mock.patch.object(type(data.train), "load", side_effect=lambda *_: time.sleep(0.1)):
@@ -461,7 +461,7 @@ def test_the_printed_commands_name_the_programs_from_where_one_is(photos, tmp_pa
 def test_with_more_minutes_a_planned_folder_measures_no_other_method(photos, tmp_path, monkeypatch):
     (tmp_path / "out").mkdir()
     work = Work(tmp_path / "out", {})
-    work.save(speeds={"erm": [0.1, 1.0]}, plan={"methods": ["erm"]})
+    work.save(speeds={"erm": [0.1, 1.0]}, plan={"rounds": 1, "steps": 8, "methods": ["erm"]})
     monkeypatch.setattr(Work, "run", mock.Mock(side_effect=AssertionError("nothing is to be measured")))
     assert label.measure(work, 1000.0, [], 45).step == {"erm": 0.1}
 
