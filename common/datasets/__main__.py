@@ -19,6 +19,7 @@ from common.datasets import SPECS, Counts, Spec, download, image_folder
 from common.datasets.images import ImageSet
 from common.datasets.walk import Skipped, images_in
 from common.errors import UserError
+from common.system import log
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -40,7 +41,9 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
 
 
 def main(args: argparse.Namespace) -> None:
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    handler = logging.StreamHandler()
+    handler.setFormatter(log.Marked())
+    logging.basicConfig(level=logging.INFO, handlers=[handler])
     name = args.check or args.download
     if name is None:
         return print_table(None if args.root is None else Path(args.root))

@@ -44,11 +44,11 @@ def send_to(path: Path | None, stream: TextIO | None = None) -> None:
         except OSError as error:
             raise UserError(f"cannot write '{path}' ({error.strerror}): remove it, or choose another --log") from None
     for handler in handlers:
-        handler.setFormatter(_Marked())
+        handler.setFormatter(Marked())
         logger.addHandler(handler)
 
 
-class _Marked(logging.Formatter):
+class Marked(logging.Formatter):
     """Marks warnings as such; other messages are shown as they are."""
 
     def format(self, record: logging.LogRecord) -> str:
