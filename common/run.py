@@ -56,6 +56,7 @@ class Run:
         sessions: the conditions of the beginning and of each resumption; see `session.current`.
         initial_weights: the file that holds them: a backbone, or a finished run's network.
         pretraining_sha256: of that file.
+        pretraining_weights: the name of timm's weights, if the run begins with these.
         images: see `describe`.
         state: what a checkpoint holds: the `state` given to `start`, and with `--ema` the average.
         ema: with `--ema`, the average of the evaluated network's weights.
@@ -77,7 +78,8 @@ class Run:
             overwrite=args.overwrite,
             tensorboard=args.tensorboard,
         )
-        self.initial_weights = InitialWeights(args.pretrained_backbone, args.init_from, self.folder.path)
+        arch = None if args.scratch else args.arch
+        self.initial_weights = InitialWeights(args.pretrained_backbone, args.init_from, arch, self.folder.path)
         if args.phase == "train" and self.resumable and not self.finished:
             self.initial_weights.refuse_missing()
         log.send_to(self.folder.log_file)
@@ -91,6 +93,7 @@ class Run:
         self.history: list[dict[str, Any]] = []
         self.sessions: list[dict[str, Any]] = []
         self.pretraining_sha256: str | None = None
+        self.pretraining_weights: str | None = None
         # Set by `describe`:
         self._images: RunImages | None = None
         self._evaluation: Evaluation | None = None
@@ -189,6 +192,7 @@ class Run:
         if self.rounds > 1:
             self._beginning = copy.deepcopy(checkpoint.snapshot(self.state))
         self.pretraining_sha256 = self.initial_weights.sha256()
+        self.pretraining_weights = self.initial_weights.timm_name()
         if self.args.overwrite:
             self.folder.discard()
         newest = self.folder.load_newest()
@@ -234,6 +238,8 @@ class Run:
     def _compare_conditions(self, content: dict[str, Any]) -> None:
         """Refuse another backbone file, and warn of other software. Older runs do not record them."""
         self.initial_weights.refuse_other(content.get("pretraining_sha256"), self.pretraining_sha256)
+        # Another timm may have other default weights. Older checkpoints do not say which they were.
+        self.pretraining_weights = content.get("pretraining_weights", self.pretraining_weights)
         self.sessions = content.get("sessions", [])
         if self.sessions:
             others = session.differences(self.sessions[-1], self._conditions())
@@ -263,6 +269,7 @@ class Run:
         self.guard.check_weights(content, self.step)
         content |= {"step": self.step, "history": self.history, "seconds": self.seconds, "args": vars(self.args)}
         content |= {"sessions": self.sessions, "pretraining_sha256": self.pretraining_sha256}
+        content |= {"pretraining_weights": self.pretraining_weights}
         content |= {"classes": self.data.classes, "evaluated": checkpoint.name_of(self.evaluated, self.state)}
         content |= {"meters": self.meters.state_dict(), "rng": self.generators.state_dict()}
         self.folder.save_latest(content)
@@ -421,6 +428,8 @@ class Run:
         self.guard.check_scores(scores, self.step)
         averages = self.meters.averages()
         epoch = self.epoch + 1
+        if epoch == self.total_epochs:
+            self._report_last()
         number = {"round": self.round} if self.rounds > 1 else {}
         self.history.append({"epoch": epoch, "step": self.step, **number, **averages, **scores})
         self.meters.reset()
@@ -431,9 +440,6 @@ class Run:
             content |= {"classes": self.data.classes, "args": vars(self.args), "epoch": epoch}
             content |= {"chosen_by": self.chosen_by}
             self.folder.save_best(content)
-        if epoch == self.total_epochs:
-            self._report(f"epoch {epoch}, the last")
-            self.evaluation.record_held_out(self.folder)
         self.save()
         if is_best:
             self.folder.adopt_best()
@@ -451,8 +457,20 @@ class Run:
         round_start = (self.epoch - 1) // self.args.epochs * self.args.epochs
         return best_epoch.chosen(self.history[round_start:], self.chosen_by)["epoch"]
 
+    def _report_last(self) -> None:
+        """Write what is known of the last network. This precedes its checkpoint, which marks the training as done.
+
+        If that fails, the steps are saved, and the evaluation is repeated when the run continues.
+        """
+        try:
+            self._report(f"epoch {self.total_epochs}, the last")
+            self.evaluation.record_held_out(self.folder)
+        except UserError as error:
+            if processes.count() > 1:  # the others did not fail
+                raise
+            self._stop(FAILED, str(error))
+
     def _report(self, network: str) -> None:
-        """Write the report. After the last epoch this must precede its checkpoint, which marks the training as done."""
         self.evaluation.report(self.folder, f"{self.method} on {self.args.data}, {self.args.arch}: {network}")
 
     def _stop_if_asked(self, failure: str | None = None) -> None:
@@ -495,6 +513,7 @@ class Run:
             chosen_by=self.chosen_by,
             fingerprints=self.images.fingerprints,
             pretraining_sha256=self.pretraining_sha256,
+            pretraining_weights=self.pretraining_weights,
             seconds=self.seconds,
             sessions=self.sessions,
         )

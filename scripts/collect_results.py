@@ -20,6 +20,7 @@ Those marked * were run with other settings than their shell file's.
 
 import argparse
 import csv
+import io
 import sys
 from pathlib import Path
 
@@ -27,6 +28,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from common import cli
 from common.errors import UserError
+from common.system.files import write_whole
 from scripts.results import dot_plot, foundation, from_scratch, plots, published, tables
 from scripts.results.cells import Cell, cells, differing, footnotes
 from scripts.results.runs import CellKey, Run, image_root_above, read_runs
@@ -144,24 +146,25 @@ def main(args):
     for title, each in titled.items():
         print(f"\n{title}:\n\n{tables.text(each)}")
     print("".join(f"\n{note}" for note in [*notes, *map(tables.wrapped, more)]))
+    write(args, table, titled, notes + more)
+    plots_folder = args.plots or args.logs[0]
     try:
-        write(args, table, titled, notes + more)
-        draw(args.plots or args.logs[0], shown, chosen, numbers)
+        draw(plots_folder, shown, chosen, numbers)
     except OSError as error:
-        raise UserError(f"cannot write '{error.filename}' ({error.strerror}): choose another") from None
+        raise UserError(f"cannot draw in '{plots_folder}' ({error.strerror}): name another with --plots") from None
 
 
 def write(args, table: dict[CellKey, list[Cell]], titled: dict[str, tables.Table], notes: list[str]) -> None:
     if args.csv:
-        rows = tables.csv_rows(table)
-        with open(args.csv, "w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, rows[0])
-            writer.writeheader()
-            writer.writerows(rows)
+        rows, text = tables.csv_rows(table), io.StringIO()
+        writer = csv.DictWriter(text, rows[0])
+        writer.writeheader()
+        writer.writerows(rows)
+        write_whole(args.csv, text.getvalue().encode())
         print(f"CSV: {args.csv}")
     if args.markdown:
         parts = [f"**{title}**\n\n{tables.markdown(each)}\n" for title, each in titled.items()]
-        args.markdown.write_text("\n".join([*parts, *(f"- {note}" for note in notes), ""]), encoding="utf-8")
+        write_whole(args.markdown, "\n".join([*parts, *(f"- {note}" for note in notes), ""]).encode())
         print(f"Markdown: {args.markdown}")
 
 

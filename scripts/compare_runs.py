@@ -18,6 +18,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from common import cli
 from common.errors import UserError
+from common.system.files import write_whole
 from scripts.results import tables
 from scripts.results.cells import Cell, cells, differing
 from scripts.results.paired import compare, in_words, left_out, with_other_labels
@@ -91,10 +92,7 @@ def main(args):
             notes.append(f"  left out, not both have it: seed {', '.join(unpaired)}")
     print("\n".join([tables.text(rows), "", *map(tables.wrapped, notes)]))
     if args.markdown:
-        try:
-            args.markdown.write_text(tables.markdown(rows) + "\n", encoding="utf-8")
-        except OSError as error:
-            raise UserError(f"cannot write '{error.filename}' ({error.strerror}): choose another") from None
+        write_whole(args.markdown, (tables.markdown(rows) + "\n").encode())
         print(f"Markdown: {args.markdown}")
 
 

@@ -4,13 +4,13 @@ import os
 from pathlib import Path
 
 from common.errors import UserError
-from common.networks import warm_start
+from common.networks import backbones, warm_start
 from common.system import processes
 from common.system.files import sha256
 
 
 class InitialWeights:
-    """The file of `--pretrained-backbone` or `--init-from`, or none.
+    """The file of `--pretrained-backbone` or `--init-from`; or timm's weights, or none.
 
     It is compared with the one that a run began with. With adapters it also holds the frozen weights, which a
     checkpoint lacks.
@@ -18,12 +18,17 @@ class InitialWeights:
     Args:
         backbone: `--pretrained-backbone`.
         run: `--init-from`, which goes before it.
+        arch: `--arch`, of which timm's weights are taken where there is no file; None with `--scratch`.
         log: the run's folder, for messages.
     """
 
-    def __init__(self, backbone: str | None, run: str | None, log: Path):
+    def __init__(self, backbone: str | None, run: str | None, arch: str | None, log: Path):
         self.file = backbone if run is None else str(warm_start.file(run))
-        self.log = log
+        self.arch, self.log = arch, log
+
+    def timm_name(self) -> str | None:
+        """The name of timm's weights with its tag, which a bare `--arch` leaves to timm; None without these."""
+        return None if self.arch is None or self.file is not None else backbones.weights_name(self.arch)
 
     def refuse_missing(self) -> None:
         """Raise a `UserError` if the run had a file that is not there any more."""

@@ -8,8 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from common.datasets import Data
-from common.networks import backbones
-from common.records import best_epoch, estimates
+from common.records import best_epoch, estimates, session
 
 
 def result(
@@ -22,6 +21,7 @@ def result(
     chosen_by: str,
     fingerprints: dict[str, str],
     pretraining_sha256: str | None,
+    pretraining_weights: str | None,
     seconds: float,
     sessions: list[dict[str, Any]],
 ) -> dict[str, Any]:
@@ -45,15 +45,18 @@ def result(
         chosen_by: see `best_epoch.chooser`.
         fingerprints: `labeled_sha256`, see `splits`; `data_sha256` and `test_sha256`, see `Data`.
         pretraining_sha256: of the file that holds the initial weights.
+        pretraining_weights: the name of timm's weights, if the run began with these.
         seconds: of training and testing, over all sessions.
-        sessions: see `session.current`. The fields of the last one are also in the result itself.
+        sessions: see `session.current`. The fields of the last one that made a step are also in the result itself.
     """
+    worked = session.at_work(sessions, history[-1]["step"])
     return {
         "schema": 1,
         "method": method,
         "dataset": arguments["data"],
         "arch": arguments["arch"],
-        **_pretraining(arguments, pretraining_sha256),
+        **_pretraining(arguments),
+        **{"pretraining_sha256": pretraining_sha256, "pretraining_weights": pretraining_weights},
         **{key: arguments[key] for key in ("num_samples_per_class", "seed", "split_seed", "epochs", "iters_per_epoch")},
         "oracle": arguments.get("oracle", False),
         **_scores_of_rounds(history, chosen_by),
@@ -65,7 +68,7 @@ def result(
         "seconds": seconds,
         "steps_per_second": len(history) * arguments["iters_per_epoch"] / seconds,
         "precision": arguments["precision"],
-        **{key: value for key, value in sessions[-1].items() if key != "from_step"},
+        **{key: value for key, value in (worked or sessions)[-1].items() if key != "from_step"},
         "sessions": sessions,
         "command": shlex.join(["python", *sys.argv]),
     }
@@ -126,18 +129,14 @@ def _held_out_accuracy(result: dict[str, Any]) -> str:
     return f"{last:.2f} on {number:,} held-out images (95 % interval: {found.low:.0f} to {found.high:.0f})"
 
 
-def _pretraining(arguments: dict[str, Any], sha256: str | None) -> dict[str, str | None]:
-    """Where the initial weights came from. `pretraining_weights` is the tagged name of timm's weights, if those."""
+def _pretraining(arguments: dict[str, Any]) -> dict[str, str]:
+    """Where the initial weights came from."""
     run, file = arguments["init_from"], arguments["pretrained_backbone"]
-    none = {"pretraining_sha256": None, "pretraining_weights": None}
     if run is not None:
-        name = os.path.basename(os.path.abspath(run))
-        return none | {"pretraining": f"run {name}", "pretraining_sha256": sha256, "init_from": run}
+        return {"pretraining": f"run {os.path.basename(os.path.abspath(run))}", "init_from": run}
     if file is not None:
-        return none | {"pretraining": Path(file).stem, "pretraining_sha256": sha256}
-    if arguments["scratch"]:
-        return none | {"pretraining": "scratch"}
-    return none | {"pretraining": "supervised", "pretraining_weights": backbones.weights_name(arguments["arch"])}
+        return {"pretraining": Path(file).stem}
+    return {"pretraining": "scratch" if arguments["scratch"] else "supervised"}
 
 
 def _scores_of_rounds(history: list[dict[str, Any]], by: str) -> dict[str, Any]:

@@ -31,6 +31,17 @@ def current(step: int, device: torch.device, script: Path) -> dict[str, Any]:
     }
 
 
+def at_work(sessions: list[dict[str, Any]], steps: int) -> list[dict[str, Any]]:
+    """Those that made a step. A run that was stopped after its last checkpoint has one that did not.
+
+    Args:
+        sessions: of a run, from its beginning.
+        steps: of all sessions together.
+    """
+    ends = [*(session["from_step"] for session in sessions[1:]), steps]
+    return [session for session, end in zip(sessions, ends, strict=False) if session["from_step"] < end]
+
+
 def differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
     """What differs between two sessions and may change numbers, such as `torch 2.8.0 (was 2.7.1)`."""
     flat = [{**each, **each["versions"]} for each in (before, now)]

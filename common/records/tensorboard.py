@@ -32,9 +32,14 @@ class Events:
                 self.writer = self.open_writer(self.folder)
             except OSError as error:
                 raise UserError(f"cannot write to '{self.folder}' ({error.strerror}): remove it") from None
-        for row in history[self.written :]:
-            for name, value in row.items():
-                if name not in {"epoch", "step"} and value is not None:
-                    self.writer.add_scalar(name, value, row["step"])
-        self.written = len(history)
-        self.writer.flush()
+        try:
+            for row in history[self.written :]:
+                for name, value in row.items():
+                    if name not in {"epoch", "step"} and value is not None:
+                        self.writer.add_scalar(name, value, row["step"])
+            self.written = len(history)
+            self.writer.flush()
+        except OSError as error:
+            raise UserError(
+                f"cannot write to '{self.folder}' ({error.strerror}): free some space, and run the same command again"
+            ) from None

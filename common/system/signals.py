@@ -1,12 +1,15 @@
 """Signals that ask a run to stop. A handler notes them; the run looks between steps and acts."""
 
 import contextlib
+import os
 import signal
+import time
 from collections.abc import Iterator
 from typing import Any, ClassVar
 
 from common.system import processes
 
+ONE = 1.0  # seconds: signals that follow so closely are one, which came by several ways
 STOPPING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)  # SIGHUP: the terminal was closed
 
 
@@ -25,22 +28,30 @@ class Signals:
 
     def __init__(self) -> None:
         self.received = 0
+        self._received_at = 0.0
         self._may_end_waits = False
         self._in_wait = False
 
     @contextlib.contextmanager
     def listening(self) -> Iterator[None]:
-        """Within the block, the first signal is noted, and a second one kills the process.
+        """Within the block, the first signal is noted, and a later one kills the process.
 
-        With several processes, later signals are ignored: no process may stop alone, and torchrun passes on signals
-        that each process has received already. After the block, all handlers are as they were before.
+        A second signal within `ONE` second is ignored. A scheduler sends one to every process, and what started this
+        one passes its own on; a shell whose terminal is closed does so, too. With several processes, all later signals
+        are ignored, for no process may stop alone. After the block, all handlers are as they were before.
         """
         heeded = [s for s in STOPPING if signal.getsignal(s) != signal.SIG_IGN]
 
         def note(signum: int, frame: Any) -> None:
-            self.received = signum
-            for s in heeded:
-                signal.signal(s, signal.SIG_DFL if processes.count() == 1 else signal.SIG_IGN)
+            if self.received:
+                if time.monotonic() - self._received_at >= ONE:
+                    signal.signal(signum, signal.SIG_DFL)
+                    os.kill(os.getpid(), signum)
+                return
+            self.received, self._received_at = signum, time.monotonic()
+            if processes.count() > 1:
+                for s in heeded:
+                    signal.signal(s, signal.SIG_IGN)
             if self._in_wait:
                 raise Stopped
 

@@ -12,6 +12,8 @@ from pathlib import Path
 
 from scripts.cells.environment import count, fail, interpreter, launcher
 
+LONGEST = 60  # lines of a traceback
+
 
 @dataclass(frozen=True)
 class Job:
@@ -97,7 +99,7 @@ def _run_all(commands: list[str], signals: list[int], folder: Path) -> dict[int,
                 del running[slot]
                 codes[job.position] = code if code >= 0 else 128 - code  # a signal's number, as a shell counts it
                 if code != 0 and job.output:
-                    sys.stderr.write(_last_line(job.output))
+                    sys.stderr.write(_why(job.output))
                 if code == 1 and len(codes) == 1 and _lacks_torch():
                     fail(f"'{interpreter()}' has no torch: run `. .venv/bin/activate`, or name another with PYTHON")
     return codes
@@ -120,9 +122,17 @@ def _lacks_torch() -> bool:
     return subprocess.run([interpreter(), "-c", code], capture_output=True, check=False).returncode == 9
 
 
-def _last_line(path: Path) -> str:
-    """The last line of a file, with its end; nothing where the file is empty."""
-    return "".join(path.read_text(errors="replace").splitlines(keepends=True)[-1:])
+def _why(path: Path) -> str:
+    """Of a failed command's output the line that says why, or its traceback; else its last line.
+
+    torchrun adds a report of its own after these.
+    """
+    lines = path.read_text(errors="replace").splitlines(keepends=True)
+    said = [line for line in lines if line.startswith(("error: ", "stopped by "))]
+    if said:
+        return said[0]
+    first = next((i for i, line in enumerate(lines) if line.startswith("Traceback ")), len(lines) - 1)
+    return "".join(lines[max(first, 0) :][:LONGEST])
 
 
 def _spread_gpus(jobs: int) -> list[str | None]:

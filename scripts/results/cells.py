@@ -1,12 +1,14 @@
 """Cells: runs that differ by their seed and nothing else. What tells cells apart, in words."""
 
 import json
+import math
 import statistics
 from collections import defaultdict
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from common.records import session
 from common.records.results import NOT_MEASURED
 from scripts.results.runs import CellKey, Run, held_out, known_images
 
@@ -97,7 +99,9 @@ def cells(runs: Iterable[Run]) -> tuple[dict[CellKey, list[Cell]], list[str]]:
     same if their files are. Older runs do not record that; then the paths and labels count.
     """
     by_key, notes, names = defaultdict(list), [], {}
-    for run in _with_known_contents(list(runs)):
+    runs = _completed(list(runs), "content_sha256", lambda result: result.get("data_sha256"))
+    runs = _completed(runs, "pretraining_weights", lambda r: r["arch"] if r["pretraining"] == "supervised" else None)
+    for run in runs:
         same = run.result.get("content_sha256") or run.result.get("data_sha256") or run.dataset
         name = names.setdefault(same, run.dataset)
         by_key[run.key._replace(dataset=name)].append(run)
@@ -115,17 +119,24 @@ def cells(runs: Iterable[Run]) -> tuple[dict[CellKey, list[Cell]], list[str]]:
     return table, notes + _of_several_commits([cell for several in table.values() for cell in several])
 
 
-def _with_known_contents(runs: list[Run]) -> list[Run]:
-    """The runs; an older one that names the same images as a younger one is taken to have read the same files."""
+def _completed(runs: list[Run], name: str, same: Callable[[dict[str, Any]], Any]) -> list[Run]:
+    """The runs; an older one that does not record a fact has that of the younger ones, if these have but one.
+
+    So an older run that names the same images as a younger one is taken to have read the same files.
+
+    Args:
+        name: of the fact.
+        same: result -> what runs must share; None for those that have no such fact.
+    """
     known = defaultdict(set)
     for run in runs:
-        if run.result.get("content_sha256"):
-            known[run.result.get("data_sha256")].add(run.result["content_sha256"])
+        if run.result.get(name):
+            known[same(run.result)].add(run.result[name])
     found = []
     for run in runs:
-        contents = known[run.result.get("data_sha256")]
-        older = "content_sha256" not in run.result and run.result.get("data_sha256") and len(contents) == 1
-        found.append(replace(run, result=run.result | {"content_sha256": min(contents)}) if older else run)
+        shared = same(run.result)
+        is_older = name not in run.result and shared and len(known[shared]) == 1
+        found.append(replace(run, result=run.result | {name: min(known[shared])}) if is_older else run)
     return found
 
 
@@ -182,16 +193,26 @@ def _one_per_seed(runs: list[Run], notes: list[str]) -> list[Run]:
 
 
 def _of_several_scripts(cell: Cell) -> list[str]:
-    """A note where the script changed from one run to the next. Older runs do not say which script they had."""
-    hashes = {run.result.get("script_sha256") for run in cell.runs} - {None}
-    if len(hashes) < 2:
+    """A note where the script changed from one run to the next, or within one. Older runs do not say which it was."""
+    if len(_versions(cell, "script_sha256")) < 2:
         return []
-    return [f"{cell.method}.py has changed between these runs: {', '.join(str(run.folder) for run in cell.runs)}"]
+    folders = ", ".join(str(run.folder) for run in cell.runs)
+    return [f"{cell.method}.py has changed between or within these runs: {folders}"]
+
+
+def _versions(cell: Cell, name: str) -> set[str]:
+    """What the sessions of a cell's runs record under a name, of those that made a step."""
+    found = set()
+    for run in cell.runs:
+        steps = run.history[-1].get("step", math.inf) if run.history else math.inf
+        worked = session.at_work(run.result.get("sessions", []), steps)
+        found |= {each.get(name) for each in worked or [run.result]}
+    return found - {None}
 
 
 def _of_several_commits(cells: list[Cell]) -> list[str]:
     """One note where the seeds of a cell, or of several cells, are of several versions of the whole suite."""
-    by_cell = [{run.result.get("git_commit") for run in cell.runs} - {None} for cell in cells]
+    by_cell = [_versions(cell, "git_commit") for cell in cells]
     several = [commits for commits in by_cell if len(commits) > 1]
     if not several:
         return []

@@ -69,14 +69,7 @@ def holds(key: CellKey, run: Run) -> bool:
 def departures(cell: Cell) -> list[str]:
     """The flags in which a cell of the table differs from the command of scripts/foundation.sh."""
     run = cell.runs[0]
-    return differences(_comparable(run.settings), _comparable(_command(_published(_key_of(run)))))
-
-
-def _comparable(settings: dict[str, Any]) -> dict[str, Any]:
-    """The arguments with the folders of sources relative to LOGS, so that two LOGS can be compared."""
-    if not settings.get("sources"):
-        return settings
-    return settings | {"sources": ["/".join(Path(source).parts[-3:]) for source in settings["sources"]]}
+    return differences(run.settings, _command(_published(_key_of(run))), depth=3)
 
 
 @functools.cache

@@ -66,13 +66,25 @@ def departures(cell: Cell) -> list[str]:
     return differences(run.settings, (_command(run) if run.result["method"] in methods else None) or {})
 
 
-def differences(settings: dict[str, Any], command: dict[str, Any]) -> list[str]:
-    """The flags in which a run's settings depart from a command's arguments, as `--epochs 1 (published: 60)`."""
+def differences(settings: dict[str, Any], command: dict[str, Any], depth: int = 2) -> list[str]:
+    """The flags in which a run's settings depart from a command's arguments, as `--epochs 1 (published: 60)`.
+
+    Args:
+        depth: how many folders below LOGS V-PET's sources are. LOGS itself makes no difference.
+    """
+    settings, command = (_relative(arguments, depth) for arguments in (settings, command))
     return [
         f"--{key.replace('_', '-')} {settings[key]} (published: {value})"
         for key, value in command.items()
         if key in settings and settings[key] != value
     ]
+
+
+def _relative(arguments: dict[str, Any], depth: int) -> dict[str, Any]:
+    """The arguments, with the folders of sources relative to LOGS."""
+    if not arguments.get("sources"):
+        return arguments
+    return arguments | {"sources": ["/".join(Path(source).parts[-depth:]) for source in arguments["sources"]]}
 
 
 def _command(run: Run) -> dict[str, Any] | None:

@@ -20,6 +20,8 @@ ROOT = Path(__file__).parent.parent.parent
 # with is known by its hash.
 NOT_SETTINGS = cli.FREE | {"seed", "split_seed", "pretrained_backbone", "init_from"}
 
+RECORDED = ("pretraining_sha256", "pretraining_weights", "official_split", "data_sha256", "content_sha256")
+
 REQUIRED = {"v_pet": ["--sources", "a run"]}  # flags without which a script refuses its command line
 
 # What the tables need to know of a result.
@@ -63,7 +65,16 @@ class Run:
             row = "oracle"
         elif row == "erm" or result["num_samples_per_class"] != 4:
             row = f"{row}, {result['num_samples_per_class']} labels"
-        return CellKey(self.dataset, result["arch"], result["pretraining"], row)
+        start = self._start
+        return CellKey(self.dataset, result["arch"], result["pretraining"] if start is None else f"run {start}", row)
+
+    @property
+    def _start(self) -> str | None:
+        """The name of the run that it began from (--init-from), as that of any seed; None if it did not so."""
+        if not self.result.get("init_from"):
+            return None
+        path, own = Path(self.result["init_from"]), f"seed{self.result['seed']}"
+        return path.parent.name if path.name == own else path.name.removesuffix(f"_{own}")
 
     @property
     def draw(self) -> tuple[int, str]:
@@ -91,9 +102,12 @@ class Run:
         if settings.get("sources"):
             own = f"_seed{self.result['seed']}"  # as the shell files name the folders of another seed
             settings["sources"] = [str(source).removesuffix(own) for source in settings["sources"]]
-        recorded = ("pretraining_sha256", "official_split", "data_sha256", "content_sha256")
-        own = {"official_split": None} if self.result["dataset"] == "ImageFolder" else {}
-        return settings | {key: self.result.get(key) for key in recorded} | own
+        recorded = {key: self.result.get(key) for key in RECORDED}
+        if self.result["dataset"] == "ImageFolder":
+            recorded["official_split"] = None
+        if self._start not in (None, Path(self.result.get("init_from") or "").name):
+            recorded["pretraining_sha256"] = None  # each seed begins from its own run
+        return settings | recorded
 
 
 def read_runs(roots: Iterable[Path]) -> list[Run]:

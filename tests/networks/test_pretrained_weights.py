@@ -18,7 +18,8 @@ import erm
 from common.errors import UserError
 from common.loading.augment import Normalizer
 from common.networks import backbones, pretrained
-from common.records import results
+from common.networks.initial_weights import InitialWeights
+from common.run import Run
 from tests.conftest import SMALL, train_small
 
 NORMALIZER = Normalizer((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
@@ -118,6 +119,17 @@ def test_cached_weights_are_loaded_and_recorded(arch, cache):
     assert best["args"]["norm_mean"] == [0.5] * 3  # the weights' own
 
 
+def test_a_run_that_goes_on_with_another_timm_records_the_weights_that_it_began_with(cache, monkeypatch):
+    state = timm.create_model("test_resnet").state_dict()
+    save_file(state, blob(cache, "test_resnet.r160_in1k"))
+    flags = ["-a", "test_resnet", "--epochs", "2", "-i", "1"]
+    killed = mock.patch.object(Run, "finish", side_effect=KeyboardInterrupt)
+    with killed, pytest.raises(KeyboardInterrupt):
+        train_pretrained(*flags, log=cache / "run")
+    monkeypatch.setattr(InitialWeights, "timm_name", lambda self: "test_resnet.younger")
+    assert train_pretrained(*flags, log=cache / "run")["pretraining_weights"] == "test_resnet.r160_in1k"
+
+
 def train_pretrained(*flags: str, log: Path) -> dict:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("tests.conftest.SMALL", [flag for flag in SMALL if flag != "--scratch"])
@@ -139,8 +151,10 @@ def test_only_timms_weights_are_recorded():
         f"--init-from {Path(__file__).parent}",
         "--finetune",
     ):
-        arguments = vars(erm.parse_args(f"data -d CIFAR10 -a convnext_tiny {start}".split()))
-        names[start.split()[0]] = results._pretraining(arguments, None)["pretraining_weights"]
+        args = erm.parse_args(f"data -d CIFAR10 -a convnext_tiny {start}".split())
+        arch = None if args.scratch else args.arch
+        weights = InitialWeights(args.pretrained_backbone, args.init_from, arch, Path("log"))
+        names[start.split()[0]] = weights.timm_name()
     assert names.pop("--finetune") == "convnext_tiny.in12k_ft_in1k"
     assert set(names.values()) == {None}
 

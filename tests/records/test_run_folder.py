@@ -10,6 +10,7 @@ import re
 import subprocess
 import sys
 import warnings
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -21,9 +22,10 @@ import erm
 from common import datasets
 from common.datasets import splits
 from common.errors import UserError
-from common.records import progress
+from common.records import progress, session
+from common.run import Run
 from common.training import evaluate
-from tests.conftest import SMALL, assert_equal_states, contents, final_state, read_rows, train_small
+from tests.conftest import SMALL, assert_equal_states, assert_same_run, contents, final_state, read_rows, train_small
 
 METHODS = ["erm", "fixmatch"]
 FLAGS = ("--lr", "0.1")
@@ -275,3 +277,31 @@ def test_no_run_leaves_a_file_open(tmp_path, small_run):
             small_run("erm", "--lr", "0.2")
         gc.collect()
     assert not [str(each.message) for each in warned if str(tmp_path) in str(each.message)]
+
+
+def test_a_report_that_fails_loses_no_step(tmp_path, monkeypatch):
+    """As where the disk with the test images fails: with one epoch, the whole training would be lost."""
+
+    def fail(*args):
+        raise UserError("image 'x.png' cannot be read (Input/output error): replace or remove it")
+
+    train_small("erm", *FLAGS, log=tmp_path / "undisturbed")
+    with monkeypatch.context() as patch:
+        patch.setattr("common.records.report.draw", fail)
+        with pytest.raises(UserError, match=r"cannot be read .*; step 6 is saved: the same command continues$"):
+            train_small("erm", *FLAGS, log=tmp_path / "run")
+    assert load(tmp_path / "run", "latest.pth")["step"] == 6
+    train_small("erm", *FLAGS, log=tmp_path / "run")
+    assert_same_run(tmp_path / "run", tmp_path / "undisturbed")
+
+
+def test_the_result_names_the_script_that_made_the_last_step(tmp_path, monkeypatch):
+    """Not that of a session which only wrote the result."""
+    killed = mock.patch.object(Run, "finish", side_effect=KeyboardInterrupt)
+    with killed, pytest.raises(KeyboardInterrupt):
+        train_small("erm", *FLAGS, log=tmp_path / "run")
+    before = load(tmp_path / "run", "latest.pth")["sessions"][0]["script_sha256"]
+    monkeypatch.setattr(session, "script_sha256", lambda script: "0" * 64)
+    result = train_small("erm", *FLAGS, log=tmp_path / "run")
+    assert [each["script_sha256"] for each in result["sessions"]] == [before, "0" * 64]
+    assert result["script_sha256"] == before

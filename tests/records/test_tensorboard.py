@@ -1,10 +1,13 @@
 """--tensorboard writes the scalars of metrics.jsonl, or says in one line what it needs."""
 
+import errno
+import os
 import sys
 
 import pytest
 
 from common.errors import UserError
+from common.records import tensorboard
 from tests.conftest import read_rows
 
 
@@ -63,3 +66,17 @@ def test_without_the_package_it_is_one_line(small_run, tmp_path, monkeypatch):
         small_run("erm", "--tensorboard")
     assert "\n" not in str(error.value)
     assert not (tmp_path / "run" / "args.json").exists()
+
+
+def test_a_full_disk_is_one_line(tmp_path):
+    class Full:
+        def __init__(self, folder):
+            pass
+
+        def add_scalar(self, *scalar):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    events = object.__new__(tensorboard.Events)
+    events.folder, events.open_writer, events.written, events.writer = tmp_path, Full, 0, None
+    with pytest.raises(UserError, match=r"cannot write to '.*' \(No space left on device\): free some space"):
+        events.write([{"epoch": 1, "step": 3, "top1": 50.0}])

@@ -11,7 +11,6 @@ from pathlib import Path
 import pytest
 
 from common.loading import loaders, workers
-from common.records import progress
 from common.system import seeding
 from common.training import evaluate
 from tests.conftest import assert_same_run, final_state
@@ -58,6 +57,9 @@ def test_a_signal_to_the_whole_group(undisturbed, tmp_path, signum):
     life = Life("fixmatch", log, "-j", "2")
     assert life.wait_until(lambda: life.moment == "training" and (log / "views.png").exists())
     os.killpg(life.pid, signum)
+    time.sleep(0.02)
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(life.pid, signum)  # what started it passes on its own
     assert life.wait() == 128 + signum
     name = signal.Signals(signum).name
     step = final_state(log)["step"] if (log / "checkpoints" / "latest.pth").exists() else 0
@@ -101,6 +103,8 @@ def stuck(tmp_path, monkeypatch):
 def test_a_second_signal_stops_at_once(stuck, second):
     os.kill(stuck.pid, signal.SIGTERM)
     time.sleep(0.2)
+    os.kill(stuck.pid, second)  # the same one, by another way
+    time.sleep(1.0)
     assert not stuck.ended()
     os.kill(stuck.pid, second)
     assert stuck.wait() == -second
@@ -170,7 +174,7 @@ def test_a_full_disk(undisturbed, tmp_path, monkeypatch, evaluation):
 def test_a_log_that_cannot_be_written_is_one_line(tmp_path, monkeypatch):
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "log.txt").symlink_to("/dev/full")
-    monkeypatch.setattr(progress, "refuse_special", lambda path: None)  # which does not take it for a log
+    monkeypatch.setattr("common.system.log.refuse_special", lambda path: None)  # which does not take it for a log
     life = Life("fixmatch", tmp_path / "run")
     assert life.wait() == 2
     assert life.errors.read_text() == (

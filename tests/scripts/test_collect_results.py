@@ -1,6 +1,8 @@
 """The program as a whole: what it prints, where it draws, and what it refuses."""
 
+import errno
 import json
+import os
 import re
 
 import pytest
@@ -89,5 +91,17 @@ def test_bad_folders_are_one_line(tmp_path, write_run):
     with pytest.raises(UserError, match="no finished run below"):
         collect(tmp_path)
     write_run("run", 60, 70)
-    with pytest.raises(UserError, match=r"cannot write '\S*/none/x.csv' \(No such file or directory\)"):
+    with pytest.raises(UserError, match=r"cannot save '\S*/none/x.csv' \(No such file or directory\)"):
         collect(tmp_path, "--csv", tmp_path / "none" / "x.csv")
+
+
+def test_a_full_disk_leaves_the_old_table(write_run, tmp_path, monkeypatch):
+    def full(*args):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    write_run("run", 60, 70)
+    (tmp_path / "x.csv").write_text("old")
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(UserError, match=r"cannot save '\S*/x.csv' \(No space left on device\): free some space"):
+        collect(tmp_path, "--csv", tmp_path / "x.csv")
+    assert (tmp_path / "x.csv").read_text() == "old"

@@ -108,7 +108,7 @@ def test_what_cannot_be_compared_is_refused(write_runs, tmp_path):
         ((base, base, "--score", "val_top1"), "not all runs of .* have a number 'val_top1' in their result.json"),
         ((base, base, "--score", "method"), "have a number 'method'"),
         ((base, write_runs("old", {0: 1.0}, steps_per_second=None)), "have a number 'steps_per_second'"),
-        ((base, base, "--markdown", tmp_path), "cannot write '.*' \\(Is a directory\\): choose another"),
+        ((base, base, "--markdown", tmp_path), "cannot save '.*' \\(Is a directory\\): put that right"),
     ]:
         with pytest.raises(UserError, match=message):
             compared(*argv)

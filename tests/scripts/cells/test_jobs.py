@@ -145,3 +145,41 @@ def test_the_printed_commands_run_through_xargs(stand_in):
     subprocess.run(["bash", "-c", command], input=printed, cwd=ROOT, text=True, check=True)
     seen = [line.split(" ")[0] for line in calls.read_text().splitlines()]
     assert sorted(seen) == sorted([f"{method}.py" for method in EPOCHS] + ["erm.py"] * 2)
+
+
+def test_the_line_for_slurm_hands_the_jobs_signal_to_the_script(stand_in, tmp_path):
+    """SLURM's batch script is the shell itself. If that died of the signal, all others would be killed at once."""
+    python, calls = stand_in
+    wrapped = re.search(r"--wrap \\\n +'(.*)'", (ROOT / "docs" / "reproducing.md").read_text())[1]
+    printed = shell("uda", "moco Aircraft", DRY_RUN="1", PYTHON=str(python)).stdout
+    (tmp_path / "commands.txt").write_text(printed)
+    (tmp_path / "batch.sh").write_text(f"#!/bin/sh\n{wrapped}\n")
+    environment = os.environ | {"SLURM_ARRAY_TASK_ID": "1"}
+    with subprocess.Popen(["sh", "batch.sh"], cwd=tmp_path, env=environment) as process:
+        while not calls.read_text():
+            time.sleep(0.01)
+        process.send_signal(signal.SIGTERM)
+    assert (process.returncode, calls.read_text().splitlines()[1:]) == (143, ["uda.py Aircraft saved"])
+
+
+BORDER = "=" * 60
+
+
+@pytest.mark.parametrize(
+    ("said", "shown"),
+    [
+        (["starting", "error: no such folder", "Traceback (of torchrun)", BORDER], ["error: no such folder"]),
+        (["starting", "Traceback (most recent call last):", "  File x", "RuntimeError: y", ""], 4),
+        (["starting", "Killed"], ["Killed"]),
+        ([], []),
+    ],
+)
+def test_side_by_side_the_reason_of_a_failure_is_shown_and_not_what_comes_after_it(tmp_path, said, shown):
+    """torchrun ends with a report of its own, and an error of CUDA with an empty line."""
+    python = tmp_path / "python"
+    python.write_text("#!/usr/bin/env bash\ncat <<'END'\n" + "".join(f"{line}\n" for line in said) + "END\nexit 2\n")
+    python.chmod(0o755)
+    done = shell("uda", "moco Aircraft", PYTHON=str(python), JOBS="2")
+    expected = said[-shown:] if isinstance(shown, int) else shown
+    assert done.stderr.splitlines()[: len(expected) + 1][:-1] == expected
+    assert done.stderr.splitlines()[len(expected)].startswith("exit code 2: ")

@@ -185,7 +185,7 @@ def test_a_note_says_that_the_script_has_changed_between_the_seeds(write_run, tm
     collect(tmp_path)
     out = " ".join(capsys.readouterr().out.split())
     names = ", ".join(str(tmp_path / f"s{seed}") for seed in range(4))
-    assert f"fixmatch.py has changed between these runs: {names}" in out
+    assert f"fixmatch.py has changed between or within these runs: {names}" in out
 
 
 def test_one_note_says_that_seeds_are_of_several_commits(write_run, tmp_path, capsys):
@@ -216,3 +216,53 @@ def test_another_settings_split_seed_does_not_divide_a_cell(write_run, tmp_path)
         write_run(f"own{seed}", 60, 70, "--lr", "0.03", "--seed", str(seed), **DIGITS)
     (several,) = cells(read_runs([tmp_path]))[0].values()
     assert [cell.seeds for cell in several] == [[0, 1, 2], [0, 1, 2]]
+
+
+def change(folder: Path, **facts) -> None:
+    """Change what a run's result says."""
+    result = json.loads((folder / "result.json").read_text())
+    (folder / "result.json").write_text(json.dumps(result | facts))
+
+
+def test_a_note_says_that_the_script_has_changed_within_a_run(write_run, tmp_path, capsys):
+    """Preempted, edited, and continued: each seed is half old and half new, though all end with the same script."""
+    for seed in range(2):
+        folder = write_run(str(seed), 60, 70, "--seed", str(seed))
+        row = (folder / "metrics.jsonl").read_text().splitlines()[-1]
+        (folder / "metrics.jsonl").write_text(json.dumps(json.loads(row) | {"step": 20}) + "\n")
+        sessions = [{"from_step": 0, "script_sha256": "aa"}, {"from_step": 20, "script_sha256": "bb"}]
+        change(folder, script_sha256="aa", sessions=sessions)
+    collect(tmp_path)
+    assert "has changed" not in capsys.readouterr().out  # the second session made no step
+    for seed in range(2):
+        sessions[1]["from_step"] = 5
+        change(tmp_path / str(seed), script_sha256="bb", sessions=sessions)
+    collect(tmp_path)
+    assert "fixmatch.py has changed between or within these runs" in " ".join(capsys.readouterr().out.split())
+
+
+def test_seeds_that_began_with_other_weights_of_timm_are_not_averaged(write_run, tmp_path, capsys):
+    """An older run, which does not say which it had, is taken to have had those of the others."""
+    for seed, weights in enumerate(("x.old", "x.new")):
+        change(write_run(str(seed), 60, 70, "--seed", str(seed), dataset="Digits"), pretraining_weights=weights)
+    collect(tmp_path)
+    out = capsys.readouterr().out
+    assert "\n[1] pretraining_weights x.old\n[2] pretraining_weights x.new\n" in out
+    change(tmp_path / "1", pretraining_weights="x.old")
+    write_run("older", 60, 70, "--seed", "2", dataset="Digits")
+    (several,) = cells(read_runs([tmp_path]))[0].values()
+    assert [cell.seeds for cell in several] == [[0, 1, 2]]
+
+
+@pytest.mark.parametrize("folder", ["logs/{}_seed{}", "logs/{}/seed{}"])
+def test_seeds_that_each_began_from_their_own_run_are_a_cell(write_run, tmp_path, folder):
+    for seed in range(2):
+        for name in ("erm", "dst"):
+            start = folder.format(name, seed)
+            run = write_run(f"{name}{seed}", 60, 70, "--seed", str(seed), "--init-from", start, dataset="Digits")
+            change(run, init_from=start, pretraining=f"run {Path(start).name}", pretraining_sha256=f"{name}{seed}")
+    table, _ = cells(read_runs([tmp_path]))
+    assert {key.pretraining: [cell.seeds for cell in several] for key, several in table.items()} == {
+        "run erm": [[0, 1]],
+        "run dst": [[0, 1]],
+    }

@@ -3,6 +3,7 @@
 import os
 import re
 import subprocess
+from types import SimpleNamespace
 
 import pytest
 
@@ -159,3 +160,15 @@ def test_the_published_table_is_whole():
     assert len(published.datasets()) == 11
     assert published.rows()[:3] == ["erm, 4 labels", "erm, 10 labels", "pseudo_label"]
     assert SMALL[2] not in published.datasets()
+
+
+def test_the_votes_sources_are_compared_below_logs(write_run, tmp_path, capsys):
+    """Another LOGS is no other setting, and another run is."""
+    command = published.commands("v_pet", "supervised", "CIFAR10")[0]
+    sources = published.arguments(command)["sources"]
+    own = {"method": "v_pet", "dataset": "CIFAR10"}
+    for name, found in (("elsewhere", [f"/scratch/me/{s}" for s in sources]), ("other", ["logs/dst/x", "logs/uda/x"])):
+        args = SimpleNamespace(**published.arguments(command) | {"sources": found})
+        run = write_run(name, 60, 70, **own, parse_args=lambda _, args=args: args)
+        collect(run)
+        assert ("--sources" in capsys.readouterr().out) is (name == "other")
