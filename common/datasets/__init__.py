@@ -3,7 +3,7 @@
 catalog         SPECS: every dataset, with its counts, source, files and reader
 spec            the types: what is known of a dataset before it has been read (`Spec`) and after (`Data`)
 from_torchvision, cub200, caltech101, sun397, digits   the readers of published datasets
-image_folder    the reader of your own images; labeled_list, walk and class_names help it
+image_folder    the reader of your own images; labeled_list, near_paths, walk and class_names help it
 images          `ImageSet`: images with labels, on disk or in memory
 splits          which images are labeled, and which are held out
 inventory       what the files of your own images hold, to notice a changed one

@@ -1,25 +1,21 @@
 """The list of labeled images: a CSV file that a person wrote, or a table of predict.py that a person corrected."""
 
 import csv
-import difflib
-import functools
 import io
 import logging
 import os
-import re
-import unicodedata
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NoReturn
 
 from common.datasets import class_names
+from common.datasets.near_paths import NearPaths
 from common.datasets.walk import EXTENSIONS
 from common.errors import UserError
 
 COLUMNS = ("path", "class", "confidence", "given")  # the columns that are read; only `path` is required
 SEPARATORS = (",", ";", "\t")
-MOST_COMPARED = 100  # paths that are looked for among all others letter by letter
 ERROR = "error:"  # predict.py writes this into the confidence of an unreadable image
 
 logger = logging.getLogger(__name__)
@@ -172,7 +168,7 @@ class _Reader:
         self.unsure = self.unread = self.test_images = 0
         self.unsure_classes: set[str] = set()
         self.first_line: int | None = None
-        self.compared: set[str] = set()  # the paths that were compared with all others letter by letter, which is slow
+        self.near = NearPaths(found)
 
     def left_out(self) -> str:
         """How many rows gave no label and why, as text."""
@@ -295,37 +291,12 @@ class _Reader:
         return None
 
     def _did_you_mean(self, name: str) -> str | None:
-        near = self._near(name.replace("\\", "/"))
+        near = self.near.to(name.replace("\\", "/"))
         if not near:
             return None
         texts = [class_names.apart(name, path)[1] for path in near[:2]]
         more = f" or one of {len(near) - 2:,} more" if len(near) > 2 else ""
         return f"did you mean {' or '.join(texts)}{more}?"
-
-    def _near(self, name: str) -> list[str]:
-        """Images that may have been meant: another case, folder or ending, or a typing error."""
-        base = os.path.basename(name)
-        for key, paths in self._by_keys:
-            if key(name) in paths:
-                return paths[key(name)]
-        if len(self.compared) >= MOST_COMPARED:
-            return []
-        self.compared.add(name)
-        folder = os.path.dirname(os.path.normpath(name))
-        siblings = {os.path.basename(path): path for path in self.found if os.path.dirname(path) == folder}
-        close = difflib.get_close_matches(base, list(siblings)[:10_000], n=1, cutoff=0.8)
-        return [siblings[other] for other in close if _letters(other) != _letters(base)]
-
-    @functools.cached_property
-    def _by_keys(self) -> list[tuple[Callable[[str], str], dict[str, list[str]]]]:
-        """The images by path without case, by name, and by name without ending. A long list may have no good line."""
-        found = []
-        for key in (_plain, lambda path: _plain(os.path.basename(path)), _stem):
-            paths: dict[str, list[str]] = {}
-            for path in self.found:
-                paths.setdefault(key(path), []).append(path)
-            found.append((key, paths))
-        return found
 
     def _present(self, name: str) -> list[str]:
         return [path for path in (os.path.join(self.root, name), name) if os.path.lexists(path)]
@@ -339,19 +310,6 @@ class _Reader:
         if os.path.relpath(os.path.realpath(paths[0]), os.path.realpath(self.root)).startswith(os.pardir):
             return "it lies outside, put it below or remove its line"
         return f"it is hidden or of another kind, remove its line (images end with {', '.join(EXTENSIONS)})"
-
-
-def _plain(text: str) -> str:
-    return unicodedata.normalize("NFC", os.path.normpath(text)).casefold()
-
-
-def _letters(name: str) -> str:
-    """Without digits: IMG_0001.jpg and IMG_0002.jpg are two images, and no typing error."""
-    return re.sub(r"\d", "", name)
-
-
-def _stem(path: str) -> str:
-    return os.path.splitext(_plain(os.path.basename(path)))[0]
 
 
 def class_of(path: str) -> str | None:

@@ -9,7 +9,7 @@ import pytest
 
 from common import datasets
 from common.datasets import __main__ as program
-from common.datasets import image_folder, labeled_list
+from common.datasets import image_folder, labeled_list, near_paths
 from common.errors import UserError
 from tests.datasets.test_image_folder import relative, save
 
@@ -238,10 +238,10 @@ def test_a_photo_whose_name_is_not_utf8_comes_back_from_the_table(root):
 def test_a_long_list_of_a_moved_folder_is_explained_in_linear_time(root, monkeypatch):
     """Every path is looked at a few times, not once for each line; a few lines alone are compared letter by letter."""
     number, calls, compared = 300, Counter(), Counter()
-    plain, close = labeled_list._plain, labeled_list.difflib.get_close_matches
-    monkeypatch.setattr(labeled_list, "_plain", lambda text: calls.update(["plain"]) or plain(text))
+    plain, close = near_paths._plain, near_paths.difflib.get_close_matches
+    monkeypatch.setattr(near_paths, "_plain", lambda text: calls.update(["plain"]) or plain(text))
     monkeypatch.setattr(
-        labeled_list.difflib,
+        near_paths.difflib,
         "get_close_matches",
         lambda *args, **how: compared.update(["close"]) or close(*args, **how),
     )
@@ -251,4 +251,4 @@ def test_a_long_list_of_a_moved_folder_is_explained_in_linear_time(root, monkeyp
     listed = labeled_list.read(table, root, found, (), None)
     assert len(listed.problems) == number
     assert calls["plain"] <= 6 * number + 6
-    assert compared["close"] == labeled_list.MOST_COMPARED
+    assert compared["close"] == near_paths.MOST_COMPARED
