@@ -223,6 +223,20 @@ def test_fine_tuning(unpacked):
             assert f"the oracle has {last['oracle']})" in " ".join(README.read_text().split())
 
 
+def test_what_two_parts_of_fine_tuning_are_worth(unpacked):
+    folder, expected = unpacked("finetune_parts"), {"both": [], "no_finetune": [], "no_bottleneck": []}
+    for name in ("erm", "fixmatch"):
+        base = setting(folder / name / "both")
+        assert base.seeds == [0, 1, 2, 3, 4]
+        expected["both"].append(base.show("last_top1"))
+        for other in ("no_finetune", "no_bottleneck"):
+            found = compare(base, setting(folder / name / other), "last_top1")
+            assert found.seeds == "5"
+            expected[other].append(f"{found.difference:+.1f} ± {found.half_width:.1f}")
+    shown = rows(FINE_TUNING, "| FashionMNIST, 40 labels | ERM | FixMatch |")
+    assert {title.split("`")[1]: figures for title, *figures in shown} == expected
+
+
 WHICH_METHOD = ROOT / "docs" / "which_method.md"
 DATASETS = {"FashionMNIST": "FashionMNIST", "ImageFolder": "CIFAR-10"}
 
