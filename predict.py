@@ -354,6 +354,9 @@ def main(args):
     if args.top > len(run.classes):
         raise UserError(f"--top {args.top} is more than the run's {len(run.classes)} classes: ask for fewer, or --all")
     known = known_labels.load(Path(args.run_folder), args.root)
+    if args.root is not None and (known.root is None or not known.root.is_dir()):
+        why = "this run has no labels of images of your own" if known.root is None else "there is no such folder"
+        raise UserError(f"--root '{args.root}': {why}: leave it out, or name another")
     if (args.page or args.uncertain) and known.are_gone:
         logger.warning(
             f"none of the run's labeled images is below '{known.root}', so they are not recognised among the "

@@ -10,6 +10,7 @@ import random
 import shutil
 import signal
 import sys
+import tarfile
 import tempfile
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -26,6 +27,8 @@ from tests.helpers import leftovers
 from tests.helpers.few_images import few_images
 
 ROOT = Path(__file__).parent.parent
+UNPACKS = hasattr(tarfile, "data_filter")  # Python 3.11.4 or later
+needs_tar_filter = pytest.mark.skipif(not UNPACKS, reason="this Python cannot unpack archives safely")
 SMALL = (
     "data -d Digits -a wrn_10_1_half --scratch --train-resizing native --val-resizing native --bottleneck-dim 16 "
     "--epochs 2 --iters-per-epoch 3 --batch-size 8 --print-freq 2 --workers 0 --device cpu"

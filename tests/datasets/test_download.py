@@ -22,7 +22,10 @@ from common import datasets
 from common.datasets import SPECS, download
 from common.datasets.download import File, fetch
 from common.errors import UserError
+from tests.conftest import needs_tar_filter
 from tests.helpers.datasets_on_disk import WRITERS, accept_checksums
+
+pytestmark = needs_tar_filter
 
 TEXT = os.urandom(3_000_000)  # does not shrink when packed
 

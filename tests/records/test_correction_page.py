@@ -17,6 +17,7 @@ from PIL import Image
 import erm
 import predict
 from common.datasets.images import ORIENTATION, ImageSet
+from common.errors import UserError
 from common.records import correction_page, known_labels
 from tests.helpers import browser
 
@@ -139,6 +140,15 @@ def test_from_another_folder_a_warning_says_that_labeled_images_are_not_known(wo
     run_predict(world, "--page", tmp_path / "moved.html", "--root", world / "root", run=tmp_path / "run")
     assert "WARNING" not in capsys.readouterr().err
     assert len(data_of(tmp_path / "moved.html")["items"]) == len(FILES)
+
+
+def test_a_root_that_is_none_is_one_line(world, tmp_path):
+    with pytest.raises(UserError, match=r"^--root '.*nowhere': there is no such folder: leave it out"):
+        run_predict(world, "--root", tmp_path / "nowhere")
+    shutil.copytree(world / "run", tmp_path / "run")
+    (tmp_path / "run" / "images.csv").unlink()
+    with pytest.raises(UserError, match=r"^--root '.*root': this run has no labels of images"):
+        run_predict(world, "--root", world / "root", run=tmp_path / "run")
 
 
 def test_a_label_is_not_that_of_another_file_with_the_same_name(world, tmp_path, capsys):

@@ -20,6 +20,8 @@ import torch
 from PIL import Image
 
 from common import cli
+from common.datasets import inventory
+from common.datasets.images import ImageSet
 from tests.conftest import ROOT, SMALL, train_small
 from tests.datasets.test_images import png
 from tests.helpers import datasets_on_disk
@@ -159,9 +161,8 @@ def labeled(world: Path) -> None:
     """The finished run is one of the world's own images, and has a label for digit.png."""
     argument("data", "ImageFolder")(world)
     argument("root", str(world))(world)
-    (world / "run" / "images.csv").write_text(
-        "path,set,class,bytes,modified,content\ndigit.png,train,3,1,1,a\n", encoding="utf-8"
-    )
+    images = ImageSet([str(world / "digit.png")], [0])
+    (world / "run" / "images.csv").write_bytes(inventory.to_csv(inventory.read({"train": images}, ["3"], world, {})))
     edited("run/labeled.json", names=["digit.png"])(world)
 
 
@@ -202,6 +203,7 @@ EXPORT = "export @/run @/x.safetensors"
 PREDICT = "predict @/run @/x.png --device cpu"
 IMAGE = "predict @/run @/digit.png --device cpu"
 LABEL = "scripts.label @/images @/list.csv 5 --out @/new -a test_resnet --device cpu"
+NO_TAR = "this Python cannot unpack archives safely"  # before 3.11.4
 LONG = "x" * 300  # no file system has such a name
 NO_TENSORS = "'@/b.pth' does not hold a dictionary of tensors: save the state_dict"
 AGAIN = "run its command again, or remove it"
@@ -494,8 +496,10 @@ BAD = [
     # Folders of images
     Bad(f"erm @/{LONG} -d ImageFolder", f"folder '@/{LONG}' is missing: ImageFolder needs ROOT/train"),
     Bad(f"erm @/{LONG} -d SUN397", f"'@/{LONG}/SUN397.*' is missing, and SUN397 cannot be downloaded, for"),
-    Bad(f"erm @/{LONG} -d DTD", f"cannot download DTD to '@/{LONG}' .*: make room, or name another root"),
-    Bad("erm @/backbone.pth -d DTD", "cannot download DTD to '@/backbone.pth' .*: make room, or name another root"),
+    Bad(f"erm @/{LONG} -d DTD", f"cannot download DTD to '@/{LONG}' .*: make room, or name another root|{NO_TAR}"),
+    Bad(
+        "erm @/backbone.pth -d DTD", f"cannot download DTD to '@/backbone.pth' .*: make room, or name|{NO_TAR}"
+    ),
     Bad("erm", "class 'x.png' has 0 training images, fewer", lambda w: (w / "images/train/x.png").mkdir()),
     Bad("erm @/nirgends -d ImageFolder", "folder '@/nirgends' is missing: ImageFolder needs ROOT/train"),
     Bad("erm @/backbone.pth -d ImageFolder", "folder '@/backbone.pth' is missing: ImageFolder needs ROOT/train"),
@@ -914,7 +918,7 @@ BAD = [
     Bad(
         f"{LABEL} --out @/run", "'@/run' holds files, but no label.json of a call .*: choose another --out", rows(*TWO)
     ),
-    Bad(f"{LABEL} --out @/list.csv", r"cannot make '@/list.csv' \(File exists\): choose another --out", rows(*TWO)),
+    Bad(f"{LABEL} --out @/list.csv", r"cannot write to '@/list.csv' \(File exists\): choose another --out", rows(*TWO)),
     Bad(LABEL, "'@/list.csv' has one class, 'cat': add images of others", rows("unlabeled/0.png,cat")),
     Bad(LABEL, "line 2: 'no.png' is none of the images below '@/images'", rows("unlabeled/0.png,cat", "no.png,dog")),
     Bad(f"{LABEL} --device nope", "--device nope cannot be used .*: try --device cpu", rows(*TWO)),
@@ -957,7 +961,7 @@ BAD = [
     Bad("scripts.collect_results @/run", f"'dataset'.*: {AGAIN}", edited("run/result.json", dataset=["CIFAR10"])),
     Bad("scripts.collect_results @/run", f"metrics.jsonl' .*: {AGAIN}", write("run/metrics.jsonl", b"{}\n5\n")),
     Bad("scripts.collect_results @/run", f"args.json' .*'sources'.*: {AGAIN}", argument("sources", 5)),
-    Bad("scripts.collect_results @/run --csv @/images", r"cannot write '@/images' \(Is a directory\): choose another"),
+    Bad("scripts.collect_results @/run --csv @/images", r"cannot save '@/images' \(Is a directory\): put that right"),
     Bad("scripts.benchmark --rounds 0", "--rounds: must be a whole number of 1 or more, got '0'"),
     Bad(
         "scripts.benchmark --quick --device cpu --sections steps -- -a resnet1", "unknown model 'resnet1': did you mean"

@@ -26,7 +26,7 @@ from common import datasets
 from common.datasets.download import File, fetch
 from common.errors import UserError
 from scripts import collect_results
-from tests.conftest import SMALL, train_small
+from tests.conftest import SMALL, needs_tar_filter, train_small
 from tests.datasets.test_download import tar, zipped
 from tests.helpers import datasets_on_disk
 
@@ -220,6 +220,7 @@ ARCHIVES = {
 }
 
 
+@needs_tar_filter
 @pytest.mark.parametrize("kind", ARCHIVES)
 def test_no_archive_leaves_its_folder(tmp_path, kind):
     name, content = ARCHIVES[kind]
@@ -237,6 +238,7 @@ def test_no_archive_leaves_its_folder(tmp_path, kind):
     assert all(path.resolve().is_relative_to(unpacked.resolve()) and not path.is_fifo() for path in unpacked.rglob("*"))
 
 
+@needs_tar_filter
 def test_a_link_within_the_archive_is_kept(tmp_path):
     content = tar([member("set/file"), member("set/link", tarfile.SYMTYPE, "file")])
     (tmp_path / "a.tar.gz").write_bytes(content)
