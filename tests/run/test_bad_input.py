@@ -497,9 +497,7 @@ BAD = [
     Bad(f"erm @/{LONG} -d ImageFolder", f"folder '@/{LONG}' is missing: ImageFolder needs ROOT/train"),
     Bad(f"erm @/{LONG} -d SUN397", f"'@/{LONG}/SUN397.*' is missing, and SUN397 cannot be downloaded, for"),
     Bad(f"erm @/{LONG} -d DTD", f"cannot download DTD to '@/{LONG}' .*: make room, or name another root|{NO_TAR}"),
-    Bad(
-        "erm @/backbone.pth -d DTD", f"cannot download DTD to '@/backbone.pth' .*: make room, or name|{NO_TAR}"
-    ),
+    Bad("erm @/backbone.pth -d DTD", f"cannot download DTD to '@/backbone.pth' .*: make room, or name|{NO_TAR}"),
     Bad("erm", "class 'x.png' has 0 training images, fewer", lambda w: (w / "images/train/x.png").mkdir()),
     Bad("erm @/nirgends -d ImageFolder", "folder '@/nirgends' is missing: ImageFolder needs ROOT/train"),
     Bad("erm @/backbone.pth -d ImageFolder", "folder '@/backbone.pth' is missing: ImageFolder needs ROOT/train"),
