@@ -367,6 +367,8 @@ def read(args) -> Data:
             f"'{args.labels}' has {len(data.predicted):,} labels with a confidence, so they are predictions: keep the "
             "rows that you have checked, and remove the column 'confidence'"
         )
+    if len(data.train) - data.candidates == 1:
+        raise UserError(f"'{args.photos}' has one photo without a label, too few to train on: label it, or add others")
     return data
 
 

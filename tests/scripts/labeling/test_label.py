@@ -197,6 +197,17 @@ def test_predictions_that_nobody_checked_are_no_labels(labeled, photos, tmp_path
     assert label.read(label.parse_args(words)).candidates == 30
 
 
+def test_one_photo_without_a_label_is_one_line(photos, tmp_path):
+    names = sorted(path.name for path in photos.glob("*.png"))
+    (tmp_path / "list.csv").write_text("".join(f"{name},{'blue' if name[0] == 'b' else 'red'}\n" for name in names[1:]))
+    words = [str(photos), str(tmp_path / "list.csv"), "--out", str(tmp_path / "out")]
+    with pytest.raises(
+        UserError, match=r"has one photo without a label, too few to train on: label it, or add others$"
+    ):
+        label.main(label.parse_args(words))
+    assert not (tmp_path / "out").exists()
+
+
 def test_with_more_minutes_a_method_that_is_chosen_stays(labeled, photos, tmp_path, monkeypatch):
     """Killed in the last training: another trial could change the ranking, but not the network that is trained."""
     out = tmp_path / "out"
