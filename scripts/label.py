@@ -39,6 +39,7 @@ from common.datasets.images import sizes
 from common.errors import UserError
 from common.networks.backbones import timm_name
 from common.networks.pretrained import DownloadError
+from common.records.run_images import take_inventory
 from common.system import log, memory
 from common.system.devices import find_device
 from common.system.files import read_json
@@ -378,7 +379,7 @@ def main(args):
     size = size_flags(args, data)  # before there is a folder: it reads all photos' headers
     work = Work(args.out, arguments(args))
     shared = common_flags(args, work.facts.setdefault("size", size))  # another device would have another size
-    files = inventory.read({"train": data.train, "test": data.test}, data.classes, args.photos, {})
+    files = take_inventory(data, str(args.photos), args.out, {})
     now = {"data_sha256": data.fingerprint, "content_sha256": inventory.fingerprint(files)}
     if any(work.facts.setdefault(name, value) != value for name, value in now.items()):
         raise UserError(f"'{args.out}' was begun with other photos or labels than there are now: choose another --out")
