@@ -65,16 +65,16 @@ class Run:
             row = "oracle"
         elif row == "erm" or result["num_samples_per_class"] != 4:
             row = f"{row}, {result['num_samples_per_class']} labels"
-        start = self._start
-        return CellKey(self.dataset, result["arch"], result["pretraining"] if start is None else f"run {start}", row)
+        return CellKey(self.dataset, result["arch"], self._pretraining, row)
 
     @property
-    def _start(self) -> str | None:
-        """The name of the run that it began from (--init-from), as that of any seed; None if it did not so."""
+    def _pretraining(self) -> str:
+        """Where the weights came from; if each seed began from a run of its own (--init-from), the runs' shared name."""
+        recorded, own = self.result["pretraining"], f"seed{self.result['seed']}"
         if not self.result.get("init_from"):
-            return None
-        path, own = Path(self.result["init_from"]), f"seed{self.result['seed']}"
-        return path.parent.name if path.name == own else path.name.removesuffix(f"_{own}")
+            return recorded
+        parent = Path(self.result["init_from"]).parent.name
+        return f"run {parent}" if recorded == f"run {own}" and parent else recorded.removesuffix(f"_{own}")
 
     @property
     def draw(self) -> tuple[int, str]:
@@ -105,7 +105,7 @@ class Run:
         recorded = {key: self.result.get(key) for key in RECORDED}
         if self.result["dataset"] == "ImageFolder":
             recorded["official_split"] = None
-        if self._start not in (None, Path(self.result.get("init_from") or "").name):
+        if self._pretraining != self.result["pretraining"]:
             recorded["pretraining_sha256"] = None  # each seed begins from its own run
         return settings | recorded
 
