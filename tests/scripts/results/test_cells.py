@@ -171,17 +171,18 @@ def test_equal_differences_share_a_footnote(write_run, tmp_path, capsys):
     assert re.findall(r"^\[.*$", out, re.MULTILINE) == ["[1] lr 0.1", "[2] lr 0.2"]
 
 
-def of_script(folder: Path, sha256: str | None) -> None:
+def change(folder: Path, **facts) -> None:
+    """Change what a run's result says."""
     result = json.loads((folder / "result.json").read_text())
-    (folder / "result.json").write_text(json.dumps(result | {"script_sha256": sha256}))
+    (folder / "result.json").write_text(json.dumps(result | facts))
 
 
 def test_a_note_says_that_the_script_has_changed_between_the_seeds(write_run, tmp_path, capsys):
     for seed, script in enumerate(("aa", "aa", None)):
-        of_script(write_run(f"s{seed}", 60, 70, "--seed", str(seed)), script)
+        change(write_run(f"s{seed}", 60, 70, "--seed", str(seed)), script_sha256=script)
     collect(tmp_path)
     assert "has changed" not in capsys.readouterr().out  # an older run does not say it
-    of_script(write_run("s3", 60, 70, "--seed", "3"), "bb")
+    change(write_run("s3", 60, 70, "--seed", "3"), script_sha256="bb")
     collect(tmp_path)
     out = " ".join(capsys.readouterr().out.split())
     names = ", ".join(str(tmp_path / f"s{seed}") for seed in range(4))
@@ -216,12 +217,6 @@ def test_another_settings_split_seed_does_not_divide_a_cell(write_run, tmp_path)
         write_run(f"own{seed}", 60, 70, "--lr", "0.03", "--seed", str(seed), **DIGITS)
     (several,) = cells(read_runs([tmp_path]))[0].values()
     assert [cell.seeds for cell in several] == [[0, 1, 2], [0, 1, 2]]
-
-
-def change(folder: Path, **facts) -> None:
-    """Change what a run's result says."""
-    result = json.loads((folder / "result.json").read_text())
-    (folder / "result.json").write_text(json.dumps(result | facts))
 
 
 def test_a_note_says_that_the_script_has_changed_within_a_run(write_run, tmp_path, capsys):
