@@ -20,16 +20,16 @@ class NearPaths:
 
     def __init__(self, found: Collection[str]):
         self.found = found
-        self.compared: set[str] = set()  # the paths that were looked for letter by letter
+        self.compared = 0  # how many paths were looked for letter by letter
 
     def to(self, name: str) -> list[str]:
         """The images that a path may have meant; an empty list if none is near."""
         for key, paths in self._by_keys:
             if key(name) in paths:
                 return paths[key(name)]
-        if len(self.compared) >= MOST_COMPARED:
+        if self.compared >= MOST_COMPARED:
             return []
-        self.compared.add(name)
+        self.compared += 1
         base, folder = os.path.basename(name), os.path.dirname(os.path.normpath(name))
         siblings = {os.path.basename(path): path for path in self.found if os.path.dirname(path) == folder}
         close = difflib.get_close_matches(base, list(siblings)[:MOST_SIBLINGS], n=1, cutoff=0.8)

@@ -65,4 +65,5 @@ def load(folder: Path, root: str | None = None) -> KnownLabels:
     place = Path(os.path.abspath(os.path.expanduser(root)))
     own = {name: files[name] for name in names if name in files}
     replaced = inventory.replaced(own, place)
-    return KnownLabels(place, {name: own[name].label for name in own if name not in replaced}, replaced)
+    others = set(replaced)
+    return KnownLabels(place, {name: own[name].label for name in own if name not in others}, replaced)
