@@ -69,7 +69,7 @@ class Run:
 
     @property
     def _pretraining(self) -> str:
-        """Where the weights came from; if each seed began from a run of its own (--init-from), the runs' shared name."""
+        """Where the weights came from; where each seed began from its own run (--init-from), their shared name."""
         recorded, own = self.result["pretraining"], f"seed{self.result['seed']}"
         if not self.result.get("init_from"):
             return recorded
