@@ -1,6 +1,6 @@
 """AdaMatch: FixMatch with aligned pseudo-labels, and a threshold relative to the confidence on labeled images.
 
-    loss   = loss_l + trade_off_self_training * loss_u
+    loss   = loss_l + trade_off_self_training * ramp_up(step) * loss_u
     loss_l = CE(x_l_weak) + trade_off_cls_strong * CE(x_l_strong)
     loss_u = mean(mask * CE(x_u_strong, pseudo_labels)),    mask = max(q) >= threshold * mean confidence(x_l_weak)
     q      = normalize(p_u * p_labeled / p_unlabeled),      pseudo_labels = argmax q,    p_u = softmax(x_u_weak)
@@ -44,7 +44,10 @@ def parse_args(argv=None):
         "--trade-off-self-training", type=cli.non_negative, default=1.0, help="weight of loss_u (default: 1)"
     )
     group.add_argument(
-        "--threshold", type=cli.fraction, default=0.9, help="least confidence / mean on labeled images (default: 0.9)"
+        "--threshold",
+        type=cli.fraction,
+        default=0.9,
+        help="least confidence, as a share of the mean on labeled images (default: 0.9)",
     )
     group.add_argument("--momentum", type=cli.fraction, default=0.999, help="of the running means (default: 0.999)")
     group.add_argument(
@@ -121,7 +124,7 @@ def self_training_loss(logits_l_weak, logits_u_weak, logits_u_strong, alignment,
     return loss, pseudo_labels, mask
 
 
-def warm_up(steps, length):
+def ramp_up(steps, length):
     """Rises from 0 to 1 as half a cosine over `length` steps. `steps`, a tensor, is the number of earlier steps."""
     return 0.5 - 0.5 * torch.cos(math.pi * (steps / length).clamp(max=1)) if length else 1.0
 
@@ -137,7 +140,7 @@ def train_step(model, alignment, mixing, optimizer, batch_l, batch_u, args):
     logits_l_weak, *logits_l_strong = interpolated(model, views_l, logits_l, mixing, args.interpolate)
     loss_l = F.cross_entropy(logits_l_weak, labels_l)
     loss_l = loss_l + args.trade_off_cls_strong * sum(F.cross_entropy(logits, labels_l) for logits in logits_l_strong)
-    weight_u = args.trade_off_self_training * warm_up(alignment.steps, args.warm_up_epochs * args.iters_per_epoch)
+    weight_u = args.trade_off_self_training * ramp_up(alignment.steps, args.warm_up_epochs * args.iters_per_epoch)
     loss_u, pseudo_labels, mask = self_training_loss(
         logits_l_weak, logits_u_weak, logits_u_strong, alignment, args.threshold
     )

@@ -93,9 +93,9 @@ class DebiasedClassifier(ImageClassifier):
 def worst_case_loss(logits_l, worst_l, logits_u, worst_u, eta_prime):
     """The targets are the head's predictions, without a gradient."""
     predictions_l, predictions_u = logits_l.argmax(dim=1), logits_u.argmax(dim=1)
-    disagreement = 1 - F.softmax(worst_u, dim=1).gather(1, predictions_u[:, None]).squeeze(1)
-    loss_u = -(disagreement + 1e-6).clamp(max=1).log().mean()
-    return eta_prime * F.cross_entropy(worst_l, predictions_l) + loss_u
+    p_other = 1 - F.softmax(worst_u, dim=1).gather(1, predictions_u[:, None]).squeeze(1)
+    disagree = -(p_other + 1e-6).clamp(max=1).log().mean()
+    return eta_prime * F.cross_entropy(worst_l, predictions_l) + disagree
 
 
 def self_training_loss(logits_u_weak, logits_u_strong, threshold):

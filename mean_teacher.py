@@ -70,7 +70,7 @@ def ramp_up(epoch, warm_up_epochs, shape):
 def consistency_loss(logits_student, logits_teacher):
     """A sum over batch and classes. Nothing flows back into the teacher."""
     difference = F.softmax(logits_student, dim=1) - F.softmax(logits_teacher.detach(), dim=1)
-    return difference.square().sum() * processes.count()
+    return difference.square().sum() * processes.count()  # the processes' losses are averaged, not summed
 
 
 class Teacher(nn.Module):

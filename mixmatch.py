@@ -14,9 +14,9 @@ CIFAR-10. Differences from that code:
  2. The weight rises over 1 of 60 epochs; there over 1/64 of the steps.
  3. This suite's views, optimizer and schedule; there flips, shifts, and Adam with a constant rate.
 As in that code, labeled images have a loss only as mixed rows. The student itself makes the guesses, in train mode. An
-average of the weights is tested.
+average of the weights is tested (--ema 0: the weights themselves).
 
-The papers' protocol: scripts/scratch.sh. Diff against: pi_model.py.
+Cells: scripts/scratch.sh. Diff against: pi_model.py.
 """
 
 import torch

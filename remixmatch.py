@@ -12,19 +12,20 @@
 
 Paper: Berthelot et al., ReMixMatch: Semi-Supervised Learning with Distribution Alignment and Augmentation Anchoring,
 ICLR 2020, arXiv:1911.09785. No table has been published for these defaults: the weights, T and beta are those of the
-authors' code from scratch, and the two strong views TorchSSL's. Differences from the authors' code:
+authors' code from scratch. The number of strong views is TorchSSL's. Differences from the authors' code:
  1. K is 2, not 8, and the strong views are this suite's; there CTAugment, which learns its strength.
  2. All mixed rows share one pass, the only one that moves BatchNorm's running statistics. There they are cut into
     batches of the labeled batch's size, with equally many labeled rows in each. Only the last moves the statistics.
  3. The ramp takes 1 of 60 epochs; there 1/64 of the steps.
- 4. This suite's optimizer and schedule; there Adam with a constant rate.
+ 4. This suite's optimizer and schedule; there Adam with a constant rate. Labeled images are not among the unlabeled.
  5. The four rotations alternate from image to image. There the first quarter of a batch has the first rotation, and so
     on.
-As there, the state is updated after the step that used it, and an average of the weights is tested.
+As there, the state is updated after the step that used it. An average of the weights is tested (--ema 0: the weights
+themselves).
 
 The script is longer than its neighbours because the method has four losses, a second head, and two kinds of state.
 
-The papers' protocol: scripts/scratch.sh. Diff against: mixmatch.py.
+Cells: scripts/scratch.sh. Diff against: mixmatch.py.
 """
 
 import torch
@@ -56,7 +57,7 @@ def parse_args(argv=None):
         type=cli.non_negative_int,
         default=1,
         metavar="N",
-        help="ramp of loss_u and loss_unmixed (default: 1)",
+        help="the rise of loss_u and loss_unmixed (default: 1)",
     )
     group.add_argument("--T", type=cli.positive, default=0.5, help="temperature of the guesses (default: 0.5)")
     group.add_argument("--beta", type=cli.positive, default=0.75, help="of the distribution of lambda (default: 0.75)")
@@ -68,7 +69,7 @@ def parse_args(argv=None):
         "--window", type=cli.positive_int, default=128, metavar="N", help="batches in the window (default: 128)"
     )
     group.add_argument("--momentum", type=cli.fraction, default=0.999, help="of p_labeled (default: 0.999)")
-    group.add_argument("--one-lambda", action="store_true", help="one lambda for a step (default: one a row)")
+    group.add_argument("--one-lambda", action="store_true", help="one lambda for a step (default: one for each row)")
     parser.set_defaults(epochs=60, ema=0.999)
     return cli.parse(parser, argv)
 

@@ -67,7 +67,7 @@ class Encoder(ImageClassifier):
     def project(self, x):
         """Unit vectors [B, P] and logits [B, C]."""
         features = self.features(x)
-        return F.normalize(self.projector(features).float(), dim=1), self.head(features)
+        return F.normalize(self.projector(features), dim=1), self.head(features)
 
     def parameter_groups(self, lr, finetune):
         projector = {"params": self.projector.parameters(), "lr": 0.1 * lr if finetune else lr}

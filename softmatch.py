@@ -2,8 +2,9 @@
 
     loss   = loss_l + trade_off_self_training * loss_u
     loss_l = CE(x_l_weak) + trade_off_cls_strong * CE(x_l_strong)
-    loss_u = mean(mask * CE(x_u_strong, pseudo_labels)),    mask = exp(-min(confidence - mu, 0)^2 * n_sigma^2 / 2 var)
-    confidence = max(normalize(q / q_hat)),    q = softmax(x_u_weak),    q_hat = running mean of q
+    loss_u = mean(mask * CE(x_u_strong, pseudo_labels)),    mask = exp(-min(confidence - mu, 0)^2 * n_sigma^2 / (2 var))
+    confidence = max(normalize(q / q_hat)),    pseudo_labels = argmax q,    q = softmax(x_u_weak)
+    q_hat      = running mean of q
     mu, var    = running mean and variance of the confidence
 
 Paper: Chen et al., SoftMatch: Addressing the Quantity-Quality Trade-off in Semi-supervised Learning, ICLR 2023,

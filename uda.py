@@ -35,7 +35,12 @@ def parse_args(argv=None):
         "--trade-off-con", type=cli.non_negative, default=1.0, help="weight of the consistency loss (default: 1)"
     )
     group.add_argument("--threshold", type=cli.fraction, default=0.7, help="least confidence (default: 0.7)")
-    group.add_argument("--T", type=cli.positive, default=0.85, help="temperature (default: 0.85)")
+    group.add_argument(
+        "--T",
+        type=cli.positive,
+        default=0.85,
+        help="temperature of the student; with --uda-variant paper of the target (default: 0.85)",
+    )
     group.add_argument(
         "--uda-variant",
         choices=("tllib", "paper"),
@@ -54,7 +59,8 @@ def consistency_loss(logits_u_weak, logits_u_strong, threshold, T, variant):
     if variant == "paper":
         target, logits, number = F.softmax(logits_u_weak / T, dim=1), logits_u_strong, len(mask)
     else:
-        logits, number = logits_u_strong / T, processes.sum(mask.sum()).clamp(min=1) / processes.count()
+        logits = logits_u_strong / T
+        number = processes.sum(mask.sum()).clamp(min=1) / processes.count()  # per process: their losses are averaged
     divergence = F.kl_div(F.log_softmax(logits, dim=1), target, reduction="none").sum(dim=1)
     return (mask * divergence).sum() / number, mask
 

@@ -172,12 +172,12 @@ def train_step(model, votes, optimizer, batch_l, batch_u, args):
     logits_u_weak = model(x_u_weak)
     logits_u_strong = model(x_u_strong)
     loss_u = self_training_loss(logits_u_weak, targets) + self_training_loss(logits_u_strong, targets)
-    known = torch.ones_like(labels_u)
+    every_image = torch.ones_like(labels_u)
     loss = loss_u
     metrics = {
         "loss_u": loss_u,
-        "pseudo_label_accuracy": masked_accuracy(targets.argmax(dim=1), labels_u, known),
-        "accuracy_u": masked_accuracy(logits_u_weak.argmax(dim=1), labels_u, known),
+        "pseudo_label_accuracy": masked_accuracy(targets.argmax(dim=1), labels_u, every_image),
+        "accuracy_u": masked_accuracy(logits_u_weak.argmax(dim=1), labels_u, every_image),
     }
 
     if batch_l is not None:
@@ -185,7 +185,8 @@ def train_step(model, votes, optimizer, batch_l, batch_u, args):
         logits_l_weak = model(x_l_weak)
         logits_l_strong = [model(x) for x in x_l_strong]  # empty if their weight is 0
         loss_l = F.cross_entropy(logits_l_weak, labels_l)
-        loss_l = loss_l + args.trade_off_cls_strong * sum(F.cross_entropy(x, labels_l) for x in logits_l_strong)
+        loss_strong = sum(F.cross_entropy(logits, labels_l) for logits in logits_l_strong)
+        loss_l = loss_l + args.trade_off_cls_strong * loss_strong
         loss = loss_u + loss_l
         metrics |= {"loss_l": loss_l, "accuracy_l": accuracy(logits_l_weak, labels_l)}
 
@@ -214,7 +215,7 @@ def main(args):
     weak, strong, test = build.views(images.spec, args)
     options = build.loading(run, args)
     views_l = [weak, strong] if args.trade_off_cls_strong > 0 else [weak]
-    loader_l = TrainLoader(images.labeled, views_l, args.batch_size, "labeled", **options)
+    loader_l = TrainLoader(images.labeled, views_l, args.batch_size, "labeled", **options) if args.with_labels else None
     loader_u = TrainLoader(images.unlabeled, [weak, strong], args.unlabeled_batch_size, "unlabeled", **options)
     test_loader = TestLoader(images.test, test, **options)
 

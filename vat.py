@@ -19,7 +19,7 @@ training from scratch; the rest is as in pi_model.py. Differences from the autho
  5. Labeled images have a strong view and loss, too.
 As there, a step's unlabeled passes share their dropout masks, since different masks alone would change predictions.
 
-The papers' protocol: scripts/scratch.sh. Diff against: pi_model.py.
+Cells: scripts/scratch.sh. Diff against: pi_model.py.
 """
 
 import torch

@@ -200,7 +200,7 @@ def test_interpolation_draws_one_number_for_each_logit_of_each_view():
 @pytest.mark.parametrize(("step", "weight"), [(0, 0.0), (2, 0.095492), (5, 0.5), (8, 0.904508), (10, 1), (15, 1)])
 def test_the_weight_rises_as_half_a_cosine(step, weight):
     """Over 10 of 20 steps, as in the paper."""
-    assert adamatch.warm_up(torch.tensor(step), 10).item() == pytest.approx(weight, abs=1e-6)
+    assert adamatch.ramp_up(torch.tensor(step), 10).item() == pytest.approx(weight, abs=1e-6)
 
 
 def test_loss_u_counts_as_far_as_it_is_warm():
