@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+import statistics
 import tarfile
 from collections import defaultdict
 from pathlib import Path
@@ -14,6 +15,7 @@ from scripts import collect_results, select_run
 from scripts.compare_runs import compare, setting
 from scripts.results import tables
 from scripts.results.cells import Cell, cells, footnotes
+from scripts.results.paired import half_width, in_words
 from scripts.results.runs import CellKey, read_runs
 from tests.conftest import ROOT, UNPACKS
 from tests.helpers.shell import dry_run, parse
@@ -200,6 +202,7 @@ def test_which_ingredient_matters(base, header, unpacked):
 
 
 FINE_TUNING = ROOT / "docs" / "finetuning.md"
+TITLES = {"cifar10_jpeg/": "CIFAR-10"}
 FINE_TUNED = ["seeds", "last", "minus erm", "best on test", "pseudo-labels right", "images with one"]
 IN_THE_PAGE = "seeds | last epoch | minus ERM | best on test | pseudo-labels right | images with one"
 
@@ -213,14 +216,35 @@ def test_fine_tuning(unpacked):
     for dataset, own in by_dataset.items():
         names, *found = tables.other_table(tables.in_order(own), footnotes(own), "erm", pseudo_labels=True)
         columns = [names.index(name) for name in FINE_TUNED]
-        title = {"cifar10_jpeg/": "CIFAR-10"}.get(dataset, dataset)
-        shown = table(FINE_TUNING, f"| {title} | {IN_THE_PAGE} |")
+        shown = table(FINE_TUNING, f"| {TITLES.get(dataset, dataset)} | {IN_THE_PAGE} |")
         assert shown == {row[names.index("method")]: tuple(row[i] for i in columns) for row in found}
         if dataset == "FashionMNIST":
             last = {name: figures[1] for name, figures in shown.items()}
             of_methods = {name: figure for name, (figure, _) in of_the_readme().items() if figure != "–"}
             assert of_methods | {"oracle": last["oracle"]} == last
-            assert f"the oracle has {last['oracle']})" in " ".join(README.read_text().split())
+            assert f"the oracle has {last['oracle']};" in " ".join(README.read_text().split())
+
+
+def test_what_the_average_of_the_weights_hides(unpacked):
+    """The methods that test an average: a table for each dataset, of this average and of the weights themselves."""
+    found, erm = defaultdict(dict), {}
+    for key, (cell,) in cells_of(unpacked("finetune")).items():
+        if cell.method == "erm":
+            erm[key.dataset] = cell
+        elif cell.has("raw_last_top1"):
+            found[key.dataset][cell.method] = cell
+    for dataset, own in found.items():
+        base, expected = erm[dataset], {}
+        for name, cell in own.items():
+            expected[name] = []
+            for field in ("last_top1", "raw_last_top1"):
+                less = [
+                    run.result[field] - other.result["last_top1"]
+                    for run, other in zip(cell.runs, base.runs, strict=True)
+                ]
+                expected[name] += [cell.show(field), in_words(statistics.fmean(less), half_width(less))]
+        header = f"| {TITLES.get(dataset, dataset)} | average, as above | minus ERM | weights themselves | minus ERM |"
+        assert table(FINE_TUNING, header) == {name: tuple(figures) for name, figures in expected.items()}
 
 
 def test_what_two_parts_of_fine_tuning_are_worth(unpacked):
