@@ -56,7 +56,7 @@ logger = logging.getLogger("common")
 
 
 def parse_args(argv=None):
-    parser = cli.Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
+    parser = cli.Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run_folder", type=cli.path, metavar="RUN_FOLDER", help="the training's --log folder")
     parser.add_argument("images", type=cli.path, nargs="+", metavar="IMAGES", help="files, folders and patterns")
     parser.add_argument("--out", type=cli.path, default=None, metavar="FILE", help="write the table into this file")
@@ -304,7 +304,8 @@ def write_page(table: Table, run_folder: str, file: Path) -> list[str]:
     ]
     images = ImageSet([one.path for one in shown], np.full(len(shown), -1))
     run = table.run
-    title = f"{os.path.basename(os.path.abspath(run_folder))}, {run.method}, epoch {run.epoch}"
+    title = f"{os.path.basename(os.path.abspath(run_folder))}, {run.method}"
+    title += "" if run.epoch is None else f", epoch {run.epoch}"
     size = correction_page.write(file, images, items, run.classes, list(table.known.labels.items()), title)
     outside = sum(one.inner is None for one in shown)
     if table.known.root is not None and outside:

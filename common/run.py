@@ -422,7 +422,12 @@ class Run:
 
         Args:
             scores: what `evaluate` returned, and others of the script's. `top1`, or with held-out images `val_top1`,
-                chooses the best network. Without scores, the last network is the best.
+                chooses the best network, so every epoch needs it. Without test and held-out images there may be none,
+                and the last network is the best.
+
+        Raises:
+            UserError: a loss, a weight or a score is not finite, or a file cannot be written.
+            Interrupted: a signal came; the epoch is saved.
         """
         self.guard.check_metrics(self.step)
         self.guard.check_scores(scores, self.step)
@@ -559,7 +564,11 @@ class Run:
         return {name: item for name, item in modules.items() if any(id(x) in wanted for x in item.modules())}
 
     def test(self, loader: TestLoader) -> dict[str, float]:
-        """Load `--checkpoint` into the evaluated network; print and return its scores."""
+        """Load `--checkpoint` into the evaluated network; print and return its scores.
+
+        Raises:
+            UserError: there is no such checkpoint, it is of other classes, or there is nothing to test on.
+        """
         content, path = self.folder.load(self.args.checkpoint)
         self.folder.compare_tested(content, path, self.images)
         # Other parts may have a row for each training image, and this root may hold others.
@@ -574,8 +583,8 @@ class Run:
             raise UserError(f"'{self.args.root}' has no test images, and the run held none out: nothing to test on")
         logger.info(f"'{path}': " + ", ".join(f"{name} {value:.2f}" for name, value in scores.items()))
         try:
-            epoch = content.get("epoch", len(content.get("history", ())))
-            self._report(f"{path.name}, epoch {epoch}")
+            epoch, _ = best_epoch.of_checkpoint(content)
+            self._report(f"{path.name}, epoch {epoch}" if epoch else f"{path.name}, step {content.get('step', '?')}")
         except UserError as error:  # we may not be allowed to write to the folder
             logger.warning(str(error))
         return scores

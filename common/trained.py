@@ -31,8 +31,7 @@ class Trained(NamedTuple):
             `val_resizing`, `image_size`, `norm_mean`, `norm_std`, `exif_orientation`, `flip`), among others.
         method: the script's name.
         file: the checkpoint.
-        epoch: of the checkpoint, counted from 1; None if an older file does not say.
-        chosen_by: what chose that epoch, see `best_epoch.chooser`; None if an older file does not say.
+        epoch, chosen_by: of the checkpoint, see `best_epoch.of_checkpoint`.
     """
 
     model: ImageClassifier
@@ -86,15 +85,7 @@ def load(folder: Path, name: Literal["best", "latest"]) -> Trained:
     model = build.classifier(ImageClassifier, len(classes), made)
     network = adapters.Merged(model) if name == "best" else model
     checkpoint.restore({"model": network}, {"model": weights}, file)
-    return Trained(model.eval(), classes, args, method, file, *_epoch(content, name))
-
-
-def _epoch(content: dict[str, Any], name: str) -> tuple[int | None, str | None]:
-    history = content.get("history")
-    if name == "latest":
-        return (len(history), best_epoch.LAST) if isinstance(history, list) and history else (None, None)
-    epoch, chosen_by = content.get("epoch"), content.get("chosen_by")
-    return (epoch if isinstance(epoch, int) else None), (chosen_by if isinstance(chosen_by, str) else None)
+    return Trained(model.eval(), classes, args, method, file, *best_epoch.of_checkpoint(content))
 
 
 def _read_args(folder: Path) -> tuple[str, SimpleNamespace]:

@@ -286,18 +286,18 @@ def doubt(ranking: list[Ranked], images: int, paired: bool = True) -> list[str]:
     alone = f"Seed {first.setting.seeds[0]} is the only one. Another seed may change more than the intervals say. "
     if len(seeds) > 1:
         lines = [f"Means over the seeds {', '.join(draws)}. The 95 % intervals are over these seeds{together}."]
-        more = "More seeds or images would tell them apart."
+        more = "More seeds or images may tell them apart."
     elif len(draws) > 1:
         lines = [
             f"Means over the seeds {', '.join(draws)}. The 95 % intervals are over these parts{together}. Their runs "
             f"share most of their labels. {alone}Train each setting with several seeds."
         ]
-        more = "More seeds or images would tell them apart."
+        more = "More seeds or images may tell them apart."
     else:
         lines = [
             f"The 95 % intervals are over {images:,} images{together}. {alone}Train each setting with several seeds."
         ]
-        more = "More images or seeds would tell them apart."
+        more = "More images or seeds may tell them apart."
     if not paired:
         lines.append(
             "Not all runs have a held_out.csv, which says which images they have right. So the intervals treat their "

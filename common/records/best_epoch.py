@@ -37,6 +37,19 @@ def chosen(history: list[dict[str, Any]], by: str) -> dict[str, Any]:
     return max(history, key=lambda row: row["top1"]) if by == TEST else history[-1]
 
 
+def of_checkpoint(content: dict[str, Any]) -> tuple[int | None, str | None]:
+    """The epoch whose network a checkpoint holds, counted from 1, and what chose it, see `chooser`.
+
+    Both are None for a `latest.pth` that was saved within an epoch, and where an older file does not say.
+    """
+    history = content.get("history")
+    if isinstance(history, list):  # of latest.pth alone
+        last = history[-1] if history and isinstance(history[-1], dict) else {}
+        return (len(history), LAST) if last and last.get("step") == content.get("step") else (None, None)
+    epoch, by = content.get("epoch"), content.get("chosen_by")
+    return (epoch if isinstance(epoch, int) else None), (by if isinstance(by, str) else None)
+
+
 def announce(by: str, held_out: int, per_class: int, tested: int) -> None:
     """Log what will choose the epoch, with a warning where the held-out images are too few for that.
 
@@ -49,8 +62,8 @@ def announce(by: str, held_out: int, per_class: int, tested: int) -> None:
         logger.info(f"best.pth is of the epoch that is best on the {held_out:,} held-out images")
         if per_class < MIN_PER_CLASS:
             logger.warning(
-                f"{per_class} held-out images of a class tell epochs apart hardly better than chance: take "
-                f"{MIN_PER_CLASS} or more, or use --checkpoint latest"
+                f"with {per_class} held-out images of a class, the chosen epoch is not clearly better than the last "
+                f"one: take {MIN_PER_CLASS} or more, or use --checkpoint latest"
             )
     elif by == TEST:
         logger.info("best.pth is of the epoch that is best on the test images")

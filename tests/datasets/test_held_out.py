@@ -243,3 +243,44 @@ def test_the_loss_of_the_held_out_images_is_their_own(scores, small_run, tmp_pat
     rows = read_rows(tmp_path / "run")
     found = [(row["top1"], row["val_top1"], row["test_loss"], row["val_loss"]) for row in rows]
     assert found == [(50, 60, 0, 0.5), (90, 70, 0, 0.5), (80, 70, 0, 0.5)]
+
+
+def test_folds_hold_every_label_out_once_and_spread_the_classes():
+    labels = np.random.default_rng(0).permutation(np.repeat([0, 1, 2, 3], [1, 2, 7, 10]))
+    images = ImageSet([""] * 30, np.r_[labels, [-1] * 10])
+    data = Data(list("abcd"), images, ImageSet([], []), spec=datasets.SPECS["ImageFolder"])
+    labeled, unlabeled = np.arange(20), np.arange(20, 30)
+    parts = [splits.hold_out_fold(labeled, unlabeled, data, i, 4, seed=0) for i in (1, 2, 3, 4)]
+    single = int(np.flatnonzero(labels == 0)[0])
+    assert sorted(np.concatenate([held_out for _, _, held_out in parts])) == sorted(set(range(20)) - {single})
+    for kept, free, held_out in parts:
+        assert sorted([*kept, *held_out]) == list(range(20))
+        assert (free == unlabeled).all()
+        assert set(labels[kept]) == {0, 1, 2, 3}
+    counts = np.stack([np.bincount(labels[held_out], minlength=4) for _, _, held_out in parts])
+    assert np.ptp(counts, axis=0).max() <= 1
+    assert np.ptp(counts.sum(axis=1)) <= 1
+    other = splits.hold_out_fold(labeled, unlabeled, data, 1, 4, seed=1)[2]
+    assert set(other) != set(parts[0][2])
+    everything = splits.hold_out_fold(labeled, labeled, data, 1, 4, seed=0)
+    assert not set(everything[1]) & set(everything[2])
+
+
+def test_classes_that_no_fold_holds_out_are_named_unless_test_images_measure_them(log):
+    labels, classes = np.array([0, 0, 1, 2, 2, 3]), ["functional", "functionl", "dog", "ant"]
+    images, none = ImageSet([""] * 6, labels), ImageSet([], [])
+    for test, reported in (
+        (none, ["no held-out image has the class 'functionl' (is it 'functional'?), 'ant': nothing tells how well"]),
+        (images, []),
+    ):
+        log.clear()
+        splits.hold_out_fold(
+            np.arange(6), np.arange(0), Data(classes, images, test, spec=datasets.SPECS["ImageFolder"]), 1, 2, seed=0
+        )
+        assert [message.removesuffix(" it is learned") for message in log.messages] == reported
+
+
+def test_a_seed_holds_these_parts_out_on_every_machine():
+    images = data(np.repeat([0, 1, 2], [5, 4, 3]))
+    parts = [splits.hold_out_fold(np.arange(12), np.arange(0), images, part, 3, 0)[2].tolist() for part in (1, 2, 3)]
+    assert parts == [[0, 3, 6, 10], [1, 2, 5, 11], [4, 7, 8, 9]]

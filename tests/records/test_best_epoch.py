@@ -18,3 +18,21 @@ def test_of_equal_epochs_held_out_images_choose_the_latest_and_the_test_set_the_
     scores = [(50.0, 60.0), (90.0, 70.0), (90.0, 80.0), (60.0, 80.0), (80.0, 75.0)]
     rows = [{"epoch": i, "top1": top1, "val_top1": val} for i, (top1, val) in enumerate(scores, 1)]
     assert [best_epoch.chosen(rows, by)["epoch"] for by in (HELD_OUT, TEST, LAST)] == [4, 2, 5]
+
+
+ROWS = [{"step": 3}, {"step": 6}]
+
+
+@pytest.mark.parametrize(
+    ("content", "found"),
+    [
+        ({"epoch": 2, "chosen_by": "test images", "model": {}}, (2, "test images")),
+        ({"model": {}}, (None, None)),
+        ({"history": ROWS, "step": 6}, (2, "last epoch")),
+        ({"history": ROWS, "step": 8}, (None, None)),
+        ({"history": [], "step": 2}, (None, None)),
+    ],
+    ids=["best", "an older one", "latest", "latest, within an epoch", "latest, within the first"],
+)
+def test_the_epoch_of_a_checkpoint(content, found):
+    assert best_epoch.of_checkpoint(content) == found

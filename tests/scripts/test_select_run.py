@@ -7,16 +7,19 @@ import shutil
 
 import numpy as np
 import pytest
+import torch
 from sklearn.metrics import adjusted_mutual_info_score
 
 import erm
 import fixmatch
+from common import datasets, trained
 from common.errors import UserError
 from scripts import collect_results, select_run
 from scripts.results import agreement
-from tests.conftest import train_small
+from tests.conftest import read_rows, train_small
 from tests.datasets.test_images import photo
 from tests.helpers.few_images import all_images
+from tests.helpers.written_runs import change
 
 FAR = ("--lr", "0.2")
 
@@ -219,7 +222,7 @@ def test_how_uncertain_the_choice_is(write_run, tmp_path, capsys):
     select(tmp_path)
     text = " ".join(capsys.readouterr().out.split())
     assert "The 95 % intervals are over 100 images, and hold for all settings together." in text
-    assert "1 of the 2 others may as well be the best. More images or seeds would tell them apart." in text
+    assert "1 of the 2 others may as well be the best. More images or seeds may tell them apart." in text
     select(tmp_path / "0", tmp_path / "2")
     assert "No other setting may as well be the best." in capsys.readouterr().out
 
@@ -228,8 +231,7 @@ def of_another_method(folder, method: str, **flags) -> None:
     """Make it a run of another method."""
     args = json.loads((folder / "args.json").read_text())["args"] | flags
     (folder / "args.json").write_text(json.dumps({"method": method, "args": args}))
-    result = json.loads((folder / "result.json").read_text())
-    (folder / "result.json").write_text(json.dumps(result | {"method": method}))
+    change(folder, method=method)
 
 
 def test_methods_are_compared_on_one_leaderboard(write_run, tmp_path, capsys):
@@ -253,9 +255,7 @@ def test_parts_of_the_labels_count_as_seeds(write_run, tmp_path, capsys):
             (folder / "args.json").write_text(json.dumps({"method": "fixmatch", "args": args}))
             images = {"indices": [1000 + part], "held_out": [10 * part, 10 * part + 1]}
             (folder / "labeled.json").write_text(json.dumps(images))
-            result = json.loads((folder / "result.json").read_text())
-            nothing = dict.fromkeys(("last_top1", "best_top1", "val_best_top1")) | {"chosen_by": "last epoch"}
-            (folder / "result.json").write_text(json.dumps(result | nothing))
+            change(folder, chosen_by="last epoch", **dict.fromkeys(("last_top1", "best_top1", "val_best_top1")))
     select(tmp_path)
     out = capsys.readouterr().out
     assert [row[0] for row in rows_of(out)] == ["65.0", "65.0"]
@@ -395,6 +395,13 @@ def test_without_held_out_images_the_clusters_choose(trained_runs, capsys):
     assert out.endswith("latest.pth\n")
 
 
+def test_features_have_length_1_and_predictions_are_those_of_the_last_epoch(trained_runs):
+    network, test = trained.load(trained_runs / "0.05", "latest"), datasets.load("Digits", "data").test
+    features, predictions = agreement.features_and_predictions(network, test, torch.device("cpu"), 0)
+    assert np.linalg.norm(features, axis=1) == pytest.approx(1, abs=1e-5)
+    assert 100 * np.mean(predictions == test.labels) == pytest.approx(read_rows(trained_runs / "0.05")[-1]["top1"])
+
+
 def test_what_has_no_clusters_is_refused(trained_runs, tmp_path):
     folders = [shutil.copytree(folder, tmp_path / folder.name) for folder in trained_runs.iterdir()]
 
@@ -435,12 +442,12 @@ def test_images_of_ones_own_are_read_as_each_run_read_them(tmp_path, monkeypatch
     seen, read = [], agreement.features_and_predictions
 
     def noting(network, images, *args):
-        seen.append((network.file.parent.parent.name, len(images), images.load(0).size))
+        seen.append((network.file.parent.parent.name, network.file.name, len(images), images.load(0).size))
         return read(network, images, *args)
 
     monkeypatch.setattr(agreement, "features_and_predictions", noting)
     select(tmp_path / "runs", "-j", "0", "--device", "cpu")
-    assert sorted(seen) == [("stored", 20, (24, 32)), ("turned", 20, (32, 24))]
+    assert sorted(seen) == [("stored", "latest.pth", 20, (24, 32)), ("turned", "latest.pth", 20, (32, 24))]
 
     broken = np.full((20, 8), np.nan), np.zeros(20)
     monkeypatch.setattr(agreement, "features_and_predictions", lambda *args: broken)

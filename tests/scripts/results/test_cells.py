@@ -12,14 +12,14 @@ import erm
 from scripts.results import runs
 from scripts.results.cells import cells
 from scripts.results.runs import read_runs
-from tests.helpers.written_runs import DIGITS, SIX_SETTINGS, collect
+from tests.helpers.written_runs import DIGITS, SIX_SETTINGS, change, collect
 from tests.methods.test_methods import METHODS
 
 
 def test_runs_on_different_images_are_never_averaged(write_run, tmp_path, capsys):
     for seed in range(2):
-        file = write_run(f"run{seed}", 60, 70 + 10 * seed, "--seed", str(seed), dataset="ImageFolder") / "result.json"
-        file.write_text(json.dumps(json.loads(file.read_text()) | {"data_sha256": f"{seed}" * 64}))
+        folder = write_run(f"run{seed}", 60, 70 + 10 * seed, "--seed", str(seed), dataset="ImageFolder")
+        change(folder, data_sha256=f"{seed}" * 64)
     collect(tmp_path)
     out = capsys.readouterr().out
     assert re.search(r"fixmatch \[1\] +4 per class +1 +60\.0 +70\.0 ", out)
@@ -30,19 +30,22 @@ def test_runs_on_different_images_are_never_averaged(write_run, tmp_path, capsys
 def test_images_of_the_same_names_are_averaged_only_if_their_files_are_the_same(write_run, tmp_path):
     for seed, content in enumerate("aab"):
         folder = write_run(f"run{seed}", 60, 60, "--seed", str(seed), dataset="ImageFolder")
-        file = folder / "result.json"
-        more = {"data_sha256": "d" * 64, "content_sha256": content * 64, "data_folder": f"photos_{content}"}
-        file.write_text(json.dumps(json.loads(file.read_text()) | more))
+        change(folder, data_sha256="d" * 64, content_sha256=content * 64, data_folder=f"photos_{content}")
     table, _ = cells(read_runs([tmp_path]))
     assert {key.dataset: [cell.seeds for cell in several] for key, several in table.items()} == {
         "photos_a/": [[0, 1]],
         "photos_b/": [[2]],
     }
-    shutil.rmtree(tmp_path / "run2")
     older = tmp_path / "run1" / "result.json"
     content = json.loads(older.read_text())
     del content["content_sha256"]
-    older.write_text(json.dumps(content))  # with the same names and labels, its files are taken to be the same
+    older.write_text(json.dumps(content))
+    table, _ = cells(read_runs([tmp_path]))  # which of the two files of each name did it read?
+    assert {key.dataset: [cell.seeds for cell in several] for key, several in table.items()} == {
+        "photos_a/": [[0], [1]],
+        "photos_b/": [[2]],
+    }
+    shutil.rmtree(tmp_path / "run2")  # with the same names and labels, its files are taken to be the same
     ((cell,),) = cells(read_runs([tmp_path]))[0].values()
     assert cell.seeds == [0, 1]
 
@@ -54,9 +57,9 @@ def test_images_of_ones_own_go_by_their_folders_name(write_run, tmp_path, capsys
         [("a/photos", "1"), ("/tmp/job/copy", "1"), ("CIFAR10", "2"), ("cells|$x$", "3")]
     ):
         folder = write_run(str(i), 60 + i, 70, "--seed", str(i), **own)
-        for name, change in (("args.json", {"root": root}), ("result.json", {"data_sha256": 64 * sha256})):
+        for name, other in (("args.json", {"root": root}), ("result.json", {"data_sha256": 64 * sha256})):
             content = json.loads((folder / name).read_text())
-            (content["args"] if name == "args.json" else content).update(change)
+            (content["args"] if name == "args.json" else content).update(other)
             (folder / name).write_text(json.dumps(content))
     file = tmp_path / "3" / "result.json"  # younger: it says the name, and that no split is official
     file.write_text(json.dumps(json.loads(file.read_text()) | {"data_folder": "dogs|$x$\x1b", "official_split": None}))
@@ -171,12 +174,6 @@ def test_equal_differences_share_a_footnote(write_run, tmp_path, capsys):
     assert re.findall(r"^\[.*$", out, re.MULTILINE) == ["[1] lr 0.1", "[2] lr 0.2"]
 
 
-def change(folder: Path, **facts) -> None:
-    """Change what a run's result says."""
-    result = json.loads((folder / "result.json").read_text())
-    (folder / "result.json").write_text(json.dumps(result | facts))
-
-
 def test_a_note_says_that_the_script_has_changed_between_the_seeds(write_run, tmp_path, capsys):
     for seed, script in enumerate(("aa", "aa", None)):
         change(write_run(f"s{seed}", 60, 70, "--seed", str(seed)), script_sha256=script)
@@ -191,8 +188,7 @@ def test_a_note_says_that_the_script_has_changed_between_the_seeds(write_run, tm
 
 def test_one_note_says_that_seeds_are_of_several_commits(write_run, tmp_path, capsys):
     def of_commit(name: str, commit: str | None, *flags: str) -> None:
-        file = write_run(name, 60, 70, *flags) / "result.json"
-        file.write_text(json.dumps(json.loads(file.read_text()) | {"git_commit": commit}))
+        change(write_run(name, 60, 70, *flags), git_commit=commit)
 
     a, b = "a" * 40, "b" * 40
     for rate in ("0.1", "0.2"):
@@ -261,3 +257,11 @@ def test_seeds_that_each_began_from_their_own_run_are_a_cell(write_run, tmp_path
         "run erm": [[0, 1]],
         "run dst": [[0, 1]],
     }
+
+
+def test_seeds_that_began_with_other_files_of_one_name_are_not_averaged(write_run, tmp_path):
+    for seed in range(2):
+        folder = write_run(str(seed), 60, 70, "--seed", str(seed), dataset="Digits", pretraining="backbone")
+        change(folder, pretraining_sha256=str(seed) * 64)
+    (several,) = cells(read_runs([tmp_path]))[0].values()
+    assert [cell.seeds for cell in several] == [[0], [1]]
