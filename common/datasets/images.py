@@ -67,7 +67,7 @@ class ImageSet:
             least: decode a JPEG at a reduced size, with both sides of at least so many pixels. That is faster.
 
         Raises:
-            UserError: the file is missing or cannot be decoded.
+            UserError: the file is missing, cannot be decoded, or does not fit into the memory.
         """
         if isinstance(self.images, np.ndarray):
             return Image.fromarray(self.images[index]).convert("RGB")
@@ -79,6 +79,10 @@ class ImageSet:
                 return _to_upright_rgb(image) if self.upright else _to_rgb(image)
         except FileNotFoundError:
             raise UserError(f"image '{path}' is missing: restore it, or remove it from the dataset's lists") from None
+        except MemoryError:
+            raise UserError(
+                f"image '{path}' does not fit into the memory: make it smaller, or take fewer loader processes with -j"
+            ) from None
         except UNREADABLE as error:
             raise UserError(f"image '{path}' cannot be read ({reason(error)}): replace or remove it") from None
 

@@ -152,6 +152,13 @@ def test_whatever_pillow_raises_is_named(tmp_path, monkeypatch, error):
         load(tmp_path / "a.png")
 
 
+def test_an_image_that_does_not_fit_into_the_memory_is_named(tmp_path, monkeypatch):
+    """Its message must not be a worker's traceback, and the steps before it must not be lost."""
+    monkeypatch.setattr(Image, "open", mock.Mock(side_effect=MemoryError))
+    with pytest.raises(UserError, match=r"'.*a.png' does not fit into the memory: make it smaller, or take"):
+        load(tmp_path / "a.png")
+
+
 # EXIF orientation
 
 STRIPES = [[(250, 0, 0)] * 32, [(0, 250, 0)] * 32, [(0, 0, 250)] * 16 + [(0, 0, 0)] * 16]  # of 8 rows each
