@@ -32,6 +32,8 @@ def completed(args: Arguments, saved: dict[str, Any]) -> argparse.Namespace:
         UserError, TypeError, ValueError: `saved` is not what a run wrote.
     """
     before = argparse.Namespace(**{key: args.parser.get_default(key) for key in vars(args)} | saved)
+    if not isinstance(before.arch, str):
+        raise TypeError("'arch' is not a name")
     resolve(before)
     if isinstance(before.labeled_list, str):  # older runs recorded `~` as it was
         before.labeled_list = os.path.expanduser(before.labeled_list)
@@ -71,7 +73,7 @@ def take_flags_of_tested(p: Parser, argv: Sequence[str]) -> None:
         UserError: the folder's arguments are not what a run wrote; or there is no run, and the command is too short
             without it.
     """
-    asked = Parser(add_help=False, allow_abbrev=False)
+    asked = Parser(add_help=False)
     asked.add_argument("--phase")
     asked.add_argument("--log", default=p.get_default("log"))
     known, _ = asked.parse_known_args(argv)

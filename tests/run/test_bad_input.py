@@ -457,6 +457,10 @@ BAD = [
     Bad("erm --init-from @/run", "'@/run' holds no finished run: run its", remove("run/checkpoints/best.pth")),
     Bad("erm --init-from @/run", r"for other classes than '@/images' has \(10 there, 2 here\): give both the same, or"),
     Bad("erm --init-from @/new", "--init-from and --log name the same folder: choose another --log"),
+    Bad(
+        "erm --pretrained-backbone @/new/checkpoints/best.pth",
+        "--pretrained-backbone is a checkpoint of the run in --log: choose another --log",
+    ),
     Bad(f"{FROM_RUN} -a wrn_10_1", "'@/run' has --arch wrn_10_1_half, not wrn_10_1: give that, or name another run"),
     Bad(FROM_RUN, "best.pth' is damaged .*: remove it", write("run/checkpoints/best.pth", b"PK\3\4")),
     Bad(FROM_RUN, "best.pth' is not what a run wrote: name another", saved("run/checkpoints/best.pth", {"model": [1]})),
@@ -798,6 +802,7 @@ BAD = [
     Bad(RUN, "'@/run/args.json' is not a run's: remove it", write("run/args.json", b"{}")),
     Bad(RUN, "'@/run/args.json' is not what a run wrote .*: remove it, or choose", argument("data", "Nope")),
     Bad(RUN, "'@/run/args.json' is not what a run wrote .*: remove it, or choose", argument("norm_mean", 5)),
+    Bad(RUN, r"'@/run/args.json' is not what a run wrote \('arch' is not a name\): remove it", argument("arch", 5)),
     Bad(RUN, "'@/run/args.json' is not what a run wrote .*: remove it, or choose", argument("auto_augment", None)),
     Bad(
         RUN, "'@/run/result.json' cannot be read .*: remove it, or choose another --log", write("run/result.json", b"")
