@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from fnmatch import fnmatch
 from typing import Any
 
 from timm.models import group_parameters
@@ -69,7 +70,7 @@ def _layers(backbone: Any) -> dict[nn.Parameter, int]:
 
 def _exempt(model: Any) -> set[nn.Parameter]:
     named: set[str] = getattr(model.backbone, "no_weight_decay", set)()
-    own = {p for name, p in model.backbone.named_parameters() if name in named}
+    own = {p for name, p in model.backbone.named_parameters() if any(fnmatch(name, pattern) for pattern in named)}
     return own | {p for p in model.parameters() if p.ndim <= 1}
 
 

@@ -194,6 +194,13 @@ def test_what_a_vit_exempts_is_spared_too(vit):
     assert "backbone.pos_embed" in found
 
 
+def test_what_a_network_exempts_by_a_pattern_is_spared_too(vit, monkeypatch):
+    """As timm reads these names: XCiT has one."""
+    monkeypatch.setattr(vit.backbone, "no_weight_decay", lambda: {"patch_*.weight"})
+    found = by_name(vit, optim.create("sgd", vit, 0.8, 0.1, no_decay_on_norms=True), "weight_decay")
+    assert (found["backbone.patch_embed.proj.weight"], found["backbone.pos_embed"]) == (0.0, 0.1)
+
+
 def test_a_run_goes_on_with_the_groups_it_had(vit):
     model = copy.deepcopy(vit)
     optimizers = [optim.create("adamw", model, 0.01, 0.1, True, 0.7, True) for _ in range(2)]
