@@ -56,7 +56,7 @@ TOLERANCE = 1e-4  # of the logits, between torch and ONNX
 
 
 def parse_args(argv=None):
-    parser = cli.Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
+    parser = cli.Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run_folder", type=cli.path, metavar="RUN_FOLDER", help="the training's --log folder")
     parser.add_argument("out", type=cli.path, metavar="OUT", help="the file to write, FILE.safetensors, or a folder")
     parser.add_argument("--checkpoint", choices=("best", "latest"), default="best", help="which one (default: best)")

@@ -12,5 +12,11 @@ set -euo pipefail
 . "$(dirname "${BASH_SOURCE[0]}")/cells.sh"
 METHODS=${METHODS:-"erm pseudo_label pi_model mean_teacher uda fixmatch self_tuning flexmatch debiasmatch dst"}
 
+for method in $METHODS; do
+    if ! grep -qs "^cells $method " "scripts/$method.sh"; then
+        echo "error: METHODS takes methods whose shell file has cells of the table, not '$method'" >&2
+        exit 2
+    fi
+done
 tables=$(for method in $METHODS; do PRINT_TABLE=1 bash "scripts/$method.sh" || exit; done)
 engine table "$@" <<<"$tables"

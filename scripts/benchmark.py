@@ -48,6 +48,7 @@ sys.path.insert(0, str(ROOT))
 from common import cli  # noqa: E402
 from common.datasets import SPECS  # noqa: E402
 from common.system.devices import find_device  # noqa: E402
+from common.system.files import write_whole  # noqa: E402
 from scripts.bench import measures  # noqa: E402
 
 SECTIONS = ("memory", "data", "steps", "cell", "state")
@@ -170,7 +171,8 @@ def expected(method):
 def published_cells():
     """(method, arguments) of each cell that has a published number: there is none with 10 labels per class."""
     command = ["bash", str(ROOT / "scripts" / "all.sh")]
-    environment = os.environ | {"DRY_RUN": "1", "ROWS": "4 oracle", "SEEDS": "0", "STEPS": ""}
+    environment = os.environ | dict.fromkeys(("METHODS", "STEPS", "JOBS", "NPROC"), "")
+    environment |= {"DRY_RUN": "1", "ROWS": "4 oracle", "SEEDS": "0"}
     lines = subprocess.run(command, env=environment, check=True, capture_output=True, text=True)
     for line in lines.stdout.splitlines():
         _, script, *argv = shlex.split(line)
@@ -269,7 +271,7 @@ def main(args):
     result["hours"] = hours(rows, steps) if complete else {}
     report(result)
     if args.json:
-        args.json.write_text(json.dumps(result, indent=2, allow_nan=False) + "\n")
+        write_whole(args.json, (json.dumps(result, indent=2, allow_nan=False) + "\n").encode())
     return result
 
 

@@ -3,7 +3,7 @@
     python scripts/compare_runs.py BASE OTHER [OTHER ...] [--score last_top1] [--markdown FILE]
 
 BASE and OTHER are folders with the finished runs of one setting each, one run per seed. Two runs of one seed have the
-same labels and the same first weights, so their difference varies less than either score. Means and differences are
+same labels and the same first weights, so the draw of these favours neither. Means and differences are
 over the seeds that both settings have. The interval is Student's t over these seeds; it holds for these data and this
 schedule. Where all differences are equal there is none. Parts of the labels (--val-fold) are paired like seeds, but
 share most of their labels: several parts of one seed say little about another. Time is that of a step, evaluations

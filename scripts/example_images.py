@@ -26,13 +26,17 @@ from common import cli
 from common.errors import UserError
 
 LABELS = {"dahlia": 2, "officer": 7, "palace": 31}
+LARGEST = 71  # pixels of a tile; of larger ones the palace has too few to label 31
 
 
 def parse_args(argv=None):
     parser = cli.Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=cli.filepath, metavar="FOLDER", help="where to write; must not exist")
     parser.add_argument("--size", type=cli.positive_int, default=32, metavar="PIXELS", help="of a tile (default: 32)")
-    return parser.parse_args(argv)
+    args = parser.parse_args(argv)
+    if args.size > LARGEST:
+        raise UserError(f"--size {args.size} leaves too few tiles of the photographs: take {LARGEST} or less")
+    return args
 
 
 def photographs() -> dict[str, Image.Image]:

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# All methods from scratch on FashionMNIST with 4 and with 40 labels per class, on two CPU cores: 2,000 steps of a small
+# All methods but V-PET and Noisy Student from scratch on FashionMNIST with 4 and with 40 labels per class, on two CPU cores: 2,000 steps of a small
 # Wide ResNet, with what papers on training from scratch have beside the method.
 #
 #   bash scripts/fashion.sh [METHOD ...] [LABELS ...] [-- EXTRA FLAGS]
@@ -55,7 +55,7 @@ uda          all  --uda-variant paper --T 0.4 --threshold 0.8
 debiasmatch  all  --persistent-q-hat
 freematch,softmatch,debiasmatch                                        all  --momentum 0.99
 dst          all  --threshold 0.9 --eta 0.3 --width 128
-self_tuning  all  --milestones 60% 80%
+self_tuning  all  --milestones 60%+ 80%+
 pseudo_label all  --warm-up-epochs 40%
 pi_model     all  --warm-up-epochs 40% --ramp-up linear --trade-off-con 1 --one-sided
 mean_teacher all  --warm-up-epochs 40% --ramp-up linear --trade-off-con 0.625 --alpha 0.99

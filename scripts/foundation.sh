@@ -73,6 +73,11 @@ own_flags() {
     esac
 }
 
+if [ -n "${METHODS:-}" ]; then
+    echo "error: METHODS is for other files: name the methods as words here" >&2
+    exit 2
+fi
+
 networks=
 adapters=
 datasets=
@@ -86,7 +91,10 @@ while [ $# -gt 0 ]; do
         lora | adapter) adapters="$adapters $word" ;;
         DTD | SUN397) datasets="$datasets $word" ;;
         erm | fixmatch | flexmatch | softmatch | st | pet | v_pet) methods="$methods $word" ;;
-        --) extra=$(printf ' %q' "$@") && break ;;
+        --)
+            [ $# -eq 0 ] || extra=$(printf ' %q' "$@")
+            break
+            ;;
         # shellcheck disable=SC2086  # in one line
         *) echo "error: '$word' is none of clip dinov2 lora adapter DTD SUN397" $all_methods "(flags come after --)" >&2 && exit 2 ;;
     esac

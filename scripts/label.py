@@ -63,7 +63,7 @@ MEASURING_SHARE = 0.2  # of the minutes, after which no further method is measur
 
 
 def parse_args(argv=None):
-    parser = cli.Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
+    parser = cli.Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("photos", type=cli.filepath, metavar="PHOTOS", help="folder with all photos")
     parser.add_argument("labels", type=cli.filepath, metavar="LABELS.csv", help="list of those that are labeled")
     parser.add_argument("minutes", type=cli.positive, nargs="?", default=20.0, metavar="MINUTES", help="(default: 20)")

@@ -4,7 +4,7 @@
 #   bash scripts/label.sh PHOTOS LABELS.csv [MINUTES] [FLAGS]        20 minutes, if nothing is said
 #
 #   WEIGHTS=FILE   a backbone file in place of the weights that timm downloads: scripts/lite0_backbone.py makes one
-#   DRY_RUN=1      print the command, and run nothing
+#   DRY_RUN=1      print the command, as for the project's folder, and run nothing
 #   PYTHON         (default: the project's .venv, if it is there, or python)
 #
 # Paths are as seen from the current folder. Interrupted, the same command continues. --help lists the flags.
@@ -14,9 +14,14 @@ if [ -z "${PYTHON:-}" ] && [ -x "$project/.venv/bin/python" ]; then
     PYTHON=$project/.venv/bin/python
 fi
 [ -z "${WEIGHTS:-}" ] || set -- "$@" --weights "$WEIGHTS"
-if [ -n "${DRY_RUN:-}" ]; then
+if [ "${DRY_RUN:-0}" != 0 ]; then
     printf '%q ' python scripts/label.py "$@"
     echo
     exit
 fi
-exec "${PYTHON:-python}" "$project/scripts/label.py" "$@"
+PYTHON=${PYTHON:-python}
+if ! "$PYTHON" -c 'import importlib.util, sys; sys.exit(not importlib.util.find_spec("torch"))' >/dev/null 2>&1; then
+    echo "error: '$PYTHON' is no Python with torch: run bash scripts/quickstart.sh once, or name another with PYTHON" >&2
+    exit 2
+fi
+exec "$PYTHON" "$project/scripts/label.py" "$@"

@@ -2,6 +2,12 @@
 # made at the first call and kept. A second call needs no network.
 # shellcheck shell=bash
 
+case " $* " in
+    *" -h "* | *" --help "*)
+        sed -n -e '1d' -e '/^#/!q' -e 's/^# \{0,1\}//p' "$0"
+        exit
+        ;;
+esac
 CDPATH='' cd -- "$(dirname "${BASH_SOURCE[0]}")/.." || exit
 PYTHON=${PYTHON:-python3}
 

@@ -9,9 +9,9 @@
 #   JPEG=1         CIFAR-10 as JPEG files, DATA/cifar10_jpeg/{train,test}/CLASS/*.jpg, in place of its own archive
 #
 # 64 pixels, 320 steps of 32 labeled and 32 unlabeled images, tested every 80. Other than in label.sh the rate hardly
-# falls, so each test is that of a shorter run. The labels are the same number of each class. Learning rates and
-# thresholds are label.sh's, and DST and SoftMatch have its rate of 0.01; nothing is tuned on this data. cells.sh lists
-# what else can be set.
+# falls, so each test is that of a shorter run. The labels are the same number of each class. ERM, DebiasMatch and DST
+# have label.sh's flags. FixMatch and SoftMatch have its rate of 0.01, and FixMatch the threshold of the published table's
+# CIFAR10. Nothing is tuned on this data. cells.sh lists what else can be set.
 set -euo pipefail
 # shellcheck source=scripts/cells.sh
 . "$(dirname "${BASH_SOURCE[0]}")/cells.sh"

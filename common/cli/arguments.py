@@ -16,7 +16,8 @@ class Arguments(argparse.Namespace):
 
 
 class Parser(argparse.ArgumentParser):
-    """argparse's parser, but a bad command line is a `UserError` that suggests the flag that was meant.
+    """argparse's parser, but a bad command line is a `UserError` that suggests the flag that was meant, and
+    flags cannot be abbreviated.
 
     Args:
         shown: names of the flags that `--help` shows; `--help-all` shows all. If empty, `--help` shows all flags, and
@@ -27,7 +28,7 @@ class Parser(argparse.ArgumentParser):
     """
 
     def __init__(self, *, shown: Collection[str] = (), example: str = "", **kwargs: Any):
-        super().__init__(**kwargs)
+        super().__init__(allow_abbrev=False, **kwargs)
         self.shown, self.example = shown, example
         if shown:
             self.add_argument("--help-all", action=_HelpAll, help="show all flags and the method's formula, and exit")

@@ -143,6 +143,10 @@ def add_views(p: ArgumentParser) -> None:
             help=f"{name} of each channel, for pixels in [0, 1] (default: the pretrained backbone's own; from scratch, "
             "with a file, or with a bare name of torchvision's ResNets such as resnet50: the dataset's or ImageNet's)",
         )
+    _add_strong_views(g)
+
+
+def _add_strong_views(g: _ArgumentGroup) -> None:
     g.add_argument(
         "--auto-augment",
         default="rand-m10-n2-mstd2",
@@ -179,6 +183,19 @@ def add_model(p: ArgumentParser, joint_passes: bool) -> None:
     g.add_argument(
         "--no-pool", action="store_true", help="no effect; accepted for the ancestor's commands (refused for ResNets)"
     )
+    _add_start(g)
+    _add_adaptation(g)
+
+    if joint_passes:
+        g.add_argument(
+            "--joint-passes",
+            action="store_true",
+            help="all views of a step in one pass, which BatchNorm normalises as one batch (default: a pass for each)",
+        )
+
+
+def _add_start(g: _ArgumentGroup) -> None:
+    """Flags for the first weights; without one, they are timm's."""
     start = g.add_mutually_exclusive_group()
     start.add_argument(
         "--pretrained-backbone",
@@ -195,14 +212,6 @@ def add_model(p: ArgumentParser, joint_passes: bool) -> None:
         metavar="RUN_FOLDER",
         help="start from the network of a finished run for the same classes, in place of any other weights",
     )
-    _add_adaptation(g)
-
-    if joint_passes:
-        g.add_argument(
-            "--joint-passes",
-            action="store_true",
-            help="all views of a step in one pass, which BatchNorm normalises as one batch (default: a pass for each)",
-        )
 
 
 def _add_adaptation(g: _ArgumentGroup) -> None:

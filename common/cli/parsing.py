@@ -37,7 +37,6 @@ def parser(
         example=" ".join(words.split()),
         description=doc,
         formatter_class=Formatter,
-        allow_abbrev=False,
     )
     flags.add_data(p)
     flags.add_views(p)

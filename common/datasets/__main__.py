@@ -23,7 +23,7 @@ from common.system import log
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
-    parser = cli.Parser(prog="python -m common.datasets", description=__doc__, allow_abbrev=False)
+    parser = cli.Parser(prog="python -m common.datasets", description=__doc__)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("root", nargs="?", type=cli.path, help="folder that holds the datasets")
     action = parser.add_mutually_exclusive_group()

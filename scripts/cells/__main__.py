@@ -13,15 +13,18 @@ import signal
 import sys
 
 from scripts.cells import grids, jobs, tables
-from scripts.cells.environment import count, fail, launcher, logs_folder, variable
+from scripts.cells.environment import count, fail, launcher, logs_folder, seeds, variable
 
 
 def main(arguments: list[str]) -> int:
-    # Check JOBS and NPROC before anything is printed.
+    # Check JOBS, NPROC and SEEDS before anything is printed.
     count("JOBS")
     count("NPROC")
+    seeds()
     if arguments[:1] != ["grid"] and variable("STEPS", ""):
         fail("STEPS is for scratch.sh, fashion.sh, finetune.sh and which_method.sh: give --epochs and -i here")
+    if arguments[:1] == ["grid"] and variable("METHODS", ""):
+        fail("METHODS is for all.sh, digits.sh, ingredients.sh and finetune_parts.sh: name the methods as words here")
     collected = None  # the folder whose runs are shown at the end
     match arguments:
         case ["table", *words]:

@@ -109,7 +109,7 @@ def over_epochs_figure(
     figure, panels = plt.subplots(len(rows), len(metrics), figsize=(width, height), layout="constrained", squeeze=False)
     everything = _by_labels(table, [name for kind in METRICS.values() for name in kind], numbers)
     for row, (labels, cells) in zip(panels, rows.items(), strict=True):
-        bright = highlighted(everything[labels])  # the same in all plots
+        bright = highlighted(everything.get(labels, cells))  # the same in all plots
         for axes, (metric, ylabel) in zip(row, metrics.items(), strict=True):
             _draw_panel(axes, cells, metric, {name: looks[name] | ({} if name in bright else GREY) for name in cells})
             axes.set(ylabel=ylabel, title=f"{title}; labels: {labels}" if len(rows) > 1 else title)

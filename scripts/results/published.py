@@ -15,7 +15,7 @@ from scripts.results.runs import ROOT, CellKey, Run
 
 ARCH = "resnet50"
 PRETRAININGS = {"supervised": "supervised", "moco": "moco_v2_800ep_backbone"}  # in the table -> in result.json
-SELECTING = {"ROWS", "SEEDS", "STEPS", "JOBS", "NPROC"}  # variables of the shell files that change what they print
+SELECTING = {"METHODS", "ROWS", "SEEDS", "STEPS", "JOBS", "NPROC"}  # variables that change what a shell file prints
 
 
 def read_figures(name: str) -> list[dict[str, str]]:

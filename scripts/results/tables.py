@@ -5,6 +5,7 @@ import textwrap
 from typing import Any
 
 from common.errors import UserError
+from common.records import best_epoch
 from scripts.results import published
 from scripts.results.cells import Cell, differing, marked, mean_and_deviation
 from scripts.results.paired import differences, half_width, in_words, left_out, with_other_labels
@@ -39,7 +40,7 @@ def published_table(pretraining: str, cells: dict[CellKey, Cell], departed: set[
             table.append(["", "published", *map(_show, theirs), _average(theirs)])
             table.append(["", "difference", *(_show(x, "+.1f") for x in less), _average(less, "+.1f")])
             table.append(["", "last epoch", *last, _average([cell and cell.mean("last_top1") for cell in ours])])
-            if any(cell and cell.has("val_best_top1") for cell in ours):
+            if any(cell and _is_chosen_on_val(cell) for cell in ours):
                 table.append(["", "chosen on val", *(_show_val(cell) for cell in ours), MISSING])
         else:
             table.append([row, "published", *map(_show, theirs), _average(theirs)])
@@ -47,7 +48,12 @@ def published_table(pretraining: str, cells: dict[CellKey, Cell], departed: set[
 
 
 def _show_val(cell: Cell | None) -> str:
-    return cell.show("val_best_top1") if cell and cell.has("val_best_top1") else MISSING
+    return cell.show("val_best_top1") if cell and _is_chosen_on_val(cell) else MISSING
+
+
+def _is_chosen_on_val(cell: Cell) -> bool:
+    """With --val-fold, `val_best_top1` is of the last epoch, which nothing chose."""
+    return cell.has("val_best_top1") and all(run.result.get("chosen_by") != best_epoch.LAST for run in cell.runs)
 
 
 def _show(value: float | None, form: str = ".1f") -> str:

@@ -134,11 +134,20 @@ def test_the_ancestors_commands(method, command, values):
     assert {key: args[key] for key in values} == values
 
 
+SVHN = [0.4377, 0.4438, 0.4728], [0.198, 0.201, 0.197]
+STL10 = [0.4467, 0.4398, 0.4066], [0.2603, 0.2566, 0.2713]
+
+
 @pytest.mark.parametrize(
     ("flags", "values"),
     [
         ("-d CIFAR10", {"train_resizing": "cifar", "norm_mean": [0.4912, 0.4824, 0.4467], "image_size": 224}),
         ("-d CIFAR100", {"val_resizing": "cifar", "norm_std": [0.2675, 0.2565, 0.2761], "image_size": 224}),
+        ("-d CIFAR100", {"norm_mean": [0.5071, 0.4867, 0.4408]}),
+        ("-d FashionMNIST", {"train_resizing": "cifar", "norm_mean": [0.286] * 3, "norm_std": [0.353] * 3}),
+        ("-d SVHN", {"train_resizing": "cifar", "norm_mean": SVHN[0], "norm_std": SVHN[1]}),
+        ("-d SVHNExtra", {"train_resizing": "cifar", "norm_mean": SVHN[0], "norm_std": SVHN[1]}),
+        ("-d STL10", {"train_resizing": "cifar", "norm_mean": STL10[0], "norm_std": STL10[1]}),
         ("-d CIFAR10 --train-resizing default", {"train_resizing": "default", "val_resizing": "cifar"}),
         ("-d CIFAR10 --norm-mean 0.5 0.5 0.5", {"norm_mean": [0.5] * 3, "norm_std": [0.2471, 0.2435, 0.2616]}),
         ("-d CIFAR10 --train-resizing native --val-resizing native", {"image_size": 32}),
@@ -335,6 +344,14 @@ def test_a_tilde_is_the_home_folder_in_every_path(program, monkeypatch):
     words = [str(word) for value in args.values() for word in (value if isinstance(value, list) else [value])]
     assert not [word for word in words if "~" in word]
     assert sum(word.startswith("/home/me/") for word in words) == PATHS[program].count("~")
+
+
+@pytest.mark.parametrize("program", PATHS)
+def test_no_program_takes_an_abbreviated_flag(program):
+    words = shlex.split(PATHS[program])
+    flag = {"fixmatch": "--epoch", "erm": "--epoch", "v_pet": "--epoch"}.get(program, "--hel")
+    with pytest.raises(UserError, match=f"unrecognized arguments: {flag}"):
+        importlib.import_module(program).parse_args([*words, flag, "1"])
 
 
 def test_a_run_that_kept_a_tilde_is_the_same(monkeypatch):

@@ -41,6 +41,8 @@ def photos(tmp_path_factory):
     example_images.main(example_images.parse_args([str(root), "--size", "48"]))
     with pytest.raises(UserError, match=r"' exists: choose another folder$"):  # it may hold somebody's labels.csv
         example_images.main(example_images.parse_args([str(root)]))
+    with pytest.raises(UserError, match="--size 72 leaves too few tiles of the photographs: take 71 or less"):
+        example_images.parse_args([str(root), "--size", "72"])
     for path in root.rglob("*.png"):
         Image.open(path).convert("RGB").resize((12, 12)).save(path)
     return root

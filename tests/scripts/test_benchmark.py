@@ -3,6 +3,7 @@
 import copy
 import functools
 import json
+from unittest import mock
 
 import pytest
 import torch
@@ -91,7 +92,8 @@ def test_the_hours_are_those_of_all_cells():
         for name, rate in zip(names, (1, 1e12, 1e12), strict=True)
     ]
     alone = {name: [0.0] for name in benchmark.IMAGES} | {"fixmatch": [1.0]}
-    assert len(list(benchmark.published_cells())) == 242
+    with mock.patch.dict("os.environ", {"METHODS": "erm", "STEPS": "100", "NPROC": "2"}):  # change nothing
+        assert len(list(benchmark.published_cells())) == 242
     hours = benchmark.hours(rows, alone)
     assert hours["ours"] == pytest.approx(22 * 60 * 500 / 3600, rel=1e-5)
     assert hours["plain"] == pytest.approx(2 * hours["ours"], rel=1e-5)

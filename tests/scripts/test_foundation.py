@@ -53,6 +53,8 @@ def test_words_rows_seeds_and_extra_flags():
     command = "foundation", "clip lora DTD v_pet -- --target softmax-counts"
     runs = parsed(dry_run(*command, ROWS="3", SEEDS="0 2", LOGS="my logs"))
     assert list(runs) == [f"my logs/clip_lora/v_pet/dtd_3_labels_per_class{seed}" for seed in ("", "_seed2")]
+    same = [dry_run("foundation", f"clip lora DTD erm{end}", ROWS="3") for end in ("", " --")]
+    assert same[0] == same[1]
     last = runs["my logs/clip_lora/v_pet/dtd_3_labels_per_class_seed2"]
     assert last["target"] == "softmax-counts"
     assert last["sources"][3] == "my logs/dinov2_adapter/erm/dtd_3_labels_per_class_seed2"

@@ -145,6 +145,35 @@ def test_cdpath_leads_label_sh_into_no_other_checkout(tmp_path):
     assert done.stdout == f"{ROOT}/scripts/label.py photos labels.csv\n"
 
 
+@pytest.mark.parametrize("name", ["quickstart", "test"])
+def test_help_comes_before_the_installation(name, tmp_path):
+    (tmp_path / "scripts").mkdir()
+    for file in (name, "setup"):
+        shutil.copy(ROOT / "scripts" / f"{file}.sh", tmp_path / "scripts")
+    command = ["bash", str(tmp_path / "scripts" / f"{name}.sh"), "--help"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert f" bash scripts/{name}.sh " in done.stdout
+    assert not (tmp_path / ".venv").exists()
+
+
+@pytest.mark.parametrize(("python", "ends"), [("python_of_another_name", 2), ("false", 2), ("true", 0)])
+def test_label_sh_needs_a_python_with_torch(python, ends):
+    environment = os.environ | {"PYTHON": python}
+    command = ["bash", "scripts/label.sh", "photos", "labels.csv"]
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == ends
+    advice = "run bash scripts/quickstart.sh once, or name another with PYTHON"
+    assert done.stderr == (f"error: '{python}' is no Python with torch: {advice}\n" if ends else "")
+
+
+@pytest.mark.parametrize("value", ["0", ""])
+def test_dry_run_of_0_runs(value):
+    environment = os.environ | {"PYTHON": "echo", "DRY_RUN": value}
+    command = ["bash", "scripts/label.sh", "photos", "labels.csv"]
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout == f"{ROOT}/scripts/label.py photos labels.csv\n"
+
+
 @pytest.mark.parametrize("path", SHELL_FILES, ids=lambda path: path.name)
 def test_the_syntax_is_that_of_bash_3_2(path):
     subprocess.run(["bash", "-n", str(path)], check=True)

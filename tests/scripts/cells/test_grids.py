@@ -121,6 +121,12 @@ def test_finetunes_milestones_and_ramps_are_in_proportion(steps, epochs, milesto
         assert args.get("warm_up_epochs", 1) == 1
 
 
+@pytest.mark.parametrize(("steps", "milestones"), [("100", [1, 1]), ("1300", [1, 1]), ("2000", [6, 8])])
+def test_fashions_milestones_are_in_proportion(steps, milestones):
+    (command,) = dry_run("fashion", "self_tuning 40", SEEDS="0", STEPS=steps)
+    assert parse(command)["milestones"] == milestones  # it refuses one of 0
+
+
 with open(ROOT / "tests" / "figures" / "scratch_settings.csv") as _file:
     SCRATCH = list(csv.DictReader(_file))  # of TorchSSL and USB, in their words
 NETWORKS = {("28", "2", "WideResNet"): "wrn_28_2_leaky", ("28", "8", "WideResNet"): "wrn_28_8_leaky"}

@@ -23,6 +23,7 @@ from common.datasets.images import ImageSet
 from common.errors import Interrupted, UserError
 from common.networks.pretrained import DownloadError
 from common.records import estimates
+from common.training.confusion import Misclassified
 from scripts import label
 from scripts.labeling import evidence, pages, planning
 from scripts.labeling.work import Work, script_path
@@ -507,3 +508,31 @@ def test_the_shell_file_hands_everything_on(tmp_path):
         str(ROOT / "scripts" / "label.py"), "my photos", "l.csv", "9", "--weights", "a b.pth",
     ]  # fmt: skip
     assert re.search(r"label\.sh PHOTOS LABELS\.csv \[MINUTES\]", (ROOT / "scripts" / "label.sh").read_text())
+
+
+def test_the_report_has_a_row_per_true_class(monkeypatch, tmp_path):
+    data = SimpleNamespace(classes=["ant", "bee"], train=ImageSet(["a", "b", "c"], [0, 0, 1]))
+    found = {"part1": [(0, 1, 0.7), (2, 1, 0.8)], "part2": [(1, 1, 0.9)]}
+    run, drawn = SimpleNamespace(method="erm", args=SimpleNamespace(arch="x")), []
+    monkeypatch.setattr(pages.trained, "load", lambda *args: run)
+    monkeypatch.setattr(pages, "_held_out_predictions", lambda folder, *args: found[folder.name])
+    monkeypatch.setattr(pages.report_page, "draw", lambda *args: drawn.extend(args) or b"")
+    pages.report([Path("part1"), Path("part2")], data, tmp_path / "report.png", "cpu", compared=True)
+    assert drawn[0].tolist() == [[0, 2], [0, 1]]
+    assert drawn[1] == [Misclassified(1, 0, 1, 0.9), Misclassified(0, 0, 1, 0.7)]
+    assert drawn[4][1].startswith("top-1 33.33 % of 3, ")
+
+
+def test_the_report_is_of_the_images_that_were_held_out(labeled, photos):
+    out, facts = labeled
+    folder = out / "runs" / "trials" / facts["chosen"] / "part1"
+    data = label.datasets.load("ImageFolder", photos, labeled_list=photos.parent / "labels.csv")
+    found = pages._held_out_predictions(folder, pages.trained.load(folder, "best"), data, torch.device("cpu"))
+    rows = csv.DictReader((folder / "held_out.csv").read_text().splitlines())
+    assert {i: c for i, c, _ in found} == {int(row["index"]): int(row["predicted"]) for row in rows}
+
+
+def test_the_only_label_of_a_class_cannot_be_held_out():
+    data = SimpleNamespace(train=ImageSet([""] * 6, [0, 0, 1, 2, 2, -1]), candidates=5)
+    assert label.usable(data) == 4
+    assert label.usable(SimpleNamespace(train=ImageSet([""] * 4, [0, 1, -1, -1]), candidates=2)) == 0

@@ -3,6 +3,7 @@
 import importlib
 import re
 from collections.abc import Callable
+from types import SimpleNamespace
 
 from scripts.results import from_scratch, published
 from tests.helpers.written_runs import collect
@@ -46,3 +47,8 @@ def test_the_published_errors_from_scratch_are_whole():
     assert len({method for method, _, _ in errors}) == 16
     assert errors["fixmatch", "CIFAR10", 40] == (7.47, 0.28)
     assert errors["oracle", "SVHN", 40][0] < errors["softmatch", "SVHN", 40][0] < errors["erm", "STL10", 1000][0]
+
+
+def test_the_median_is_of_the_last_20_epochs():
+    run = SimpleNamespace(history=[{"top1": 0.0}] * 30 + [{"top1": 90.0}] * 20)
+    assert from_scratch._last_errors(run) == [10.0] * 20

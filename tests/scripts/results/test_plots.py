@@ -9,7 +9,7 @@ import erm
 from scripts.results import dot_plot, plots, published
 from scripts.results.cells import cells, footnotes
 from scripts.results.runs import read_runs
-from tests.helpers.written_runs import DIGITS, SIX_SETTINGS
+from tests.helpers.written_runs import DIGITS, SIX_SETTINGS, change
 from tests.methods.test_methods import METHODS
 
 
@@ -229,3 +229,19 @@ def test_a_row_per_method_with_a_dot_per_seed(write_run, tmp_path):
 def test_nothing_tested_has_no_dot_plot(tmp_path):
     assert not dot_plot.draw({}, tmp_path / "none.png", {})
     assert not (tmp_path / "none.png").exists()
+
+
+def test_the_curve_of_a_run_in_rounds_is_its_last_round(write_run, tmp_path):
+    rows = [{"epoch": i + 1, "round": i // 2, "top1": 50.0 + i} for i in range(6)]
+    (write_run("run", 60, 70, **DIGITS) / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    ((cell,),) = cells(read_runs([tmp_path]))[0].values()
+    assert plots.curves(cell, "top1") == [[54.0, 55.0]]
+
+
+def test_pseudo_labels_are_drawn_where_nothing_but_the_oracle_was_tested(write_run, tmp_path):
+    """FixMatch without test images, and later the oracle with some."""
+    untested = write_run("fixmatch", 60, 70, **DIGITS)
+    (untested / "metrics.jsonl").write_text('{"epoch": 1, "pseudo_label_accuracy": 90.0, "pseudo_label_ratio": 50.0}\n')
+    change(untested, last_top1=None, best_top1=None)
+    write_run("oracle", 80, 90, "--oracle", method="erm", parse_args=erm.parse_args, **DIGITS)
+    assert figure_of(tmp_path, "accuracy").axes

@@ -11,7 +11,7 @@ import dst
 import erm
 from common.errors import UserError
 from scripts.results import tables
-from tests.helpers.written_runs import collect
+from tests.helpers.written_runs import change, collect
 
 
 def columns(markdown: Path, *names: str) -> dict[str, list[str]]:
@@ -26,16 +26,23 @@ def test_the_epoch_chosen_on_held_out_images_has_a_column(write_run, tmp_path, c
     write_run("without", 60, 70, dataset="Digits")
     for i, (dataset, chosen) in enumerate([("Digits", 65.0), ("Digits", 67.0), ("CIFAR10", 66.25)]):
         flags = ("--val-per-class", "2", "--seed", str(i))
-        file = write_run(f"{dataset}{i}", 60, 70, *flags, dataset=dataset) / "result.json"
-        file.write_text(json.dumps(json.loads(file.read_text()) | {"val_best_top1": chosen, "val_top1": 90.0}))
+        change(write_run(f"{dataset}{i}", 60, 70, *flags, dataset=dataset), val_best_top1=chosen, val_top1=90.0)
     collect(tmp_path, "--csv", tmp_path / "cells.csv")
     out = capsys.readouterr().out
     assert re.search(r"seeds +last +chosen on val +best on test +seconds$", out, re.MULTILINE)
     assert re.search(r"fixmatch \[\d\] +4 per class +2 +60\.0 ± 0\.0 +66\.0 ± 1\.4 +70\.0 ± 0\.0 ", out)
     assert re.search(r"fixmatch \[\d\] +4 per class +1 +60\.0 +– +70\.0 ", out)
     assert re.search(r"^ +last epoch .*\n +chosen on val +– +66\.2( +–)+$", out, re.MULTILINE)
-    means = {row["val_best_mean"] for row in csv.DictReader((tmp_path / "cells.csv").read_text().splitlines())}
-    assert means == {"66.25", "66.0", ""}
+    rows = list(csv.DictReader((tmp_path / "cells.csv").read_text().splitlines()))
+    assert {row["val_best_mean"] for row in rows} == {"66.25", "66.0", ""}
+    assert {row["val_best_deviation"] for row in rows} == {"", str(2**0.5)}
+    for folder in tmp_path.glob("Digits*"):  # as with --val-fold: nothing was chosen
+        change(folder, chosen_by="last epoch")
+    capsys.readouterr()
+    collect(tmp_path)
+    out = capsys.readouterr().out
+    assert re.search(r"seeds +last +best on test +seconds$", out, re.MULTILINE)
+    assert re.search(r"\n +chosen on val +– +66\.2( +–)+$", out, re.MULTILINE)  # of CIFAR10
 
 
 def test_the_difference_from_a_method_is_paired_by_seed(write_run, tmp_path, capsys):
@@ -67,15 +74,12 @@ def test_the_difference_from_a_method_is_paired_by_seed(write_run, tmp_path, cap
 
     for name, tested in (("vat", "a"), ("vat_erm", "b")):  # there are two sets of test images of that name
         own = of_erm if name == "vat_erm" else {"dataset": "Digits"}
-        folder = write_run(name, 90.0, 99, "--num-samples-per-class", "8", **own)
-        result = json.loads((folder / "result.json").read_text())
-        (folder / "result.json").write_text(json.dumps(result | {"test_sha256": tested}))
+        change(write_run(name, 90.0, 99, "--num-samples-per-class", "8", **own), test_sha256=tested)
     collect(tmp_path, "--against", "erm", "--markdown", table)
     assert columns(table, "minus erm")["fixmatch 8"] == ["–"]
 
     for name, labels in (("fixmatch1", "a"), ("erm1", "b")):
-        file = tmp_path / name / "result.json"
-        file.write_text(json.dumps(json.loads(file.read_text()) | {"labeled_sha256": labels}))
+        change(tmp_path / name, labeled_sha256=labels)
     capsys.readouterr()
     collect(tmp_path, "--against", "erm")
     out = capsys.readouterr().out.replace("\n    ", " ")
@@ -84,9 +88,7 @@ def test_the_difference_from_a_method_is_paired_by_seed(write_run, tmp_path, cap
     assert out.count("minus erm, ") == 1
 
     for name, own in (("untested", {"dataset": "Digits"}), ("untested_erm", of_erm)):
-        folder = write_run(name, 90.0, 99, "--num-samples-per-class", "9", **own)
-        result = json.loads((folder / "result.json").read_text()) | {"last_top1": None, "best_top1": None}
-        (folder / "result.json").write_text(json.dumps(result))
+        change(write_run(name, 90.0, 99, "--num-samples-per-class", "9", **own), last_top1=None, best_top1=None)
     collect(tmp_path, "--against", "erm", "--markdown", table)
     assert columns(table, "minus erm")["fixmatch 9"] == ["–"]
 
@@ -116,6 +118,11 @@ def test_how_good_the_pseudo_labels_of_the_last_epoch_are(write_run, tmp_path, c
     assert columns(tmp_path / "table.md", *names) == {"erm 4": ["–", "–"], "fixmatch 4": ["90.0 ± 0.0", "60.0 ± 14.1"]}
     collect(tmp_path)
     assert names[0] not in capsys.readouterr().out.rpartition("top-1 accuracy")[2]
+    file = tmp_path / "run1" / "metrics.jsonl"  # a seed without a confident pseudo-label: no mean of the others
+    file.write_text(file.read_text().replace('"pseudo_label_accuracy": 90.0', '"pseudo_label_accuracy": null'))
+    collect(tmp_path, "--pseudo-labels", "--markdown", tmp_path / "table.md")
+    assert names[0] not in (tmp_path / "table.md").read_text()  # nothing is left to show
+    assert columns(tmp_path / "table.md", names[1])["fixmatch 4"] == ["60.0 ± 14.1"]
 
 
 def test_csv_and_markdown(write_run, tmp_path, capsys):
@@ -144,6 +151,7 @@ def test_csv_and_markdown(write_run, tmp_path, capsys):
     assert float(first["best_mean"]) == 72
     assert float(first["best_deviation"]) == pytest.approx(8**0.5)
     assert float(first["last_mean"]) == 60.5625
+    assert float(first["last_deviation"]) == pytest.approx(0.875 / 2**0.5)
     assert float(first["difference"]) == -2.5
     assert (first["settings"], second["settings"]) == ("epochs 60", "epochs 1")
     assert (second["best_deviation"], second["departures"]) == ("", "--epochs 1 (published: 60)")
