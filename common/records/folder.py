@@ -13,6 +13,7 @@ checkpoints/        latest.pth (everything, to resume from), previous.pth (the o
 held_out.csv        index, label and predicted class of every held-out image, after the last epoch
 report.png, per_class.csv   what the network confuses, after the last epoch, or in --phase test
 result.json         written last: its presence means that the run is finished
+.lock               keeps a second process out
 """
 
 import contextlib
@@ -39,8 +40,8 @@ from common.system.files import make_and_lock, read_json, write_json, write_whol
 
 logger = logging.getLogger("common")
 
-# All files that a run writes except log.txt, in the order of their removal: a folder without result.json is not
-# finished, and one with args.json is still known as a run's.
+# All files that a run writes except log.txt and .lock, in the order of their removal: a folder without result.json is
+# not finished, and one with args.json is still known as a run's.
 FILES = (
     *("result.json", "metrics.jsonl", "labeled.json", "images.csv", "sources.json", "views.png"),
     *("held_out.csv", "report.png", "per_class.csv"),

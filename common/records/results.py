@@ -29,7 +29,8 @@ def result(
 
     * `last_*`: scores of the last epoch. `best_*`: maxima over epochs, chosen on the test set, as in the published
       table. Scores of a second network have its prefix, such as `teacher_last_top1`.
-    * With held-out images: `val_best_epoch`, the epoch that they choose; `val_best_*`, its scores on the test set;
+    * With held-out images: `val_best_epoch`, that of `best.pth`, which they choose, but for `--val-fold`, which takes
+      the last one; `val_best_*`, its scores on the test set;
       `val_top1`, its accuracy on the held-out images; `val_last_top1`, that of the last epoch; and `held_out_images`,
       their number.
     * `chosen_by`: what chooses the epoch of `best.pth`.
