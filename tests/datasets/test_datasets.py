@@ -445,7 +445,7 @@ def test_sun397_lists_each_of_its_folders_a_few_times(tmp_path, monkeypatch):
         (root / name).mkdir(parents=True)
     (root / "ClassName.txt").write_text("".join(f"/{name}\n" for name in names))
     for i in range(total):
-        os.mknod(root / names[i % classes] / f"sun_{i:08x}.jpg")
+        (root / names[i % classes] / f"sun_{i:08x}.jpg").touch()
     listed, listdir = [], os.listdir
     monkeypatch.setattr(os, "listdir", lambda *path: listed.append(path) or listdir(*path))
     data = datasets.load("SUN397", tmp_path, any_counts=True, generated_split=True)

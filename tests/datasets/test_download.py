@@ -245,6 +245,12 @@ def test_resumes_a_broken_connection(server, packed, tmp_path):
     assert starts[0] == 0 < starts[1] <= 1_000_000 < starts[2] <= 1_500_000
 
 
+def test_a_connection_that_breaks_often_but_gets_on_is_not_given_up(server, packed, tmp_path):
+    server.faults = [300_000] * (download.ATTEMPTS + 1)
+    fetch("Set", tmp_path, [packed], ["set"])
+    assert tree(tmp_path) == WHOLE
+
+
 def test_starts_anew_where_the_server_cannot_resume(server, packed, tmp_path):
     server.ranges = False
     server.faults = [1_000_000, 2_000_000]

@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ import erm
 from common import datasets
 from common.datasets import splits
 from common.errors import UserError
+from common.records.run_images import RunImages
 
 
 def save(path, color="red", mode="RGB"):
@@ -175,6 +177,11 @@ def test_a_link_puts_no_images_into_two_sets(root, tmp_path):
     (root / "unlabeled").symlink_to(root / "test")
     with pytest.raises(UserError, match=r"unlabeled/\w+' and '.*test/\w+' are one folder"):
         datasets.load("ImageFolder", root)
+    (root / "unlabeled").unlink()
+    shutil.rmtree(root / "test")
+    (root / "test").symlink_to(root / "train")
+    with pytest.raises(UserError, match=r"train/\w+' and '.*test/\w+' are one folder"):
+        datasets.load("ImageFolder", root)
 
 
 def test_a_link_in_the_root_of_a_list_puts_no_test_images_among_the_others(flat):
@@ -322,3 +329,16 @@ def test_the_datasets_own_size_is_not_looked_up():
                                                        ("Digits", True, False)])  # fmt: skip
 def test_no_flip(root, name, flip, flipped):
     assert datasets.load(name, root, flip=flip).spec.flip is flipped
+
+
+def test_held_out_predictions_are_named_as_such(flat):
+    data = listed(flat, "path,class,confidence\nc.png,cat,\nphotos/a.png,dog,0.9\n")
+    run = SimpleNamespace(data=data, root=str(flat), labeled=np.array([0]), held_out=np.array([1]))
+    assert RunImages.names(run)["predicted_names"] == ["photos/a.png"]
+
+
+def test_only_the_roots_own_test_folder_is_left_out(flat):
+    for name in ("photos/test/d.png", "photos/val/e.png"):
+        save(flat / name)
+    data = listed(flat, "photos/test/d.png,cat\nphotos/a.png,dog\n")
+    assert {"photos/test/d.png", "photos/val/e.png"} <= set(relative(data.train, flat))

@@ -67,16 +67,16 @@ def food101(root: Path) -> Written:
 
 
 def cub200(root: Path) -> Written:
-    written = Written(["001.Black_footed_Albatross", "002.Laysan_Albatross", "003.Sooty_Albatross"])
+    written = Written(["009.Brewer_Blackbird", "010.Red_winged_Blackbird", "011.Rusty_Blackbird"])  # 9 before 10
     _fill(root, written, lambda name, _, i: f"CUB_200_2011/images/{name}/{name[4:]}_{i:04d}_{90 - i}.jpg")
     folder = root / "CUB_200_2011"
     ids = {path: i for i, path in enumerate([*written.test, *written.train], 1)}
-    labels = {path: written.classes.index(name) + 1 for path, name in (written.train | written.test).items()}
+    labels = {path: int(name[:3]) for path, name in (written.train | written.test).items()}
     write_lines(folder / "images.txt", (f"{i} {path.removeprefix('CUB_200_2011/images/')}" for path, i in ids.items()))
     # The lists are to be joined by id: here their lines are in three different orders.
     write_lines(folder / "image_class_labels.txt", reversed([f"{i} {labels[path]}" for path, i in ids.items()]))
     write_lines(folder / "train_test_split.txt", sorted(f"{i} {int(path in written.train)}" for path, i in ids.items()))
-    write_lines(folder / "classes.txt", (f"{i} {name}" for i, name in enumerate(written.classes, 1)))
+    write_lines(folder / "classes.txt", (f"{int(name[:3])} {name}" for name in written.classes))
     return written
 
 

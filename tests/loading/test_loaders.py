@@ -340,3 +340,14 @@ def test_a_stream_is_known_by_the_hash_of_its_name_and_numbers():
     numbers = (3, zlib.crc32(b"labeled"), 2**32 - 1, 0, 1)
     wanted = int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0])
     assert seeding.derive(3, "labeled", 2**32 - 1, 0, 1) == wanted
+
+
+def test_a_seed_draws_these_batches_and_views_on_every_machine(monkeypatch):
+    """Written down once, so that neither a new NumPy nor another name of a stream changes a run unnoticed."""
+    seeds = []
+    monkeypatch.setattr(seeding, "seed_cpu", seeds.append)
+    batches = take(train_loader(7, 3, (TEST, TEST), stream="labeled"), 5)
+    assert [b.indices.tolist() for b in batches] == [[4, 0, 5], [2, 1, 6], [6, 0, 4], [5, 3, 2], [0, 6, 1]]
+    assert seeds[:3] == [17441409552511518765, 10017045486763234226, 16108583508494841369]  # two of the first image
+    even = TrainLoader(image_set(7).evenly(), [TEST], 4, "labeled", 0, **options())
+    assert [b.indices.tolist() for b in take(even, 3)] == [[6, 2, 0, 4], [3, 1, 2, 5], [4, 3, 6, 2]]

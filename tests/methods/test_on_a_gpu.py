@@ -25,7 +25,8 @@ from common.training.meters import Meters
 from tests.conftest import assert_equal_states, final_state, read_rows, train_small
 from tests.helpers.few_images import few_images
 from tests.helpers.gpu.stand_in import gpu, math_attention
-from tests.methods.test_methods import METHODS, stop_in_step
+from tests.helpers.stops import stop_in_step
+from tests.methods.test_methods import METHODS
 
 pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU is there: see tests/system/test_cuda.py")
 

@@ -16,7 +16,8 @@ from tests.conftest import resolved, train_small
 from tests.helpers.few_images import few_images
 from tests.helpers.gpu.stand_in import gpu, math_attention
 from tests.helpers.several import Several, exact
-from tests.methods.test_methods import METHODS, stop_in_step
+from tests.helpers.stops import stop_in_step
+from tests.methods.test_methods import METHODS
 from tests.system.test_processes import VIT, assert_near_runs
 
 pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU is there")

@@ -16,6 +16,7 @@ from PIL import Image
 
 import erm
 import predict
+from common.datasets import inventory
 from common.datasets.images import ORIENTATION, ImageSet
 from common.errors import UserError
 from common.records import correction_page, known_labels
@@ -398,3 +399,15 @@ def test_500_images_stay_quick(tmp_path):
     print(f"500 images: loaded in {loading:.2f} s, {keys:.1f} ms a key")
     assert loading < 20  # 0.3 s on an idle core
     assert keys < 100  # milliseconds
+
+
+def test_held_out_labels_are_known_too_and_predictions_are_not(tmp_path):
+    for name in "abc":
+        (tmp_path / name).write_text(name)
+    images, run = ImageSet([str(tmp_path / name) for name in "abc"], [0, 1, 0]), tmp_path / "run"
+    run.mkdir()
+    (run / "args.json").write_text(json.dumps({"args": {"data": "ImageFolder", "root": str(tmp_path)}}))
+    (run / "images.csv").write_bytes(inventory.to_csv(inventory.read({"train": images}, ["x", "y"], tmp_path, {})))
+    names = {"names": ["a"], "held_out_names": ["b", "c"], "predicted_names": ["c"]}
+    (run / "labeled.json").write_text(json.dumps(names))
+    assert known_labels.load(run).labels == {"a": "x", "b": "y"}

@@ -20,7 +20,7 @@ from common.run import Run
 from common.system import checkpoint, files
 from common.training import evaluate
 from tests.conftest import ROOT, SMALL, assert_same_run, final_state, read_rows, train_small
-from tests.helpers.stops import Killed, at_call, kill
+from tests.helpers.stops import Killed, at_call, kill, stop_in_step
 
 
 @pytest.fixture(scope="module")
@@ -33,10 +33,7 @@ def trained(tmp_path_factory) -> Path:
 
 def interrupt(step: int, *flags: str, log: Path) -> None:
     """Stop a run by a signal after that step of this session."""
-    with pytest.MonkeyPatch.context() as patch:
-        at_call(patch, erm, "train_step", step, lambda: os.kill(os.getpid(), signal.SIGTERM))
-        with pytest.raises(Interrupted):
-            train_small("erm", *flags, log=log)
+    stop_in_step(step, "erm", *flags, log=log)
 
 
 # What is overwritten

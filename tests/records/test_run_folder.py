@@ -24,6 +24,7 @@ from common.datasets import splits
 from common.errors import UserError
 from common.records import progress, session
 from common.run import Run
+from common.system import seeding
 from common.training import evaluate
 from tests.conftest import SMALL, assert_equal_states, assert_same_run, contents, final_state, read_rows, train_small
 
@@ -305,3 +306,11 @@ def test_the_result_names_the_script_that_made_the_last_step(tmp_path, monkeypat
     result = train_small("erm", *FLAGS, log=tmp_path / "run")
     assert [each["script_sha256"] for each in result["sessions"]] == [before, "0" * 64]
     assert result["script_sha256"] == before
+
+
+def test_the_streams_of_a_run_keep_their_names(small_run, monkeypatch):
+    """Another name would give other first weights, and other draws on the device."""
+    named, seed_all = [], seeding.seed_all
+    monkeypatch.setattr(seeding, "seed_all", lambda *key: named.append(key) or seed_all(*key))
+    small_run("erm", "--epochs", "1", "-i", "1", "--seed", "3")
+    assert named == [(3, "model"), (3, "training")]
