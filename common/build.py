@@ -1,4 +1,4 @@
-"""Turn flags into what a script trains with. Only this module, `Run` and `common/trained.py` read `args`.
+"""Turn flags into what a script trains with. Besides `cli/`, only this module, `Run` and `trained.py` read `args`.
 
 A feature that all methods share is a flag in `cli/flags.py` and a line here, so that no script changes for it. The
 functions that are called from here have explicit parameters.

@@ -1,8 +1,8 @@
 """The flags that all methods share. A new flag is off by default.
 
-Only three modules read `args`. `common/build.py` reads the flags of images, views, loaders, network, optimizer and
-schedule. `Run` reads those of the run itself (`--ema`, `--epochs`, `--device`, ...). `common/trained.py` reads those
-of a finished run.
+Outside of `cli/`, only three modules of `common/` read `args`. `common/build.py` reads the flags of images, views,
+loaders, network, optimizer and schedule. `Run` reads those of the run itself (`--ema`, `--epochs`, `--device`, ...).
+`common/trained.py` reads those of a finished run.
 """
 
 from argparse import ArgumentParser, BooleanOptionalAction, _ArgumentGroup
