@@ -342,7 +342,8 @@ def label(work: Work, args, data: Data, shared: list[str]) -> None:
     plan = work.plan
     most = planning.most_rounds(usable(data))
     more = ", more if there is time" if plan.rounds < most else ""
-    names = f"{', '.join(plan.methods)} on {plan.rounds} of {planning.FOLDS} parts of the labels{more}"
+    parts = f"{plan.rounds} of {planning.FOLDS} parts of the labels"
+    names = f"{', '.join(plan.methods)}, holding out {parts} in turn{more}"
     heading(2, f"{names}; {plan.steps:,} steps each" if plan.rounds else "nothing is compared")
     if "chosen" not in work.facts:
         try_methods(work, args.minutes, shared, costs, most)

@@ -95,7 +95,8 @@ def _next(data: Data, command: str) -> str:
     if data.candidates == len(data.train):
         return f"all photos have labels; this predicts others, in place of these: python {command}"
     return (
-        "label those that it is least sure of, and call this again with the longer list and another --out: "
+        "correct the 20 photos that it is least sure of, on the page that this command writes, and call label.sh again "
+        "with the labels.csv that the page saves and another --out. The command: "
         f"python {command} --uncertain 20 --page correct.html"
     )
 
@@ -117,7 +118,7 @@ def _choice(ranked: Sequence[evidence.Ranked], method: str, left_out: Sequence[s
     below = ", ".join(f"{x.method} {x.below.mean:.1f} (± {x.below.half_width:.1f})" for x in others)
     near = evidence.near(ranked)[1:]
     doubt = f"{', '.join(near)} may as well be the best" if near else "no other may as well be the best"
-    return f"{found}; fewer by so many points: {below}; {doubt}{missing}"
+    return f"{found}; points below it: {below}; {doubt}{missing}"
 
 
 def _quality(right: Mapping[str, Mapping[int, bool]], labels: np.ndarray, left_out: Sequence[str]) -> str:

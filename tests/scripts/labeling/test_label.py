@@ -335,7 +335,8 @@ def test_further_rounds_fill_the_time_that_is_left(photos, small, tmp_path, monk
     plan = planning.plan
     monkeypatch.setattr(planning, "plan", lambda *how: dataclasses.replace(plan(*how), rounds=1))
     facts = call(photos, tmp_path / "out")
-    assert "on 1 of 2 parts of the labels, more if there is time; 8 steps each" in capsys.readouterr().out
+    shown = "holding out 1 of 2 parts of the labels in turn, more if there is time; 8 steps each"
+    assert shown in capsys.readouterr().out
     assert (facts["plan"]["rounds"], facts["done"]) == (1, 2)
     assert "2 of 2 parts of the labels held out in turn" in facts["reported"][0]
 
