@@ -50,6 +50,7 @@ from common.datasets import SPECS  # noqa: E402
 from common.system.devices import find_device  # noqa: E402
 from common.system.files import write_whole  # noqa: E402
 from scripts.bench import measures  # noqa: E402
+from scripts.results import published  # noqa: E402
 
 SECTIONS = ("memory", "data", "steps", "cell", "state")
 NATIVE = "--scratch -a wrn_10_1_half --train-resizing native --val-resizing native"
@@ -171,7 +172,7 @@ def expected(method):
 def published_cells():
     """(method, arguments) of each cell that has a published number: there is none with 10 labels per class."""
     command = ["bash", str(ROOT / "scripts" / "all.sh")]
-    environment = os.environ | dict.fromkeys(("METHODS", "STEPS", "JOBS", "NPROC"), "")
+    environment = os.environ | dict.fromkeys(published.SELECTING, "")
     environment |= {"DRY_RUN": "1", "ROWS": "4 oracle", "SEEDS": "0"}
     lines = subprocess.run(command, env=environment, check=True, capture_output=True, text=True)
     for line in lines.stdout.splitlines():

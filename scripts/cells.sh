@@ -40,6 +40,10 @@ cells() {
         echo "$table"
         exit
     fi
+    if [ -n "${METHODS:-}" ]; then
+        echo "error: METHODS is for all.sh: this file has one method" >&2
+        exit 2
+    fi
     engine table "$@" <<<"$table"
 }
 

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# All methods but V-PET, and the oracle, on scikit-learn's handwritten digits: 4 labels per class, a small Wide ResNet from scratch.
+# All methods but V-PET, and the oracle, on scikit-learn's handwritten digits: 4 labels per class, a small Wide
+# ResNet from scratch.
 #
 #   bash scripts/digits.sh
 #   METHODS="erm uda" SEEDS="0 1 2 3 4" LOGS=/tmp/digits bash scripts/digits.sh [EXTRA FLAGS]

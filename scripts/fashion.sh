@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# All methods but V-PET and Noisy Student from scratch on FashionMNIST with 4 and with 40 labels per class, on two CPU cores: 2,000 steps of a small
-# Wide ResNet, with what papers on training from scratch have beside the method.
+# All methods but V-PET and Noisy Student from scratch on FashionMNIST, with 4 and with 40 labels per class, on two CPU
+# cores: 2,000 steps of a small Wide ResNet, with what papers on training from scratch have beside the method.
 #
 #   bash scripts/fashion.sh [METHOD ...] [LABELS ...] [-- EXTRA FLAGS]
 #   SEEDS="0 1 2 3 4" OMP_NUM_THREADS=1 bash scripts/fashion.sh erm fixmatch oracle 40

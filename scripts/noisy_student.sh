@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Noisy Student on the cells of the published table, which has no row of it. CIFAR100's settings are the ancestor's; the
-# others are ours: the learning rates of ERM's row, and CIFAR100's temperatures.
+# Noisy Student on the cells of the published table, which has no row of it. CIFAR100's settings are the ancestor's,
+# but for the length of the first round; the others are ours: the learning rates of ERM's row, CIFAR100's temperatures.
 #
 #   bash scripts/noisy_student.sh [supervised|moco] [DATASET ...] [-- EXTRA FLAGS]
 #

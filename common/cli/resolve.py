@@ -57,8 +57,8 @@ def _refuse_contradictions(args: argparse.Namespace, spec: datasets.Spec) -> Non
     if args.init_from is not None and os.path.realpath(args.init_from) == os.path.realpath(args.log):
         raise UserError("--init-from and --log name the same folder: choose another --log")
     if args.pretrained_backbone is not None:
-        folder = os.path.dirname(os.path.realpath(args.pretrained_backbone))
-        if folder == os.path.realpath(os.path.join(args.log, "checkpoints")):
+        own = [os.path.join(args.log, "checkpoints", name) for name in ("best.pth", "latest.pth", "previous.pth")]
+        if os.path.realpath(args.pretrained_backbone) in map(os.path.realpath, own):
             raise UserError("--pretrained-backbone is a checkpoint of the run in --log: choose another --log")
     if args.val_fold is not None and args.val_per_class:
         raise UserError("--val-fold and --val-per-class both hold images out: choose one of them")

@@ -6,7 +6,7 @@ from typing import Any
 logger = logging.getLogger("common")
 
 HELD_OUT, TEST, LAST = "held-out images", "test images", "last epoch"  # what chooses
-MIN_PER_CLASS = 10  # held-out images of a class that tell epochs apart; measured in docs/choosing.md
+MIN_PER_CLASS = 10  # held-out images of a class; with fewer there is a warning, see docs/choosing.md
 
 
 def chooser(held_out: int, fold: bool, tested: int) -> str:
@@ -62,8 +62,8 @@ def announce(by: str, held_out: int, per_class: int, tested: int) -> None:
         logger.info(f"best.pth is of the epoch that is best on the {held_out:,} held-out images")
         if per_class < MIN_PER_CLASS:
             logger.warning(
-                f"with {per_class} held-out images of a class, the chosen epoch is not clearly better than the last "
-                f"one: take {MIN_PER_CLASS} or more, or use --checkpoint latest"
+                f"{per_class} held-out of each class are few to choose an epoch by: take {MIN_PER_CLASS} or more, "
+                "or use --checkpoint latest"
             )
     elif by == TEST:
         logger.info("best.pth is of the epoch that is best on the test images")

@@ -29,10 +29,9 @@ def result(
 
     * `last_*`: scores of the last epoch. `best_*`: maxima over epochs, chosen on the test set, as in the published
       table. Scores of a second network have its prefix, such as `teacher_last_top1`.
-    * With held-out images: `val_best_epoch`, that of `best.pth`, which they choose, but for `--val-fold`, which takes
-      the last one; `val_best_*`, its scores on the test set;
-      `val_top1`, its accuracy on the held-out images; `val_last_top1`, that of the last epoch; and `held_out_images`,
-      their number.
+    * With held-out images: `val_best_epoch`, the epoch of `best.pth`: the one that they choose, or with `--val-fold`
+      the last; `val_best_*`, its scores on the test set; `val_top1`, its accuracy on the held-out images;
+      `val_last_top1`, that of the last epoch; and `held_out_images`, their number.
     * `chosen_by`: what chooses the epoch of `best.pth`.
     * A score that was not measured is None, as all scores on a missing test set.
     * For a run in rounds, all these are the last round's, and `rounds` holds those of every round.

@@ -354,6 +354,13 @@ def test_no_program_takes_an_abbreviated_flag(program):
         importlib.import_module(program).parse_args([*words, flag, "1"])
 
 
+def test_a_file_of_ones_own_beside_the_checkpoints_may_be_the_beginning(tmp_path):
+    command = f"data -d Digits --log {tmp_path} --pretrained-backbone {tmp_path}/checkpoints"
+    assert parse("erm", f"{command}/moco.pth")["pretrained_backbone"].endswith("moco.pth")
+    with pytest.raises(UserError, match="is a checkpoint of the run in --log"):
+        parse("erm", f"{command}/best.pth")
+
+
 def test_a_run_that_kept_a_tilde_is_the_same(monkeypatch):
     monkeypatch.setenv("HOME", "/home/me")
     args = importlib.import_module("erm").parse_args("~/data -d ImageFolder --labeled-list=~/list.csv".split())

@@ -12,7 +12,7 @@ import pytest
 
 from scripts import label
 from tests.conftest import ROOT
-from tests.helpers.shell import EPOCHS, dry_run, parse
+from tests.helpers.shell import EPOCHS, dry_run, parse, shell
 
 SHELL_FILES = sorted((ROOT / "scripts").glob("*.sh"))
 
@@ -139,9 +139,7 @@ def test_cdpath_leads_into_no_other_checkout(name, tmp_path):
 
 def test_cdpath_leads_label_sh_into_no_other_checkout(tmp_path):
     (tmp_path / "scripts").mkdir()
-    environment = os.environ | {"CDPATH": str(tmp_path), "PYTHON": "echo"}
-    command = ["bash", "scripts/label.sh", "photos", "labels.csv"]
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    done = shell("label", "photos labels.csv", CDPATH=str(tmp_path), PYTHON="echo")
     assert done.stdout == f"{ROOT}/scripts/label.py photos labels.csv\n"
 
 
@@ -158,9 +156,7 @@ def test_help_comes_before_the_installation(name, tmp_path):
 
 @pytest.mark.parametrize(("python", "ends"), [("python_of_another_name", 2), ("false", 2), ("true", 0)])
 def test_label_sh_needs_a_python_with_torch(python, ends):
-    environment = os.environ | {"PYTHON": python}
-    command = ["bash", "scripts/label.sh", "photos", "labels.csv"]
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    done = shell("label", "photos labels.csv", PYTHON=python)
     assert done.returncode == ends
     advice = "run bash scripts/quickstart.sh once, or name another with PYTHON"
     assert done.stderr == (f"error: '{python}' is no Python with torch: {advice}\n" if ends else "")
@@ -168,9 +164,7 @@ def test_label_sh_needs_a_python_with_torch(python, ends):
 
 @pytest.mark.parametrize("value", ["0", ""])
 def test_dry_run_of_0_runs(value):
-    environment = os.environ | {"PYTHON": "echo", "DRY_RUN": value}
-    command = ["bash", "scripts/label.sh", "photos", "labels.csv"]
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=True)
+    done = shell("label", "photos labels.csv", PYTHON="echo", DRY_RUN=value)
     assert done.stdout == f"{ROOT}/scripts/label.py photos labels.csv\n"
 
 

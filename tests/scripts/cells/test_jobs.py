@@ -87,6 +87,7 @@ def test_no_run_and_a_variable_that_would_be_ignored_are_refused(stand_in):
             "STEPS is for scratch.sh, fashion.sh, finetune.sh and which_method.sh: ",
         ),
         ("fashion", "", {"METHODS": "fixmatch"}, "METHODS is for all.sh, digits.sh, ingredients.sh and "),
+        ("fixmatch", "moco DTD", {"METHODS": "uda"}, "METHODS is for all.sh: this file has one method"),
         ("foundation", "", {"METHODS": "fixmatch"}, "METHODS is for other files: name the methods as words here"),
         ("digits", "", {"SEEDS": "0,1"}, "SEEDS takes whole numbers, not '0,1'"),
         ("all", "", {"METHODS": "erm all"}, "METHODS takes methods whose shell file has cells of the table, not 'all'"),
