@@ -108,7 +108,7 @@ class _Table:
         first = next((line for line in text.splitlines() if line.strip()), "")
         separator, header = ",", None
         for candidate in SEPARATORS:
-            names = _words(next(csv.reader([first], delimiter=candidate), []), fold=True)
+            names = _words(next(csv.reader([first], delimiter=candidate, skipinitialspace=True), []), fold=True)
             if "path" in names:
                 separator, header = candidate, names
         self.has_header, self.header = header is not None, header or ["path", "class"]
@@ -121,7 +121,8 @@ class _Table:
                 f"'{file}', line 1: no column is called 'class', but {', '.join(map(repr, self.header))}: name the "
                 "column with the classes 'class'"
             )
-        self.reader = csv.reader(io.StringIO(text), delimiter=separator, strict=True)
+        # A quote is one after a space, too.
+        self.reader = csv.reader(io.StringIO(text), delimiter=separator, strict=True, skipinitialspace=True)
 
     def rows(self) -> Iterator[tuple[int, list[str]]]:
         """Line number and cells of every row that is neither empty nor a header."""
@@ -134,7 +135,7 @@ class _Table:
 def _text(file: Path) -> tuple[str, bool]:
     """A file's text, and whether it is UTF-8. predict.py writes a file name that is not with the bytes that it has."""
     try:
-        content = file.expanduser().read_bytes()
+        content = Path(os.path.expanduser(file)).read_bytes()
     except OSError as error:
         raise UserError(f"'{file}' cannot be read ({error.strerror}): name another --labeled-list") from None
     text = content.decode("utf-8-sig", "surrogateescape")  # spreadsheets write a byte order mark
@@ -257,7 +258,7 @@ class _Reader:
 
     def _meanings(self, name: str) -> Iterator[str]:
         """The readings of a path, each as a path below the root."""
-        if name:
+        if name and "\0" not in name:
             yield os.path.normpath(name)
             yield os.path.relpath(os.path.abspath(name), os.path.abspath(self.root))
             yield os.path.relpath(os.path.realpath(name), os.path.realpath(self.root))

@@ -42,6 +42,18 @@ def test_a_table_of_predictions_is_a_list_wherever_its_paths_begin(root, prefix)
     assert found == {"a.png": "cat", "deep/d.png": "dog", "e, f.png": "cat"}
 
 
+def test_a_quote_after_a_space_is_no_part_of_a_name(root):
+    found = read(root, "path, class", 'a.png, "cat"', "b.png, cat", ' "e, f.png", "dog"')
+    assert found == {"a.png": "cat", "b.png": "cat", "e, f.png": "dog"}
+
+
+def test_a_list_of_16_bit_characters_without_a_mark_is_one_line(root):
+    file = root.parent / "list.csv"
+    file.write_bytes("path,class\na.png,cat\nb.png,dog\n".encode("utf-16-le"))
+    with pytest.raises(UserError):
+        datasets.load("ImageFolder", "photos", labeled_list=file)
+
+
 def test_in_a_table_of_predictions_a_label_from_before_counts(root):
     """A person's label is no prediction. It counts until the person corrects the row, and empties its confidence."""
     header = "path,class,confidence,given"
