@@ -44,6 +44,7 @@ def load(root: Path) -> Contents:
     """
     train_dir = root / "train"
     _refuse_missing((root, train_dir), "ImageFolder needs ROOT/train/CLASS/*, and ROOT/test/CLASS/* to test with")
+    _refuse_other_spelling(root, ("train", "unlabeled"))
     test_dir = _test_folder(root)
     skipped = Skipped()
     count_unused(root, ("train", "unlabeled", *([] if test_dir is None else [test_dir.name])), skipped)
@@ -144,6 +145,14 @@ def _similar(folder: Path) -> str:
     return "" if other is None else f" ('{other}' is there: rename it)"
 
 
+def _refuse_other_spelling(root: Path, folders: Sequence[str]) -> None:
+    """A disk may take `Unlabeled` for `unlabeled`, but folders that are not used are told by their names."""
+    names = names_in(root)
+    for name in folders:
+        if name not in names and os.path.isdir(root / name):
+            raise UserError(f"folder '{root / name}' is spelled otherwise{_similar(root / name)}")
+
+
 def _test_folder(root: Path) -> Path | None:
     """ROOT/test, or else ROOT/val; None if there is neither.
 
@@ -174,10 +183,21 @@ def _labeled_images(
     if unknown:
         _refuse_unknown(folder, unknown[0], classes, source)
     present = [(c, folder / name) for c, name in enumerate(classes) if name in set(folders)]
+    _refuse_one_folder_for_two([images for _, images in present])
     samples = [(path, c) for c, images in present for path in sorted(images_in(images, skipped))]
     if not samples:
         raise UserError(f"'{folder}' has no images: put them into one folder per class ({', '.join(EXTENSIONS)})")
     return samples
+
+
+def _refuse_one_folder_for_two(folders: Sequence[Path]) -> None:
+    known: dict[str, Path] = {}
+    for folder in folders:
+        other = known.setdefault(os.path.realpath(folder), folder)
+        if other != folder:
+            raise UserError(
+                f"'{other}' and '{folder}' are one folder, by a link, so its images have two classes: remove the link"
+            )
 
 
 def _refuse_unknown(folder: Path, name: str, classes: Sequence[str], source: str) -> None:

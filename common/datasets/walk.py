@@ -19,6 +19,7 @@ SYSTEM_FOLDERS = {"__MACOSX", "@eaDir", "#recycle", "@Recycle", "$RECYCLE.BIN", 
 SYSTEM_FOLDERS |= {"@Recently-Snapshot", "lost+found"}
 RUN_FILES = {"args.json", "labeled.json"}  # a folder that holds both is a run folder
 COUNTED = 10_000  # stop counting the images of an unused folder here
+SHOWN = 10  # entries of a kind in the warning of what is not used
 
 logger = logging.getLogger(__name__)
 
@@ -66,8 +67,11 @@ class Skipped:
 
 
 def _listed(numbers: Counter[str]) -> str:
-    shown = sorted(numbers.items())
-    return ", ".join(f"{number:,}{'+' if number == COUNTED else ''} {what}" for what, number in shown)
+    """The most frequent entries by name, and how many others there are."""
+    shown = sorted(numbers.most_common(SHOWN))
+    others = numbers.total() - sum(number for _, number in shown)
+    words = [f"{number:,}{'+' if number == COUNTED else ''} {what}" for what, number in shown]
+    return ", ".join([*words, *([f"{others:,} others"] if others else [])])
 
 
 def images_in(

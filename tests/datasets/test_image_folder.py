@@ -184,6 +184,19 @@ def test_a_link_puts_no_images_into_two_sets(root, tmp_path):
         datasets.load("ImageFolder", root)
 
 
+@pytest.mark.parametrize("part", ["train", "test"])
+def test_a_link_makes_no_second_class_of_a_folder(root, part):
+    """Its images would have both classes."""
+    shutil.rmtree(root / "train" / "ant")
+    (root / part / "cat").rename(root / part / "lynx")
+    (root / part / "cat").symlink_to(root / part / "lynx")
+    if part == "test":
+        (root / "train" / "cat").rename(root / "train" / "lynx")
+        save(root / "train" / "cat" / "1.png")
+    with pytest.raises(UserError, match=rf"{part}/cat' and '.*{part}/lynx' are one folder, by a link"):
+        datasets.load("ImageFolder", root)
+
+
 def test_a_link_in_the_root_of_a_list_puts_no_test_images_among_the_others(flat):
     (flat / "test").rename(flat / "holdout")
     (flat / "test").symlink_to(flat / "holdout")
@@ -197,6 +210,16 @@ def test_on_a_disk_that_takes_capitals_for_small_letters_test_is_spelled_so(root
     as_there = lambda path: path.with_name("Test") if path.name == "test" else path  # noqa: E731
     monkeypatch.setattr(os.path, "lexists", lambda path: exists(as_there(Path(path))))
     with pytest.raises(UserError, match=r"test images belong into '.*/test' \('Test' is there: rename it\)"):
+        datasets.load("ImageFolder", root)
+
+
+def test_on_a_disk_that_takes_capitals_for_small_letters_unlabeled_is_spelled_so(root, monkeypatch):
+    """Its images would be used, and be reported as not used."""
+    save(root / "Unlabeled" / "1.png")
+    isdir = os.path.isdir
+    as_there = lambda path: path.with_name("Unlabeled") if path.name == "unlabeled" else path  # noqa: E731
+    monkeypatch.setattr(os.path, "isdir", lambda path: isdir(as_there(Path(path))))
+    with pytest.raises(UserError, match=r"/unlabeled' is spelled otherwise \('Unlabeled' is there: rename it\)"):
         datasets.load("ImageFolder", root)
 
 
@@ -342,3 +365,12 @@ def test_only_the_roots_own_test_folder_is_left_out(flat):
         save(flat / name)
     data = listed(flat, "photos/test/d.png,cat\nphotos/a.png,dog\n")
     assert {"photos/test/d.png", "photos/val/e.png"} <= set(relative(data.train, flat))
+
+
+def test_a_folder_whose_name_begins_with_a_tilde_is_one(root, monkeypatch):
+    """`~photos` is somebody's home folder only if there is somebody of that name."""
+    root.rename(root.with_name("~photos"))
+    monkeypatch.chdir(root.parent)
+    assert len(datasets.load("ImageFolder", "~photos").train) == 5
+    with pytest.raises(UserError, match="'~nobody_of_that_name' is missing"):
+        datasets.load("ImageFolder", "~nobody_of_that_name")

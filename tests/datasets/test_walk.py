@@ -158,3 +158,12 @@ def test_classes_that_may_be_a_level_too_high_are_reported(root, read):
         f"classes are the folders of '{root}/train' (cat, dog), not those below them (house, wild), though all images "
         "are there"
     )
+
+
+def test_of_many_kinds_the_most_frequent_are_named(root, read):
+    for name in (*(f"scan.{i:04}" for i in range(30)), "a.txt", "b.txt"):
+        (root / "train" / "cat" / name).touch()
+    reported, number = read()
+    assert number == 4
+    assert "2 .txt, 21 others" in reported
+    assert reported.count(".00") == 9
