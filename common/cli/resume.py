@@ -79,7 +79,7 @@ def take_flags_of_tested(p: Parser, argv: Sequence[str]) -> None:
     known, _ = asked.parse_known_args(argv)
     if known.phase != "test":
         return
-    file = Path(known.log).expanduser() / "args.json"
+    file = Path(os.path.expanduser(known.log)) / "args.json"
     saved = _saved(file)
     if saved is None:
         # `Folder` will say what is wrong, but only if the command has the required flags and gets that far.

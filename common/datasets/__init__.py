@@ -63,7 +63,7 @@ def load(
             dataset has no generated split, or takes no list; or the images are not of one size.
     """
     spec = spec_of(name, generated_split=generated_split, listed=labeled_list is not None)
-    root = Path(root).expanduser()
+    root = Path(os.path.expanduser(root))
     with processes.first_of_machine_first():
         _provide(name, spec, root)
     if labeled_list is not None and spec.read_listed is not None:
@@ -151,7 +151,10 @@ def _check_files(images: ImageSet) -> None:
         by_folder.setdefault(folder, []).append(name)
     missing = []
     for folder, names in by_folder.items():
-        present = set(os.listdir(folder)) if os.path.isdir(folder) else set()
+        try:
+            present = set(os.listdir(folder)) if os.path.isdir(folder) else set()
+        except OSError as error:
+            raise UserError(f"folder '{folder}' cannot be read ({error.strerror}): change its permissions") from None
         missing += [os.path.join(folder, name) for name in names if name not in present]
     if missing:
         raise UserError(

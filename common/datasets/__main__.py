@@ -9,6 +9,7 @@ python -m common.datasets ROOT --check ImageFolder --labeled-list FILE     ... a
 
 import argparse
 import logging
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -52,7 +53,7 @@ def main(args: argparse.Namespace) -> None:
         remedy = SPECS[name].by_hand.format(root=root) if SPECS[name].by_hand else f"try --download {name}"
         raise UserError(f"{name} is not under '{root}': {remedy}")
     if args.labeled_list is not None:
-        check_list(root.expanduser(), Path(args.labeled_list))
+        check_list(Path(os.path.expanduser(root)), Path(args.labeled_list))
     data = datasets.load(
         name,
         root,

@@ -91,10 +91,10 @@ SPECS = {
             "stanford_cars/cars_train",
             "stanford_cars/cars_test",
         ),
-        by_hand="its host is gone: unpack car_devkit.tgz (md5 c3b158d763b6e2245038c8ad08e45376) to devkit/, "
-        "cars_train.tgz (065e5b463ae28d29e77c1b4b166cfe61) to cars_train/ and "
-        "cars_test.tgz (4ce7ebf6a94d07f1952d94dd34c4d501) to cars_test/, and put cars_test_annos_withlabels.mat "
-        "(b0a2b23655a3edd16d84508592a98d10) next to them, all in '{root}/stanford_cars'; where people get them: "
+        by_hand="its host is gone: unpack car_devkit.tgz (md5 c3b158d763b6e2245038c8ad08e45376), cars_train.tgz "
+        "(065e5b463ae28d29e77c1b4b166cfe61) and cars_test.tgz (4ce7ebf6a94d07f1952d94dd34c4d501) in "
+        "'{root}/stanford_cars', so that it holds devkit/, cars_train/ and cars_test/, and put "
+        "cars_test_annos_withlabels.mat (b0a2b23655a3edd16d84508592a98d10) next to them; where people get them: "
         "https://github.com/pytorch/vision/issues/7545",
     ),
     "SUN397": Spec(

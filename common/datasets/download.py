@@ -90,7 +90,7 @@ def fetch(name: str, root: Path, files: Sequence[File], paths: Sequence[str]) ->
             shutil.rmtree(unpacked, ignore_errors=True)  # an earlier job may have been interrupted
             unpacked.mkdir(parents=True)
             for file in files:
-                _unpack_file(file, _obtain(file, root, staging), unpacked)
+                _unpack_file(file, _obtain(file, root, staging, paths), unpacked)
             _move(unpacked, root, paths, name)
             shutil.rmtree(staging)
             logger.info(f"{name} is complete under '{root}'")
@@ -137,13 +137,22 @@ def _move(unpacked: Path, root: Path, paths: Sequence[str], name: str) -> None:
 # One file
 
 
-def _obtain(file: File, root: Path, staging: Path) -> Path:
-    """The path of the verified file: the one that somebody put into the root, or a downloaded one."""
+def _obtain(file: File, root: Path, staging: Path, paths: Sequence[str]) -> Path:
+    """The path of the verified file: the one that somebody put into the root, or a downloaded one.
+
+    Raises:
+        UserError: a file in the dataset's own place, one of `paths`, is damaged (it would stay, and the download be
+            lost); or what comes from the host is not the file.
+    """
     by_hand, target, part = root / file.name, staging / file.name, staging / f"{file.name}.part"
     if by_hand.is_file():
         found = checksum(by_hand, file.checksum)
         if found == file.checksum:
             return by_hand
+        if file.name in paths:
+            raise UserError(
+                f"'{by_hand}' is damaged (checksum {found}, expected {file.checksum}): remove it, and run again"
+            )
         logger.warning(f"'{by_hand}' is not used: its checksum is {found}, not {file.checksum}")
     if target.is_file():  # it was verified before it got this name
         return target

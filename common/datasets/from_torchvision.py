@@ -3,6 +3,7 @@
 Files are ordered by (label, relative path), arrays as in their source. So the order does not depend on the machine.
 """
 
+import zlib
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -19,7 +20,7 @@ from common.errors import UserError
 # What torchvision raises for missing or damaged files.
 NOT_WHOLE = (
     *(OSError, RuntimeError, ValueError, TypeError, LookupError, AttributeError, EOFError, AssertionError),
-    MatReadError,
+    *(MatReadError, zlib.error),
 )
 
 
@@ -40,7 +41,7 @@ def construct(dataset: type, root: Path, **options: Any) -> Any:
         reason = " ".join(str(error).split("You can use")[0].split()) or type(error).__name__
         raise UserError(
             f"{dataset.__name__} under '{root}' is incomplete or damaged ({reason}): restore its files, or remove its "
-            "folder there and run again"
+            "own files there and run again"
         ) from None
 
 

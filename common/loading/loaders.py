@@ -119,7 +119,8 @@ class TrainLoader:
             UserError: an image cannot be read.
         """
         keys = self._keys(step, self.share)
-        self.views.keep_decoded(self.cache * 2**20 // processes.local_count())
+        copies = 1 if LINUX else 1 + self.workers  # workers that are not forked get a copy of the decoded images each
+        self.views.keep_decoded(self.cache * 2**20 // processes.local_count() // copies)
         batches = map(self._on_device, _read(_data_loader(self.views, keys, self.workers, self.device)))
         yield from _one_ahead(batches, self.device) if self.device.type == "cuda" else batches
 

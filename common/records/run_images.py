@@ -88,7 +88,7 @@ class RunImages:
         `names` are the labeled images, `held_out_names` the held-out ones. `predicted_names` are those of both whose
         labels are predictions that nobody has checked.
         """
-        root = Path(self.root).expanduser()
+        root = Path(os.path.expanduser(self.root))
         own, kept = (
             self.data.train.below(root, np.sort(indices).tolist()) for indices in (self.labeled, self.held_out)
         )
@@ -108,7 +108,9 @@ def take_inventory(data: Data, root: str, log: Path, known: inventory.Inventory)
     """
     _refuse_log_among([*data.train.images, *data.test.images], log)
     parts = {"train": data.train, "test": data.test}
-    return processes.once_per_machine(lambda: inventory.read(parts, data.classes, Path(root).expanduser(), known))
+    return processes.once_per_machine(
+        lambda: inventory.read(parts, data.classes, Path(os.path.expanduser(root)), known)
+    )
 
 
 def _refuse_log_among(paths: Sequence[str | Path], log: Path) -> None:

@@ -186,7 +186,7 @@ def image_root_above(run: Run, folder: Path) -> Path | None:
     """
     if run.args.get("data") != "ImageFolder" or is_run(folder):
         return None
-    file, root = run.folder / "labeled.json", Path(str(run.args.get("root"))).expanduser().resolve()
+    file, root = run.folder / "labeled.json", Path(os.path.expanduser(str(run.args.get("root")))).resolve()
     names = _read(file, lambda text: json.loads(text).get("names", [])) if file.exists() else []
     above = [folder.resolve(), *folder.resolve().parents]
     return next((each for each in above if ((each / names[0]).is_file() if names else each == root)), None)

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -361,6 +362,26 @@ def test_a_corrupt_array_is_refused(name, copied):
     victim.write_bytes(content)
     with pytest.raises(UserError, match=f"{name.removesuffix('Extra')} under '{root}' is incomplete or damaged"):
         load(name, root)
+
+
+@pytest.mark.parametrize("place", range(180, 380, 20))
+def test_damaged_lists_of_stanford_cars_are_refused(place, copied):
+    """They come by hand, without a checksum, and are compressed."""
+    root = copied("StanfordCars")
+    file = root / "stanford_cars/devkit/cars_train_annos.mat"
+    content = bytearray(file.read_bytes())
+    content[place] ^= 0xFF
+    file.write_bytes(content)
+    with pytest.raises(UserError, match=f"StanfordCars under '{root}' is incomplete or damaged"):
+        load("StanfordCars", root)
+
+
+def test_a_folder_that_may_not_be_read_is_named(copied, lock_folder, monkeypatch):
+    root = copied("Food101")
+    folder = next(path for path in (root / "food-101/images").iterdir() if path.is_dir())
+    monkeypatch.setattr(os, "listdir", mock.Mock(side_effect=PermissionError(13, "Permission denied")))
+    with pytest.raises(UserError, match=f"folder '{folder.parent}/.*' cannot be read .*: change its permissions"):
+        load("Food101", root)
 
 
 @pytest.mark.parametrize(

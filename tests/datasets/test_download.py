@@ -201,6 +201,18 @@ def test_a_wrong_file_put_there_by_hand_is_passed_over(server, packed, tmp_path,
     assert (tmp_path / "set.tar.gz").read_bytes() == b"half"
 
 
+def test_a_damaged_file_in_the_datasets_own_place_is_refused_before_the_download(server, tmp_path):
+    """It would stay, as all that is there, and the download would be lost."""
+    files = [server.serve(name, name.encode()) for name in ("train.mat", "test.mat")]
+    (tmp_path / "train.mat").write_bytes(b"cut")
+    with pytest.raises(UserError, match=r"train.mat' is damaged \(checksum md5:.*\): remove it, and run again"):
+        fetch("Set", tmp_path, files, ["train.mat", "test.mat"])
+    assert not server.requests
+    (tmp_path / "train.mat").unlink()
+    fetch("Set", tmp_path, files, ["train.mat", "test.mat"])
+    assert tree(tmp_path) == {"train.mat": b"train.mat", "test.mat": b"test.mat"}
+
+
 def test_checksum_of_what_a_gz_holds(server, tmp_path):
     plain = tar(WHOLE, "w")
     file = server.serve("set.tar.gz", gzip.compress(plain))

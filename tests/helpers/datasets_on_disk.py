@@ -96,11 +96,12 @@ def stanford_cars(root: Path) -> Written:
     _fill(root, written, lambda _, split, i: f"stanford_cars/cars_{split}/{90 - i:05d}.jpg")
     folder = root / "stanford_cars"
     (folder / "devkit").mkdir()
-    savemat(folder / "devkit/cars_meta.mat", {"class_names": np.array(written.classes, dtype=object)})
+    names = {"class_names": np.array(written.classes, dtype=object)}
+    savemat(folder / "devkit/cars_meta.mat", names, do_compression=True)
     kind = [(name, object) for name in ("bbox_x1", "bbox_y1", "bbox_x2", "bbox_y2", "class", "fname")]
     for split, file in (("train", "devkit/cars_train_annos.mat"), ("test", "cars_test_annos_withlabels.mat")):
         rows = [(1, 1, 9, 9, written.classes.index(c) + 1, Path(p).name) for p, c in getattr(written, split).items()]
-        savemat(folder / file, {"annotations": np.array([rows], dtype=kind)})
+        savemat(folder / file, {"annotations": np.array([rows], dtype=kind)}, do_compression=True)
     return written
 
 

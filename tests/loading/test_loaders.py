@@ -233,6 +233,15 @@ def test_files_are_decoded_once_where_they_fit(photographs, workers, cache, kept
     assert_equal_batches([first, *itertools.islice(batches, 6)], expected)
 
 
+@pytest.mark.parametrize(("workers", "kept"), [(0, True), (2, False)])
+def test_where_workers_are_not_forked_the_cache_is_shared_among_their_copies(photographs, monkeypatch, workers, kept):
+    monkeypatch.setattr(loaders, "LINUX", False)
+    monkeypatch.setattr(loaders, "_data_loader", lambda *args: [])
+    loader = TrainLoader(photographs, [WEAK], 4, "labeled", 0, **options(workers, cache=3))
+    assert not list(loader.batches(0))
+    assert bool(loader.views.decoded) == kept
+
+
 def test_a_corrupt_file_among_those_to_be_kept_is_named_when_it_is_drawn(with_a_corrupt_image):
     images, bad = with_a_corrupt_image
     batches = TrainLoader(images, [WEAK], 3, "labeled", 0, **options(cache=1)).batches(0)
