@@ -4,8 +4,8 @@
 
 BACKBONE_OUT gets the backbone of the query encoder, FC_OUT its projection head, both as dictionaries of tensors with
 the names that torchvision and timm use. INPUT is a checkpoint of MoCo v1 or v2 (the published table's is
-moco_v2_800ep_pretrain.pth.tar of https://github.com/facebookresearch/moco), of MoCo v3, or of DINO (its teacher is
-taken). No code from the file is run.
+moco_v2_800ep_pretrain.pth.tar of https://github.com/facebookresearch/moco), of MoCo v3 (but for its ViT-S, which timm
+lacks), or of DINO (its teacher is taken). No code from the file is run.
 """
 
 import argparse
@@ -109,9 +109,14 @@ def main(args):
     broken = checkpoint.not_finite(backbone)
     if broken is not None:
         raise UserError(f"'{args.input}' holds NaN or infinity in {broken}: train or download it again")
+    arch = recognize(backbone)
+    if name == "MoCo v3" and arch == "vit_small_patch16_224":  # the shapes do not tell the number of heads
+        raise UserError(
+            f"'{args.input}' is the ViT-S of MoCo v3, which has 12 attention heads, and timm's {arch} has 6: take its "
+            "ViT-B or its ResNet-50"
+        )
     write(backbone, args.backbone_out)
     write(head, args.fc_out)
-    arch = recognize(backbone)
     flags = f"--pretrained-backbone {args.backbone_out} -a {arch or 'ARCH'}"
     print(f"{name}, {arch or 'an architecture that is not known here'}: train with {flags}")
 

@@ -111,12 +111,20 @@ def test_other_architectures_are_recognized_or_said_to_be_unknown(arch, shown, t
     assert shown in capsys.readouterr().out.splitlines()[2]
 
 
-def test_a_vision_transformer_of_moco_v3(tmp_path, capsys):
-    vit = encoder(0, "vit_small_patch16_224", head="head")
+def test_a_vision_transformer_of_moco_v3(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(converter, "ARCHITECTURES", ["vit_small_patch16_224", "vit_tiny_patch16_224"])
+    vit = encoder(0, "vit_tiny_patch16_224", head="head")  # a small one in the place of ViT-B
     backbone_out, fc_out = convert({"state_dict": prefixed("module.base_encoder.", vit)}, tmp_path)
-    backbones.backbone("vit_small_patch16_224", **STATISTICS | {"image_size": 224}, file=backbone_out)
+    backbones.backbone("vit_tiny_patch16_224", **STATISTICS | {"image_size": 224}, file=backbone_out)
     assert all(key.startswith("head.") for key in torch.load(fc_out, weights_only=True))
-    assert "-a vit_small_patch16_224" in capsys.readouterr().out
+    assert "-a vit_tiny_patch16_224" in capsys.readouterr().out
+
+
+def test_the_vit_s_of_moco_v3_has_other_heads_than_timms_and_is_refused(tmp_path):
+    vit = encoder(0, "vit_small_patch16_224", head="head")
+    with pytest.raises(UserError, match="is the ViT-S of MoCo v3, which has 12 attention heads, and timm's"):
+        convert({"state_dict": prefixed("module.base_encoder.", vit)}, tmp_path)
+    assert not list(tmp_path.glob("*out*"))
 
 
 BAD = {
