@@ -145,7 +145,7 @@ def timm_files(run: trained.Trained, network: nn.Sequential, options: dict[str, 
         same = False
     if not same:
         raise UserError(f"--timm: the classifier of timm's '{arch}' is not the head of this project: leave --timm out")
-    config = timm_config(run, arch, options, names[0], model.pretrained_cfg.get("first_conv"))
+    config = timm_config(run, arch, options, names[0], model.pretrained_cfg)
     metadata = description(run, options)
     text = json.dumps(config, indent=2, allow_nan=False) + "\n"
     return {"model.safetensors": safetensors.torch.save(state, metadata), "config.json": text.encode()}
@@ -158,24 +158,25 @@ def crop_pct(val_resizing: str, size: int) -> float:
 
 
 def timm_config(
-    run: trained.Trained, arch: str, options: dict[str, int], classifier: str, first: Any
+    run: trained.Trained, arch: str, options: dict[str, int], classifier: str, own: dict[str, Any]
 ) -> dict[str, Any]:
     """What timm's `config.json` says. Its `squash` resizes to a square, as this project does.
 
     Args:
-        classifier, first: the names of the last and the first layer.
+        classifier: the name of the last layer.
+        own: timm's description of the architecture. If its size is fixed, timm makes it for `input_size`, else for 224.
     """
     size = run.args.image_size
     prepared = {
         "input_size": [3, size, size],
-        "fixed_input_size": bool(options),
+        "fixed_input_size": bool(options) or bool(own.get("fixed_input_size")),
         "interpolation": "bicubic",
         "crop_pct": crop_pct(run.args.val_resizing, size),
         "crop_mode": "squash",
         "mean": run.args.norm_mean,
         "std": run.args.norm_std,
     }
-    layers = {"classifier": classifier, "first_conv": first, "pool_size": None, "custom_load": False}
+    layers = {"classifier": classifier, "first_conv": own.get("first_conv"), "pool_size": None, "custom_load": False}
     return {
         "architecture": arch.partition(".")[0],
         "num_classes": len(run.classes),

@@ -7,6 +7,7 @@ import json
 import math
 import os
 import re
+import shutil
 import subprocess
 import sys
 import warnings
@@ -25,7 +26,7 @@ from common import trained
 from common.datasets.images import ImageSet
 from common.errors import UserError
 from common.loading import augment
-from tests.conftest import ROOT, train_small
+from tests.conftest import ROOT, final_state, train_small
 
 RUNS = {
     "timm": ("dst", "--width 8 -a test_resnet"),
@@ -267,6 +268,16 @@ def test_timms_format_keeps_the_size_of_a_vit(world, photo):
     with torch.no_grad():
         logits = model(timm.data.create_transform(**timm.data.resolve_model_data_config(model))(photo)[None])[0]
     assert torch.allclose(logits, expected(world("vit"), photo), atol=1e-4)
+    assert model.patch_embed.img_size == (32, 32)  # not 224, with the positions resampled
+
+
+def test_the_checkpoint_that_is_asked_for_is_exported(world, photo, tmp_path):
+    run = shutil.copytree(world("timm"), tmp_path / "copy")
+    (run / "checkpoints" / "best.pth").unlink()
+    write(run, "--checkpoint", "latest")
+    with safe_open("photos.safetensors", "pt") as file:
+        assert json.loads(file.metadata()["checkpoint"]) == "latest.pth"
+        assert torch.equal(file.get_tensor("head.weight"), final_state(run)["model"]["head.weight"])
 
 
 def test_timms_format_has_no_place_for_a_bottleneck(world, photo):
