@@ -287,6 +287,17 @@ class Table:
                 )
 
 
+def _labels_from_before(known: KnownLabels) -> list[tuple[str, str]]:
+    """Path and label of those that a list can hold. A warning counts the others."""
+    listed = [(path, label) for path, label in known.labels.items() if correction_page.can_be_listed(path)]
+    if len(listed) < len(known.labels):
+        logger.warning(
+            f"{len(known.labels) - len(listed):,} labels from before will be missing in the saved list: no list can "
+            "hold the names of their images"
+        )
+    return listed
+
+
 def write_page(table: Table, run_folder: str, file: Path) -> list[str]:
     """Write the page on which the images of a table are corrected. Returns lines about it, to be logged.
 
@@ -306,17 +317,18 @@ def write_page(table: Table, run_folder: str, file: Path) -> list[str]:
     run = table.run
     title = f"{os.path.basename(os.path.abspath(run_folder))}, {run.method}"
     title += "" if run.epoch is None else f", epoch {run.epoch}"
-    size = correction_page.write(file, images, items, run.classes, list(table.known.labels.items()), title)
+    earlier = _labels_from_before(table.known)
+    size = correction_page.write(file, images, items, run.classes, earlier, title)
     outside = sum(one.inner is None for one in shown)
     if table.known.root is not None and outside:
         logger.warning(
             f"{outside:,} images of the page are not below '{table.known.root}': put them there before you train with "
             "the list"
         )
-    earlier = f" and the {len(table.known.labels):,} labels from before" if table.known.labels else ""
+    more = f" and the {len(earlier):,} labels from before" if earlier else ""
     return [
         f"'{file}': {len(shown):,} images ({max(size // 1000, 1):,} kB) to correct in a browser",
-        f"what the page saves holds them{earlier}, and is a list for --labeled-list",
+        f"what the page saves holds them{more}, and is a list for --labeled-list",
     ]
 
 

@@ -91,6 +91,17 @@ def test_the_page_holds_what_is_not_labeled_and_not_for_testing(world, tmp_path,
     assert "holds them and the 4 labels from before, and is a list for --labeled-list" in reported
 
 
+def test_labels_from_before_that_no_list_can_hold_are_left_out_and_counted(world, tmp_path, monkeypatch, capsys):
+    """In the saved list they would be lines that name no image, for which the list is refused."""
+    known, load = {"caf\udce9.png": CLASSES[0], "line\rend.png": CLASSES[1]}, known_labels.load
+    monkeypatch.setattr(known_labels, "load", lambda *how: load(*how)._replace(labels=load(*how).labels | known))
+    run_predict(world, "--page", tmp_path / "page.html")
+    assert sorted(path for path, _ in data_of(tmp_path / "page.html")["labels"]) == sorted(LABELED)
+    reported = capsys.readouterr().err
+    assert "2 labels from before will be missing in the saved list: no list can hold the names" in reported
+    assert "holds them and the 4 labels from before" in reported
+
+
 def test_the_table_of_the_least_certain(world, tmp_path, capsys):
     run_predict(world, "--uncertain", "5", "--out", tmp_path / "five.csv", "--top", "2")
     rows = list(csv.DictReader(open(tmp_path / "five.csv")))  # noqa: SIM115
