@@ -141,7 +141,8 @@ def add_views(p: ArgumentParser) -> None:
             default=None,
             metavar="X",
             help=f"{name} of each channel, for pixels in [0, 1] (default: the pretrained backbone's own; from scratch, "
-            "with a file, or with a bare name of torchvision's ResNets such as resnet50: the dataset's or ImageNet's)",
+            "with a file and a name without a tag, or with a bare name of torchvision's ResNets such as resnet50: the "
+            "dataset's or ImageNet's)",
         )
     _add_strong_views(g)
 

@@ -45,7 +45,7 @@ def at_work(sessions: list[dict[str, Any]], steps: int) -> list[dict[str, Any]]:
 def differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
     """What differs between two sessions and may change numbers, such as `torch 2.8.0 (was 2.7.1)`."""
     flat = [{**each, **each["versions"]} for each in (before, now)]
-    names = ["device", "processes", *now["versions"]] + (["threads"] if "CPU" in now["device"] else [])
+    names = ["device", "processes", *now["versions"]]  # a CPU's name has its threads
     old, new = ({name: each.get(name) for name in names} for each in flat)
     others = [f"{name} {new[name]} (was {old[name]})" for name in names if old[name] != new[name]]
     return [*others, "a script that has changed"] if is_other_script(before, now.get("script_sha256")) else others
