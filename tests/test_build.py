@@ -13,6 +13,7 @@ from common import build
 from common.datasets import SPECS
 from common.loading import augment
 from common.networks.classifier import ImageClassifier
+from common.system import limits
 
 
 def arguments(*flags: str):
@@ -75,3 +76,10 @@ def test_the_last_residual_branch_is_dropped_at_the_flags_rate():
     model = build.classifier(ImageClassifier, 10, args)
     rates = [module.drop_prob for module in model.backbone.modules() if isinstance(module, DropPath)]
     assert [rate for rate in rates if rate] == pytest.approx([0.02 * i for i in range(1, 8)])
+
+
+def test_three_sets_share_the_machine(monkeypatch):
+    monkeypatch.setattr(limits, "cores", lambda: 8)
+    monkeypatch.setattr(limits, "free_memory", lambda: 800 * limits.MIB)
+    options = build.loading(SimpleNamespace(device=torch.device("cpu")), arguments())
+    assert (options["workers"], options["cache"]) == (2, 100)

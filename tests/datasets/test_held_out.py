@@ -284,3 +284,13 @@ def test_a_seed_holds_these_parts_out_on_every_machine():
     images = data(np.repeat([0, 1, 2], [5, 4, 3]))
     parts = [splits.hold_out_fold(np.arange(12), np.arange(0), images, part, 3, 0)[2].tolist() for part in (1, 2, 3)]
     assert parts == [[0, 3, 6, 10], [1, 2, 5, 11], [4, 7, 8, 9]]
+
+
+@pytest.mark.parametrize("flags", ["--val-per-class 3", "--val-fold 1/4"])
+def test_the_seed_of_the_split_draws_them_and_not_that_of_the_run(flags, small_run, tmp_path):
+    kept = []
+    for seed, split in (("1", "5"), ("2", "5"), ("2", "2")):
+        folder, seeds = tmp_path / f"{seed} {split}", ("--seed", seed, "--split-seed", split)
+        small_run("erm", *flags.split(), *seeds, "--epochs", "1", "-i", "1", log=folder)
+        kept.append(json.loads((folder / "labeled.json").read_text())["held_out"])
+    assert kept[0] == kept[1] != kept[2]

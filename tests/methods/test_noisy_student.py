@@ -14,11 +14,13 @@ import noisy_student
 from common import datasets
 from common.datasets import splits
 from common.errors import Interrupted
+from common.training import evaluate
 from scripts import collect_results
 from scripts.results import cells, plots, runs
 from tests.conftest import SMALL, assert_equal_states, assert_same_run, final_state, read_rows, train_small
 from tests.helpers.few_images import all_images
 from tests.helpers.reference import SpyModel, softmax
+from tests.helpers.stops import at_call
 
 ROUNDS = ("--rounds", "2", "--lr", "0.1")  # two epochs of three steps each
 
@@ -311,3 +313,21 @@ def test_unfinished_it_is_reported_by_the_epochs_of_all_rounds(whole, tmp_path):
     (folder / "metrics.jsonl").write_text("".join(f"{line}\n" for line in lines))
     assert json.loads(lines[-1])["round"] == 1
     assert collect_results.progress(runs.read_runs([folder])[0]).endswith("(3 of 6 epochs)")
+
+
+def test_so_does_a_signal_right_after_a_resumption(whole, tmp_path, monkeypatch):
+    """The run was stopped at the end of a round, and goes on with pseudo-labels before any step."""
+    make = noisy_student.PseudoLabels.make
+
+    def signaled(*args):
+        os.kill(os.getpid(), signal.SIGTERM)
+        return make(*args)
+
+    with monkeypatch.context() as patch:
+        at_call(patch, evaluate, "evaluate", 2, lambda: os.kill(os.getpid(), signal.SIGTERM))
+        with pytest.raises(Interrupted, match="after step 6"):
+            train_small("noisy_student", *ROUNDS, log=tmp_path / "run")
+    with mock.patch.object(noisy_student.PseudoLabels, "make", signaled), pytest.raises(Interrupted):
+        train_small("noisy_student", *ROUNDS, log=tmp_path / "run")
+    train_small("noisy_student", *ROUNDS, log=tmp_path / "run")
+    assert_same_run(tmp_path / "run", whole[0])

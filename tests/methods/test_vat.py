@@ -1,5 +1,7 @@
 """VAT: the search for the direction, the losses and what they reach, and what passes share, against numbers by hand."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -178,3 +180,13 @@ def test_the_weight_of_a_step(step, weight):
     row = steps.losses_of("vat", args, step=step)
     rest = row["loss"] - row["loss_l"] - 0.06 * row["loss_entropy"]
     assert rest == pytest.approx(weight * row["loss_u"], abs=1e-5)
+
+
+def test_on_a_gpu_the_generator_of_that_gpu_is_put_back(monkeypatch):
+    """Dropout draws from it there."""
+    device, put_back = torch.device("cuda", 1), []
+    monkeypatch.setattr(torch.cuda, "get_rng_state", lambda device: f"of {device}, before")
+    monkeypatch.setattr(torch.cuda, "set_rng_state", lambda state, device: put_back.append((state, device)))
+    with vat.same_masks(SimpleNamespace(is_cuda=True, device=device)):
+        assert not put_back
+    assert put_back == [("of cuda:1, before", device)]

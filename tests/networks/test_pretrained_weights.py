@@ -252,3 +252,15 @@ def test_an_error_that_is_no_downloads_stays_what_it_is(cache, monkeypatch):
     monkeypatch.setattr(timm, "create_model", fail)
     with pytest.raises(ValueError, match="of the network itself"):
         backbones.backbone("test_resnet", 64, NORMALIZER)
+
+
+def test_for_cached_weights_nobody_looks_for_the_hub(cache, monkeypatch):
+    monkeypatch.setattr(pretrained, "_look_for_hub", lambda name: pytest.fail(f"{name} is in the cache"))
+    write_weights(blob(cache, "test_resnet.r160_in1k"))
+    backbones.backbone("test_resnet", 160, NORMALIZER)
+
+
+def test_a_run_from_random_weights_names_none_of_timms(cache):
+    """Where timm has some for the network, too."""
+    result = train_small("erm", "-a", "test_resnet", "--epochs", "1", "-i", "1", log=cache / "run")
+    assert (result["pretraining"], result["pretraining_weights"]) == ("scratch", None)

@@ -24,7 +24,7 @@ from common.datasets import splits
 from common.errors import UserError
 from common.records import progress, session
 from common.run import Run
-from common.system import seeding
+from common.system import processes, seeding
 from common.training import evaluate
 from tests.conftest import SMALL, assert_equal_states, assert_same_run, contents, final_state, read_rows, train_small
 
@@ -314,3 +314,17 @@ def test_the_streams_of_a_run_keep_their_names(small_run, monkeypatch):
     monkeypatch.setattr(seeding, "seed_all", lambda *key: named.append(key) or seed_all(*key))
     small_run("erm", "--epochs", "1", "-i", "1", "--seed", "3")
     assert named == [(3, "model"), (3, "training")]
+
+
+def test_each_process_has_random_numbers_of_its_own(small_run, monkeypatch):
+    """Such as those of dropout."""
+    named, seed_all, begin = [], seeding.seed_all, Run._begin_alike
+
+    def as_the_third(run):
+        with mock.patch.object(processes, "rank", return_value=2):
+            begin(run)
+
+    monkeypatch.setattr(seeding, "seed_all", lambda *key: named.append(key) or seed_all(*key))
+    monkeypatch.setattr(Run, "_begin_alike", as_the_third)
+    small_run("erm", "--epochs", "1", "-i", "1", "--seed", "3")
+    assert named == [(3, "model"), (3, "training", 2)]

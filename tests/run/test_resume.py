@@ -314,7 +314,9 @@ def test_other_arguments_are_refused_by_name(finished, small_run, flags):
     assert all(path.read_bytes() == content for path, content in before.items())
 
 
-@pytest.mark.parametrize("free", ["-j 1", "-p 1", "--device cpu", "--phase test", "--phase test --checkpoint latest"])
+@pytest.mark.parametrize(
+    "free", ["-j 1", "--cache 7", "-p 1", "--device cpu", "--phase test", "--phase test --checkpoint latest"]
+)
 def test_arguments_that_change_no_number_are_free(finished, small_run, free):
     small_run("fixmatch", *FLAGS, *free.split())
 

@@ -28,3 +28,11 @@ def test_the_gpu_that_is_chosen_becomes_the_current_one_before_it_is_used(monkey
     monkeypatch.setattr(torch, "ones", lambda *args, device, **kwargs: (done.append("used"), torch.zeros(1))[1])
     assert str(find_device(name)) == (taken or name)
     assert done == ([taken] if taken else []) + ["used"]
+
+
+@pytest.mark.parametrize(("is_there", "taken"), [(True, "cuda"), (False, "cpu")])
+def test_a_gpu_is_taken_where_there_is_one_and_its_lack_is_reported(monkeypatch, log, is_there, taken):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: is_there)
+    monkeypatch.setattr(torch, "ones", lambda *args, **kwargs: torch.zeros(1))
+    assert str(find_device(None)) == taken
+    assert any("no CUDA device found" in message for message in log.messages) is not is_there

@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from common.system import checkpoint, processes, seeding
 from common.system.devices import find_device
+from common.system.processes import collectives
 from tests.helpers.gpu.stand_in import gpu
 from tests.helpers.several import Several
 
@@ -172,3 +173,21 @@ def test_they_are_where_the_methods_state_is():
     drawn = seeding.SharedRandom(0, "mixing").to("meta")
     assert {drawn.permutation(3).device.type, drawn.uniform().device.type, drawn.beta(1.0).device.type} == {"meta"}
     assert drawn.normal(2).device.type == "meta"
+
+
+def test_a_stream_begins_on_the_gpus_as_on_the_host(monkeypatch):
+    seeded = []
+    monkeypatch.setattr(torch.cuda, "manual_seed_all", seeded.append)
+    seeding.seed_all(3, "training", 1)
+    assert seeded == [torch.initial_seed()]
+
+
+def test_each_machine_has_the_value_of_its_own_first_process(monkeypatch):
+    """Two machines with two processes each."""
+    called = []
+    monkeypatch.setattr(collectives, "gather_objects", lambda value: ["a", None, "b", None])
+    for rank, expected in enumerate("aabb"):
+        monkeypatch.setattr(collectives, "rank", lambda rank=rank: rank)
+        monkeypatch.setattr(collectives, "local_rank", lambda rank=rank: rank % 2)
+        assert processes.once_per_machine(lambda rank=rank: called.append(rank)) == expected
+    assert called == [0, 2]

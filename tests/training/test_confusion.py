@@ -78,3 +78,15 @@ def test_the_area_under_the_curve_of_two_classes_is_scikit_learns():
     assert counts.read_auc() == pytest.approx(100 * metrics.roc_auc_score(labels, logits[:, 1] - logits[:, 0]))
     assert confusion.auc(np.array([1.0, 2.0]), np.array([True, True])) is None
     assert Confusion(3, torch.arange(60), CPU).read_auc() is None
+
+
+def test_two_classes_on_several_processes_have_the_curve_of_one(monkeypatch):
+    """Each process has a share of the images; their sum is exchanged."""
+    rng, parts = np.random.default_rng(0), []
+    logits, labels = torch.tensor(rng.normal(size=(10, 2))), torch.tensor([0, 1] * 5)
+    for order in (torch.arange(4), torch.arange(4, 10)):
+        parts.append(Confusion(2, order, CPU, number=10))
+        parts[-1].update(logits[order], labels[order])
+    monkeypatch.setattr(confusion.processes, "sum", lambda own: sum(part.margins for part in parts))
+    expected = 100 * metrics.roc_auc_score(labels, logits[:, 1] - logits[:, 0])
+    assert parts[0].read_auc() == pytest.approx(expected)

@@ -8,6 +8,7 @@ import time
 
 import pytest
 
+from scripts.cells import jobs
 from scripts.cells.tables import DATASETS
 from tests.conftest import ROOT
 from tests.helpers.shell import EPOCHS, shell
@@ -189,3 +190,15 @@ def test_side_by_side_the_reason_of_a_failure_is_shown_and_not_what_comes_after_
     expected = said[-shown:] if isinstance(shown, int) else shown
     assert done.stderr.splitlines()[: len(expected) + 1][:-1] == expected
     assert done.stderr.splitlines()[len(expected)].startswith("exit code 2: ")
+
+
+def test_jobs_are_spread_over_the_gpus_of_the_machine(tmp_path, monkeypatch):
+    program = tmp_path / "nvidia-smi"
+    program.write_text("#!/bin/sh\nprintf '0\\n1\\n'\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    for name in ("CUDA_VISIBLE_DEVICES", "NPROC"):
+        monkeypatch.delenv(name, raising=False)
+    assert jobs._spread_gpus(3) == ["0", "1", "0"]
+    program.write_text("#!/bin/sh\nexit 9\n")  # no driver
+    assert jobs._spread_gpus(3) == [None] * 3
