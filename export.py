@@ -164,12 +164,14 @@ def timm_config(
 
     Args:
         classifier: the name of the last layer.
-        own: timm's description of the architecture. If its size is fixed, timm makes it for `input_size`, else for 224.
+        own: timm's description of the architecture. If its size is fixed, timm makes it for the file's `input_size`,
+            which may not be the size that it was made for here.
     """
     size = run.args.image_size
+    fixed, own_size = bool(own.get("fixed_input_size")), own.get("input_size", [size])[-1]
     prepared = {
         "input_size": [3, size, size],
-        "fixed_input_size": bool(options) or bool(own.get("fixed_input_size")),
+        "fixed_input_size": bool(options) or (fixed and own_size == size),
         "interpolation": "bicubic",
         "crop_pct": crop_pct(run.args.val_resizing, size),
         "crop_mode": "squash",
@@ -183,7 +185,7 @@ def timm_config(
         "num_features": run.model.backbone.feature_dim,
         "label_names": run.classes,
         "exif_orientation": run.args.exif_orientation,  # of no meaning to timm, which never turns an image
-        "model_args": options,
+        "model_args": options or ({"img_size": own_size} if fixed else {}),
         "pretrained_cfg": {"num_classes": len(run.classes)} | prepared | layers,
     }
 

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import warnings
 from pathlib import Path
+from types import SimpleNamespace
 from unittest import mock
 
 import numpy as np
@@ -268,7 +269,35 @@ def test_timms_format_keeps_the_size_of_a_vit(world, photo):
     with torch.no_grad():
         logits = model(timm.data.create_transform(**timm.data.resolve_model_data_config(model))(photo)[None])[0]
     assert torch.allclose(logits, expected(world("vit"), photo), atol=1e-4)
-    assert model.patch_embed.img_size == (32, 32)  # not 224, with the positions resampled
+
+
+def test_timms_format_keeps_a_vit_at_its_own_size(tmp_path, photo):
+    """timm would make it for 224, and resample its positions."""
+    flags = "-a test_vit --no-bottleneck --bottleneck-dim 1024 --image-size 160 --epochs 1 -i 1"
+    train_small("erm", *flags.split(), "--train-resizing", "cifar", "--val-resizing", "cifar", log=tmp_path / "run")
+    write_folder(tmp_path / "run")
+    model = timm.create_model("local-dir:photos_model", pretrained=True).eval()
+    assert model.patch_embed.img_size == (160, 160)
+    state = final_state(tmp_path / "run")["model"]
+    assert torch.equal(model.pos_embed, state["backbone.pos_embed"])
+
+
+@pytest.mark.parametrize(
+    ("own", "options", "fixed", "made_with"),
+    [
+        ({"fixed_input_size": True, "input_size": (3, 224, 224)}, {}, False, {"img_size": 224}),  # as MViTv2 takes it
+        ({"fixed_input_size": True, "input_size": (3, 128, 128)}, {}, True, {"img_size": 128}),
+        ({"fixed_input_size": True, "input_size": (3, 224, 224)}, {"img_size": 128}, True, {"img_size": 128}),
+        ({"input_size": (3, 224, 224)}, {}, False, {}),  # a convolutional network
+    ],
+)
+def test_timm_makes_the_network_for_the_size_that_it_had_here(own, options, fixed, made_with):
+    args = SimpleNamespace(image_size=128, val_resizing="cifar", norm_mean=[0], norm_std=[1], exif_orientation=False)
+    backbone = SimpleNamespace(feature_dim=8)
+    run = SimpleNamespace(args=args, model=SimpleNamespace(backbone=backbone), classes=["a", "b"])
+    config = export.timm_config(run, "mvitv2_tiny.fb_in1k", options, "head", own)
+    assert (config["pretrained_cfg"]["fixed_input_size"], config["model_args"]) == (fixed, made_with)
+    assert config["pretrained_cfg"]["input_size"] == [3, 128, 128]
 
 
 def test_the_checkpoint_that_is_asked_for_is_exported(world, photo, tmp_path):
