@@ -4,7 +4,7 @@
 #   bash scripts/label.sh PHOTOS LABELS.csv [MINUTES] [FLAGS]        20 minutes, if nothing is said
 #
 #   WEIGHTS=FILE   a backbone file in place of the weights that timm downloads: scripts/lite0_backbone.py makes one
-#   DRY_RUN=1      print the command without running it; it is to be typed in the project's folder
+#   DRY_RUN=1      print the command, and run nothing; call it so from the project's folder, where its paths are right
 #   PYTHON         (default: the project's .venv, if it is there, or python)
 #
 # Paths are as seen from the current folder. Interrupted, the same command continues. --help lists the flags.

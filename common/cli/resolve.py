@@ -20,6 +20,8 @@ from common.errors import UserError
 from common.loading import augment
 from common.networks import backbones
 
+CHECKPOINTS = ("best", "latest", "previous", "next_best", "damaged")  # in the folder of a run, which may discard them
+
 
 def resolve(args: argparse.Namespace) -> None:
     """Replace flags that are None by their values, in the order given above.
@@ -57,7 +59,7 @@ def _refuse_contradictions(args: argparse.Namespace, spec: datasets.Spec) -> Non
     if args.init_from is not None and os.path.realpath(args.init_from) == os.path.realpath(args.log):
         raise UserError("--init-from and --log name the same folder: choose another --log")
     if args.pretrained_backbone is not None:
-        own = [os.path.join(args.log, "checkpoints", name) for name in ("best.pth", "latest.pth", "previous.pth")]
+        own = [os.path.join(args.log, "checkpoints", f"{name}.pth") for name in CHECKPOINTS]
         if os.path.realpath(args.pretrained_backbone) in map(os.path.realpath, own):
             raise UserError("--pretrained-backbone is a checkpoint of the run in --log: choose another --log")
     if args.val_fold is not None and args.val_per_class:

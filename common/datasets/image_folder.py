@@ -10,7 +10,7 @@ except for those in ROOT/test and ROOT/val.
 
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from common.datasets import class_names, labeled_list
@@ -36,11 +36,11 @@ logger = logging.getLogger(__name__)
 def load(root: Path) -> Contents:
     """Classes are the folders of `train` in alphabetical order; images are ordered by (class, relative path).
 
-    Hidden files and folders are ignored. One warning names everything else that is not used.
+    Hidden files and folders are ignored. One warning counts everything else that is not used.
 
     Raises:
-        UserError: a folder is missing, empty or not readable; there is only one class; `test` has a class that `train`
-            lacks; or a link leads nowhere.
+        UserError: a folder is missing, empty, not readable or spelled otherwise; there is only one class; `test` has a
+            class that `train` lacks; two classes are one folder; or a link leads nowhere.
     """
     train_dir = root / "train"
     _refuse_missing((root, train_dir), "ImageFolder needs ROOT/train/CLASS/*, and ROOT/test/CLASS/* to test with")
@@ -183,18 +183,18 @@ def _labeled_images(
     if unknown:
         _refuse_unknown(folder, unknown[0], classes, source)
     present = [(c, folder / name) for c, name in enumerate(classes) if name in set(folders)]
-    _refuse_one_folder_for_two([images for _, images in present])
     samples = [(path, c) for c, images in present for path in sorted(images_in(images, skipped))]
     if not samples:
         raise UserError(f"'{folder}' has no images: put them into one folder per class ({', '.join(EXTENSIONS)})")
+    _refuse_one_folder_for_two({os.path.dirname(path): c for path, c in samples})
     return samples
 
 
-def _refuse_one_folder_for_two(folders: Sequence[Path]) -> None:
-    known: dict[str, Path] = {}
-    for folder in folders:
+def _refuse_one_folder_for_two(class_of: Mapping[str, int]) -> None:
+    known: dict[str, str] = {}
+    for folder, c in class_of.items():
         other = known.setdefault(os.path.realpath(folder), folder)
-        if other != folder:
+        if class_of[other] != c:
             raise UserError(
                 f"'{other}' and '{folder}' are one folder, by a link, so its images have two classes: remove the link"
             )

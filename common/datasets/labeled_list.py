@@ -139,7 +139,7 @@ def _text(file: Path) -> tuple[str, bool]:
     except OSError as error:
         raise UserError(f"'{file}' cannot be read ({error.strerror}): name another --labeled-list") from None
     text = content.decode("utf-8-sig", "surrogateescape")  # spreadsheets write a byte order mark
-    is_whole = not any("\udc80" <= letter <= "\udcff" for letter in text)
+    is_whole = "\0" not in text and not any("\udc80" <= letter <= "\udcff" for letter in text)
     return text.replace("\r\n", "\n").replace("\r", "\n"), is_whole
 
 

@@ -41,9 +41,9 @@ class Skipped:
     links: list[str] = field(default_factory=list)
 
     def warn(self, root: Path) -> None:
-        """Name everything in one warning, so that no image is silently ignored."""
+        """Count everything in one warning, so that no image is silently ignored. What is most frequent is named."""
         found = {
-            "images that are not used": _listed(self.images),
+            "images that are not used": _listed(self.images, len(self.images)),
             "files that are not taken for images": _listed(self.kinds),
             "folders that hold no data": _listed(self.folders),
             "broken links": f"{len(self.links):,}" if self.links else "",
@@ -66,12 +66,12 @@ class Skipped:
             )
 
 
-def _listed(numbers: Counter[str]) -> str:
+def _listed(numbers: Counter[str], most: int = SHOWN) -> str:
     """The most frequent entries by name, and how many others there are."""
-    shown = sorted(numbers.most_common(SHOWN))
+    shown = sorted(numbers.most_common(most))
     others = numbers.total() - sum(number for _, number in shown)
     words = [f"{number:,}{'+' if number == COUNTED else ''} {what}" for what, number in shown]
-    return ", ".join([*words, *([f"{others:,} others"] if others else [])])
+    return ", ".join([*words, *([f"{others:,} of other kinds"] if others else [])])
 
 
 def images_in(

@@ -62,8 +62,8 @@ def announce(by: str, held_out: int, per_class: int, tested: int) -> None:
         logger.info(f"best.pth is of the epoch that is best on the {held_out:,} held-out images")
         if per_class < MIN_PER_CLASS:
             logger.warning(
-                f"{per_class} held-out of each class are few to choose an epoch by: take {MIN_PER_CLASS} or more, "
-                "or use --checkpoint latest"
+                f"--val-per-class {per_class} holds out few images to choose an epoch by: take {MIN_PER_CLASS} or "
+                "more, or use --checkpoint latest"
             )
     elif by == TEST:
         logger.info("best.pth is of the epoch that is best on the test images")

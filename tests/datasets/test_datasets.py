@@ -376,7 +376,7 @@ def test_damaged_lists_of_stanford_cars_are_refused(place, copied):
         load("StanfordCars", root)
 
 
-def test_a_folder_that_may_not_be_read_is_named(copied, lock_folder, monkeypatch):
+def test_a_folder_that_may_not_be_read_is_named(copied, monkeypatch):
     root = copied("Food101")
     folder = next(path for path in (root / "food-101/images").iterdir() if path.is_dir())
     monkeypatch.setattr(os, "listdir", mock.Mock(side_effect=PermissionError(13, "Permission denied")))

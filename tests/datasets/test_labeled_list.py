@@ -47,10 +47,10 @@ def test_a_quote_after_a_space_is_no_part_of_a_name(root):
     assert found == {"a.png": "cat", "b.png": "cat", "e, f.png": "dog"}
 
 
-def test_a_list_of_16_bit_characters_without_a_mark_is_one_line(root):
+def test_a_list_of_16_bit_characters_without_a_mark_is_named_for_what_it_is(root):
     file = root.parent / "list.csv"
     file.write_bytes("path,class\na.png,cat\nb.png,dog\n".encode("utf-16-le"))
-    with pytest.raises(UserError):
+    with pytest.raises(UserError, match=r"list\.csv' is not UTF-8: save it as 'CSV UTF-8'"):
         datasets.load("ImageFolder", "photos", labeled_list=file)
 
 

@@ -165,5 +165,5 @@ def test_of_many_kinds_the_most_frequent_are_named(root, read):
         (root / "train" / "cat" / name).touch()
     reported, number = read()
     assert number == 4
-    assert "2 .txt, 21 others" in reported
+    assert "2 .txt, 21 of other kinds" in reported
     assert reported.count(".00") == 9

@@ -223,6 +223,7 @@ def photographs(tmp_path) -> ImageSet:
 def test_files_are_decoded_once_where_they_fit(photographs, workers, cache, kept):
     views = augment.transforms(datasets.SPECS["ImageFolder"], "default", "default", 32, POLICY)
     expected = take(TrainLoader(photographs, views[:2], 4, "labeled", 0, **options()), 7)
+    cache *= 1 if loaders.LINUX else 1 + workers
     loader = TrainLoader(photographs, views[:2], 4, "labeled", 0, **options(workers, cache))
     batches = loader.batches(0)
     first = next(batches)

@@ -315,7 +315,7 @@ def test_unfinished_it_is_reported_by_the_epochs_of_all_rounds(whole, tmp_path):
     assert collect_results.progress(runs.read_runs([folder])[0]).endswith("(3 of 6 epochs)")
 
 
-def test_so_does_a_signal_right_after_a_resumption(whole, tmp_path, monkeypatch):
+def test_a_signal_right_after_a_resumption_leaves_the_teacher(whole, tmp_path, monkeypatch):
     """The run was stopped at the end of a round, and goes on with pseudo-labels before any step."""
     make = noisy_student.PseudoLabels.make
 

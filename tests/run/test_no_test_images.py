@@ -66,7 +66,7 @@ def test_held_out_images_measure_choose_and_are_reported(train, photos, tmp_path
     assert Image.open(log / "report.png").width > 400
     out = capsys.readouterr().out
     assert "best.pth is of the epoch that is best on the 3 held-out images" in out
-    assert "1 held-out of each class are few to choose an epoch by" in out
+    assert "--val-per-class 1 holds out few images to choose an epoch by" in out
     assert result["val_last_top1"] == accuracies[-1]
     found = estimates.estimate(round(3 * accuracies[-1] / 100), 3)
     interval = f"3 held-out images (95 % interval: {found.low:.0f} to {found.high:.0f})"

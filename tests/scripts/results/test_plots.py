@@ -231,13 +231,6 @@ def test_nothing_tested_has_no_dot_plot(tmp_path):
     assert not (tmp_path / "none.png").exists()
 
 
-def test_the_curve_of_a_run_in_rounds_is_its_last_round(write_run, tmp_path):
-    rows = [{"epoch": i + 1, "round": i // 2, "top1": 50.0 + i} for i in range(6)]
-    (write_run("run", 60, 70, **DIGITS) / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    ((cell,),) = cells(read_runs([tmp_path]))[0].values()
-    assert plots.curves(cell, "top1") == [[54.0, 55.0]]
-
-
 def test_pseudo_labels_are_drawn_where_nothing_but_the_oracle_was_tested(write_run, tmp_path):
     """FixMatch without test images, and later the oracle with some."""
     untested = write_run("fixmatch", 60, 70, **DIGITS)
