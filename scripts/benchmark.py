@@ -6,7 +6,7 @@ Plain mode works as the ancestor does: see scripts/bench/plain.py. A ratio says 
 plain mode we are. Both are timed in every round. The ratio is the median over the rounds, with its quartiles, so a
 machine whose speed drifts does not matter. Sections:
 
-    memory   the peak of memory in a whole cell: on the host with all workers, and on CUDA
+    memory   the peak of memory in a whole cell: on the host with all workers, and on CUDA; measured once
     data     pairs of views per second of one worker core, over a FixMatch step's mix of labeled and unlabeled images:
              Digits at 32 pixels, and JPEG photographs of 500 x 375 at 224; with --setting scratch, its images
     steps    a step of each method of the published table on a batch made before; `images` is what the forward and
@@ -16,7 +16,8 @@ machine whose speed drifts does not matter. Sections:
              evaluation, the steps after that, and the passes over the test set
     state    FlexMatch's thresholds and bank, Self-Tuning's loss and queue, as large as the published table needs them
     processes  only if named: FixMatch's step on 1, 2, 4, ... processes, up to the number of GPUs or cores. A step on a
-             process's share of the batch alone is timed, too. The difference is spent on communication and waiting
+             process's share of the batch alone is timed, too. The difference is spent on communication and waiting.
+             The MiB are with the networks of both
     adapters   only if named: ERM's step with a ViT-B/16 of random weights at 224 pixels, 8 images, AdamW, with all
              weights and with adapters; trained weights, time, memory, and the size of latest.pth (needs peft)
     ideas    only if named, since it compiles for minutes: FixMatch's step with what the scripts do not use: fused SGD,

@@ -14,8 +14,8 @@ from urllib.parse import urlparse
 
 import torch
 from huggingface_hub import constants
-from huggingface_hub.errors import HfHubHTTPError
 from huggingface_hub.file_download import repo_folder_name
+from huggingface_hub.utils import HfHubHTTPError
 from safetensors import SafetensorError
 from timm.models import get_pretrained_cfg
 

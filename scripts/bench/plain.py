@@ -164,6 +164,7 @@ def main(args):
     test_loader = DataLoader(Views(data.test, [test]), args.batch_size, num_workers=args.workers)
 
     model = build.classifier(ImageClassifier, len(data.classes), args)
+    model.precision = "float32"  # whatever --precision says
     model = model.to(run.device, memory_format=torch.contiguous_format)
     optimizer = SGD(model.parameter_groups(args.lr, args.finetune), momentum=0.9, weight_decay=args.wd, nesterov=True)
     steps = args.epochs * args.iters_per_epoch

@@ -26,7 +26,10 @@ from common.datasets import images
 from common.errors import UserError
 
 MODES = ("1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "I;16")
-TIFF = ("tiff_lzw", "tiff_deflate", "tiff_adobe_deflate", "jpeg", "packbits", "group4", "zstd")
+TIFF = (
+    *("tiff_ccitt", "group3", "group4", "tiff_raw_16", "tiff_lzw", "tiff_deflate", "tiff_adobe_deflate"),
+    *("jpeg", "packbits", "lzma", "zstd"),
+)
 FOREIGN = {"PDF", "HDF5", "GRIB", "BUFR"}  # Pillow writes them, or leaves them to others, and does not read them
 HEADER = 400  # bytes, in which half of the damage falls
 
@@ -77,7 +80,8 @@ def damaged(content: bytes, rng: np.random.Generator) -> bytes:
         for _ in range(rng.integers(1, 5)):
             content[rng.integers(reach)] = rng.integers(256)
     elif kind == 3:
-        content[start : start + 4] = rng.choice([b"\0\0\0\0", b"\xff\xff\xff\xff", b"\x7f\xff\xff\xff"])
+        values = b"\0\0\0\0", b"\xff\xff\xff\xff", b"\x7f\xff\xff\xff"  # an array of NumPy would drop the zeros
+        content[start : start + 4] = values[rng.integers(len(values))]
     else:
         del content[start : start + rng.integers(1, 64)]
     return bytes(content)

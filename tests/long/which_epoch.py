@@ -61,7 +61,8 @@ def train(script: Any, rate: str, seed: int, folder: Path) -> tuple[np.ndarray, 
 
     argv = (
         f"unused -d Digits -a wrn_10_1_half --scratch --train-resizing native --val-resizing native --epochs 8 -i 25 "
-        f"--val-per-class {HELD_OUT} --lr {rate} --seed {seed} -j 0 --log {folder / f'{script.__name__}{rate}{seed}'}"
+        f"--val-per-class {HELD_OUT} --lr {rate} --seed {seed} -j 0 --device cpu "
+        f"--log {folder / f'{script.__name__}{rate}{seed}'}"
     ).split()
     with contextlib.redirect_stdout(io.StringIO()), mock.patch.object(evaluate, "evaluate", noting):
         script.main(script.parse_args(argv))

@@ -11,7 +11,7 @@ import huggingface_hub.constants
 import pytest
 import timm
 import torch
-from huggingface_hub.errors import HfHubHTTPError
+from huggingface_hub.utils import HfHubHTTPError
 from safetensors.torch import save_file
 
 import erm

@@ -23,6 +23,7 @@ if torch.backends.cuda.is_built():  # otherwise nobody knows of kernels
     MIXED["an operation of the host's alone"] = lambda x: torch.histogram(x, 2)
 WAITING = {
     "a value": lambda x: x.sum().item(),
+    "a copy into the host's memory": lambda x: torch.ones(4).copy_(x),
     "a list": lambda x: x.tolist(),
     "a branch": lambda x: x if x.any() else None,
     "a comparison": lambda x: torch.equal(x, x),

@@ -119,11 +119,11 @@ class Gpu(TorchDispatchMode):
     ) -> None:
         packet = func.overloadpacket
         if packet in COPIES:
-            source = tensors[-1]
-            if source.device.type == target.type:
+            source, into = tensors[-1], tensors[0].device if packet == aten.copy_ else target
+            if source.device.type == into.type:
                 return
             ahead = kwargs.get("non_blocking") or True in args[2:3]
-            waits = target.type == "cpu" or not (ahead and getattr(source, "in_pinned_memory", False))
+            waits = into.type == "cpu" or not (ahead and getattr(source, "in_pinned_memory", False))
         elif packet in INDEXING:  # a mask has to be counted
             waits = any(index is not None and index.dtype == torch.bool for index in args[1])
         else:
