@@ -29,7 +29,7 @@ def note(name):
     time.sleep(600)
 
 def test_that_hangs():
-    Several(2, lambda: note(f"fork {os.environ['RANK']}"))
+    several = Several(2, lambda: note(f"fork {os.environ['RANK']}"))
     if leftovers.fork() == 0:
         note("fork")
     (HERE / "work.sh").write_text(WORK)
